@@ -1,0 +1,61 @@
+"""The command line: `videonorm COMMAND ...`, or `python -m videonorm COMMAND ...`.
+
+Each command is imported only when it is called, so that help and a mistyped command answer at once.
+"""
+
+import difflib
+import importlib
+import sys
+
+from videonorm import __version__
+from videonorm.errors import UserError
+
+# command -> (module, what it does); the module's `main(argv)` is the command.
+COMMANDS = {
+    "fit": ("videonorm.training.cli", "train a model from a YAML recipe; resumes with --ckpt_path"),
+    "validate": ("videonorm.training.cli", "score a training checkpoint on the validation videos"),
+    "test": ("videonorm.training.cli", "score a training checkpoint on the test videos, 10 x 3 views each"),
+    "predict": ("videonorm.training.cli", "write a training checkpoint's class scores of every video"),
+    "sweep": ("videonorm.sweep.command", "train norm x clip length x batch size; table, plots, report"),
+    "export": ("videonorm.evaluation.export", "turn a checkpoint into an artifact: safetensors, pt2, onnx"),
+    "evaluate": ("videonorm.evaluation.evaluate", "score an exported artifact on a manifest of videos"),
+    "doctor": ("videonorm.doctor", "say what this machine has and what would run on it"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: videonorm COMMAND [options]\n\n"
+        "Longer clips or larger batches? Trains video models with pluggable normalization and measures it.\n\n"
+        f"commands:\n{rows}\n\n"
+        "`videonorm COMMAND --help` lists a command's options; `videonorm --version` prints the version."
+    )
+
+
+def main() -> None:
+    command, *options = sys.argv[1:] or ["--help"]
+    if command in ("-h", "--help"):
+        print(usage())
+        return
+    if command == "--version":
+        print(f"videonorm {__version__}")
+        return
+    try:
+        if command not in COMMANDS:
+            near = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(f"command ({command}) must be one of {', '.join(COMMANDS)}{hint}")
+        module = importlib.import_module(COMMANDS[command][0])
+        # The four commands of the training CLI share one main, which needs the command's name.
+        module.main([command, *options] if module.__name__ == "videonorm.training.cli" else options)
+    except UserError as error:
+        print(f"videonorm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
