@@ -1,0 +1,22 @@
+"""Fixtures of all rooms."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+AtMostTwice = Callable[[Tensor, Tensor, Tensor], None]
+
+
+@pytest.fixture
+def assert_at_most_twice() -> AtMostTwice:
+    """Assert that an error is at most twice eager PyTorch's, plus an ulp of the largest value."""
+
+    def check(got: Tensor, eager: Tensor, exact: Tensor) -> None:
+        assert exact.dtype == torch.float64
+        ulp = torch.finfo(got.dtype).eps * exact.abs().max()
+        error, eager_error = ((t.double() - exact).abs().max() for t in (got, eager))
+        assert error <= 2 * eager_error + ulp, f"error {error:.3g}, eager {eager_error:.3g}, ulp {ulp:.3g}"
+
+    return check

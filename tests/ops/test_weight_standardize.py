@@ -1,0 +1,218 @@
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from videonorm.ops import weight_standardize, weight_standardize_reference
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+OP = torch.ops.videonorm.weight_standardize.default
+BACKWARD_OP = torch.ops.videonorm.weight_standardize_backward.default
+
+OPTIONS = {  # every formula, with an eps that is felt
+    "default": {},
+    "biased": {"eps": 1e-1},
+    "unbiased": {"eps": 1e-1, "unbiased": True},
+    "on_std": {"eps": 1e-1, "unbiased": True, "eps_placement": "on_std"},
+    "floor_below": {"eps": 1e-4, "eps_placement": "floor"},
+    "floor_above": {"eps": 10.0, "eps_placement": "floor"},
+    "multiplier": {"eps": 1e-1, "multiplier": 0.3},
+    "center_only": {"scale": False},
+    "scale_only": {"eps": 1e-1, "center": False},
+    "scale_only_on_std": {"eps": 1e-1, "center": False, "unbiased": True, "eps_placement": "on_std"},
+}
+WITH_GAIN = [(name, gain) for name in OPTIONS for gain in (False, True)]
+
+
+def make_inputs(shape=(5, 4, 3, 2, 2), dtype=torch.float64, memory_format=torch.contiguous_format, mean=0.5):
+    """weight, gain and grad_w_hat, all of them exact in `dtype`."""
+    generator = torch.Generator().manual_seed(0)
+    weight, grad = (torch.randn(2, *shape, generator=generator, dtype=torch.float64)).to(dtype)
+    gain = 1 + torch.rand(shape[0], generator=generator, dtype=torch.float64).to(dtype)
+    return (weight + mean).contiguous(memory_format=memory_format), gain, grad
+
+
+def definition(
+    weight,
+    gain=None,
+    center=True,
+    scale=True,
+    unbiased=False,
+    eps=1e-10,
+    eps_placement="under_root",
+    multiplier=1.0,
+):
+    """Filter by filter, in words of the formula."""
+    filters = []
+    for w, g in zip(weight, torch.ones(len(weight)) if gain is None else gain, strict=True):
+        n = w.numel()
+        mean = w.sum() / n
+        var = ((w - mean) ** 2).sum() / (n - 1 if unbiased else n)
+        r = {
+            "under_root": lambda v: 1 / (v + eps).sqrt(),
+            "on_std": lambda v: 1 / (v.sqrt() + eps),
+            "floor": lambda v: 1 / v.clamp(min=eps).sqrt(),
+        }[eps_placement](var)
+        filters.append(multiplier * g * (w - mean if center else w) * (r if scale else 1))
+    return torch.stack(filters)
+
+
+def positional(weight, gain, options, dtype=None):
+    defaults = dict(
+        center=True, scale=True, unbiased=False, eps=1e-10, eps_placement="under_root", multiplier=1.0
+    )
+    return (weight, gain, *(defaults | options).values(), dtype or weight.dtype)
+
+
+@pytest.mark.parametrize("form", ["reference", "operator"])
+@pytest.mark.parametrize("name, with_gain", WITH_GAIN)
+def test_value_and_gradient_are_the_definition(name, with_gain, form):
+    weight, gain, grad = make_inputs()
+    leaves = [t.requires_grad_() for t in ([weight, gain] if with_gain else [weight])]
+    if form == "operator":
+        got = weight_standardize(*leaves, **OPTIONS[name])
+    else:
+        got = weight_standardize_reference(*positional(weight, gain if with_gain else None, OPTIONS[name]))[0]
+    want = definition(*leaves, **OPTIONS[name])
+    torch.testing.assert_close(got, want)
+    for computed, expected in zip(
+        torch.autograd.grad(got, leaves, grad), torch.autograd.grad(want, leaves, grad), strict=True
+    ):
+        torch.testing.assert_close(computed, expected)
+
+
+@pytest.mark.parametrize("name, with_gain", WITH_GAIN)
+def test_gradcheck(name, with_gain):
+    weight, gain, _ = make_inputs((2, 3, 2, 1, 1))
+    leaves = [t.requires_grad_() for t in ([weight, gain] if with_gain else [weight])]
+    assert torch.autograd.gradcheck(lambda *t: weight_standardize(*t, **OPTIONS[name]), leaves)
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_error_is_at_most_twice_eager(name, dtype, memory_format, mean, assert_at_most_twice):
+    weight, gain, grad = make_inputs((6, 8, 3, 3, 3), dtype, memory_format, mean)
+
+    def run(function, to):
+        leaves = [t.to(to).requires_grad_() for t in (weight, gain)]
+        w_hat = function(*leaves, **OPTIONS[name])
+        return [w_hat, *torch.autograd.grad(w_hat, leaves, grad.to(to))]
+
+    exact = run(definition, torch.float64)
+    for values in zip(run(weight_standardize, dtype), run(definition, dtype), exact, strict=True):
+        assert_at_most_twice(*values)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_dtypes_and_memory_format(memory_format):
+    """The arithmetic is fp32 and is rounded once, to the dtype that was asked for."""
+    weight, gain, grad = make_inputs(dtype=torch.float32, memory_format=memory_format)
+    leaves = [t.requires_grad_() for t in (weight, gain)]
+    w_hat = weight_standardize(*leaves, dtype=torch.bfloat16)
+    assert torch.equal(w_hat, weight_standardize(*leaves).bfloat16())
+    grads = torch.autograd.grad(w_hat, leaves, grad.bfloat16())
+    assert [t.dtype for t in (w_hat, *grads)] == [torch.bfloat16, torch.float32, torch.float32]
+    assert w_hat.stride() == grads[0].stride() == weight.stride()
+    _, mean, var = OP(*positional(weight.bfloat16(), None, {}))
+    assert mean.dtype == var.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "options", [o for o in OPTIONS.values() if o], ids=[n for n, o in OPTIONS.items() if o]
+)
+def test_a_constant_filter_has_finite_gradients(options):
+    weight = torch.full((2, 3, 1, 1, 1), 0.25).requires_grad_()
+    w_hat = weight_standardize(weight, **options)
+    w_hat.sum().backward()
+    assert w_hat.isfinite().all() and weight.grad.isfinite().all()
+
+
+def test_double_backward_is_refused():
+    weight = make_inputs()[0].requires_grad_()
+    (grad,) = torch.autograd.grad(weight_standardize(weight).pow(3).sum(), weight, create_graph=True)
+    with pytest.raises(NotImplementedError, match="videonorm::weight_standardize is differentiable once"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_opcheck(memory_format):
+    weight, gain, grad = make_inputs(dtype=torch.float32, memory_format=memory_format)
+    options = OPTIONS["on_std"]
+    for arguments in (positional(weight, gain, options), positional(weight, None, {}, torch.bfloat16)):
+        weight.requires_grad_()
+        torch.library.opcheck(OP, arguments)
+        w_hat, mean, var = (t.detach() for t in OP(*arguments))
+        given = None if arguments[1] is None else gain
+        backward = (grad.to(w_hat.dtype), weight.detach(), given, mean, var, *arguments[2:-1])
+        torch.library.opcheck(BACKWARD_OP, backward)
+
+
+def test_compile():
+    weight, gain, grad = make_inputs(dtype=torch.float32)
+    leaves = [t.requires_grad_() for t in (weight, gain)]
+
+    def function(w, g):
+        return 2 * weight_standardize(w + 1, g, eps=1e-5, unbiased=True)
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    for got, want in zip(
+        torch.autograd.grad(compiled(*leaves), leaves, grad),
+        torch.autograd.grad(function(*leaves), leaves, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want)
+
+
+class Layer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(make_inputs(dtype=torch.float32)[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ weight_standardize(self.weight).flatten(1).T
+
+
+def test_export_with_and_without_the_operator():
+    layer, x = Layer(), torch.randn(3, 48)
+    program = torch.export.export(layer, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
+    standard = program.run_decompositions({OP: weight_standardize_reference})
+    assert "videonorm" in str(program.graph) and "videonorm" not in str(standard.graph)
+    x = torch.randn(5, 48)
+    for exported in (program, standard):
+        torch.testing.assert_close(exported.module()(x), layer(x))
+
+
+def test_fake_cuda_tensors():
+    with FakeTensorMode():
+        weight = torch.empty(8, 4, 3, 3, 3, device="cuda").to(memory_format=torch.channels_last_3d)
+        w_hat = weight_standardize(weight, dtype=torch.bfloat16)
+        assert (w_hat.device.type, w_hat.dtype, w_hat.stride()) == ("cuda", torch.bfloat16, weight.stride())
+
+
+WEIGHT = torch.zeros(4, 3, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        ((WEIGHT[0, 0, 0, 0],), {}, r"weight \(shape \(1,\), torch.float32\) must be \(C_out, ...\)"),
+        ((WEIGHT.int(),), {}, r"weight \(.*, torch.int32\) must be \(C_out, ...\) in floating point"),
+        ((WEIGHT[:, :1],), {}, r"fan-in \(1\) must be at least 2 to standardize a filter"),
+        ((WEIGHT, torch.zeros(4, 1)), {}, r"gain \(shape \(4, 1\)\) must have the shape \(4,\)"),
+        (
+            (WEIGHT, torch.zeros(4, device="meta")),
+            {},
+            r"gain \(on meta\) must be on the device of weight",
+        ),
+        (
+            (WEIGHT,),
+            {"eps_placement": "inside"},
+            r"eps_placement \('inside'\) must be one of \('under",
+        ),
+    ],
+)
+def test_errors(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        weight_standardize(*arguments, **options)

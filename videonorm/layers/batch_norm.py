@@ -1,0 +1,121 @@
+"""Batch normalization."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videonorm.layers.norm import Activation, Norm
+
+
+class BatchNorm3d(Norm):
+    """Batch normalization (Ioffe & Szegedy, arXiv:1502.03167), computed by torch, with its state_dict keys.
+
+        y = weight[c] * (x - mean[c]) / sqrt(var[c] + eps) + bias[c]
+
+    In training, mean and the biased var are taken over all clips and all of T, H, W, in fp32 whatever the
+    dtype of x, and enter the running ones (var unbiased); in evaluation the running ones are used.
+
+    It is no subclass of torch's BatchNorm3d, so that ``nn.SyncBatchNorm.convert_sync_batchnorm``, and with it
+    Lightning's ``sync_batchnorm: true``, does not replace it by a layer without residual and activation. It
+    stays as it is then, not synchronized: use SyncBatchNorm3d, or ``convert_sync_batch_norm``.
+
+    Args:
+        num_channels: C.
+        eps: added to the variance.
+        momentum: the share of the newest batch in the running statistics; None for the mean over all batches.
+        min_clips: the fewest clips to take statistics of in training.
+        activation: "relu" or None.
+
+    Raises:
+        ValueError: in training with fewer than `min_clips` clips.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_channels: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        min_clips: int = 2,
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__(num_channels, activation=activation)
+        self.eps = eps
+        self.momentum = momentum
+        self.min_clips = min_clips
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.register_buffer("running_mean", torch.zeros(num_channels))
+        self.register_buffer("running_var", torch.ones(num_channels))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def reset_running_stats(self) -> None:
+        """Forget all batches."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.num_batches_tracked.zero_()
+
+    def statistics_batch(self, batch_size: int) -> int:
+        """How many clips share statistics in training, where every process has `batch_size` clips."""
+        return batch_size
+
+    def normalize(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+        clips = self.statistics_batch(x.shape[0])
+        if clips < self.min_clips:
+            raise ValueError(
+                f"{self._statistics_batch_name} ({clips}) must be at least {self.min_clips} for"
+                f" {type(self).__name__} in training (statistics of one clip are those of InstanceNorm);"
+                f" set min_clips: {clips} to train it all the same"
+            )
+        return self._normalize_by_batch(x)
+
+    _statistics_batch_name = "batch_size"
+
+    def _normalize_by_batch(self, x: Tensor) -> Tensor:
+        """Normalize by the statistics of this batch, which enter the running ones."""
+        share = self._count_batch()
+        return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps, share)
+
+    def _count_batch(self) -> float:
+        """Count the batch and return its share in the running statistics."""
+        self.num_batches_tracked.add_(1)
+        return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+
+    def extra_repr(self) -> str:
+        options = f"eps={self.eps}, momentum={self.momentum}, min_clips={self.min_clips}"
+        return f"{super().extra_repr()}, {options}"
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """fp32, or fp64 for fp64 x."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    share: float | None = None,
+) -> Tensor:
+    """F.batch_norm with statistics and affine map in fp32 also where the module was cast to bf16.
+
+    Without `share` it normalizes by the running statistics; with it, by those of x, of which `share` enters
+    the running ones.
+    """
+    dtype = statistics_dtype(x)
+    mean, var = running_mean.to(dtype), running_var.to(dtype)
+    training = share is not None
+    y = F.batch_norm(x, mean, var, weight.to(dtype), bias.to(dtype), training, share or 0.0, eps)
+    if training and mean is not running_mean:
+        running_mean.copy_(mean)
+        running_var.copy_(var)
+    return y

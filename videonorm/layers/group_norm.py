@@ -1,0 +1,99 @@
+"""Group normalization and its two ends, layer normalization (G = 1) and instance normalization (G = C)."""
+
+import functools
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from videonorm.layers.norm import Activation, Norm
+from videonorm.ops import group_norm
+
+
+class GroupNorm3d(Norm):
+    """Group normalization (Wu & He, arXiv:1803.08494): statistics of each clip and group, none of the batch.
+
+        y = weight[c] * (x - mean) / sqrt(var + eps) + bias[c]
+
+    mean and the biased var are taken over the C / G channels of a group and all of T, H, W, in fp32 whatever
+    the dtype of x. The residual and the activation are part of the same operator.
+
+    Args:
+        num_channels: C.
+        num_groups: G. G = C is instance normalization.
+        channels_per_group: C / G, in place of num_groups.
+        eps: added to the variance.
+        on_indivisible: what happens where G does not divide C: "error"; or "divisor", which takes the largest
+            divisor of C that is at most G and leaves at least 2 channels a group, and warns once a case.
+        activation: "relu" or None.
+
+    Raises:
+        ValueError: ``num_groups (32) must divide num_channels (48)``.
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        num_groups: int = 32,
+        *,
+        channels_per_group: int | None = None,
+        eps: float = 1e-5,
+        on_indivisible: Literal["error", "divisor"] = "error",
+        activation: Activation | None = None,
+    ) -> None:
+        super().__init__(num_channels, activation=activation)
+        name, value = "num_groups", num_groups
+        if channels_per_group is not None:
+            name, value = "channels_per_group", channels_per_group
+        if value < 1:
+            raise ValueError(f"{name} ({value}) must be at least 1")
+        if on_indivisible not in ("error", "divisor"):
+            raise ValueError(f"on_indivisible ({on_indivisible!r}) must be 'error' or 'divisor'")
+        if channels_per_group is not None:
+            num_groups = -(-num_channels // channels_per_group)
+        if num_channels % value:
+            if on_indivisible == "error":
+                raise ValueError(f"{name} ({value}) must divide num_channels ({num_channels})")
+            num_groups = _largest_divisor(num_channels, num_groups)
+            _warn_once(
+                f"{name} ({value}) does not divide num_channels ({num_channels}):"
+                f" {num_groups} groups of {num_channels // num_groups} channels are used"
+            )
+        self.num_groups = num_groups
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return group_norm(
+            x, self.weight, self.bias, self.num_groups, self.eps, residual, relu=self.activation == "relu"
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, num_groups={self.num_groups}, eps={self.eps}"
+
+
+class LayerNorm3d(GroupNorm3d):
+    """Layer normalization over (C, T, H, W) of each clip, affine by channel: GroupNorm3d with G = 1."""
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, activation: Activation | None = None) -> None:
+        super().__init__(num_channels, 1, eps=eps, activation=activation)
+
+
+class InstanceNorm3d(GroupNorm3d):
+    """Instance normalization over (T, H, W) of each clip and channel: GroupNorm3d with G = C."""
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, activation: Activation | None = None) -> None:
+        super().__init__(num_channels, num_channels, eps=eps, activation=activation)
+
+
+def _largest_divisor(num_channels: int, num_groups: int) -> int:
+    """The largest divisor of C that is at most G and leaves at least 2 channels a group, or else 1."""
+    largest = max(1, min(num_groups, num_channels // 2))
+    return next(divisor for divisor in range(largest, 0, -1) if num_channels % divisor == 0)
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=3)

@@ -1,0 +1,57 @@
+"""What every norm layer has in common: the call `norm(x, residual)`, the activation, the role `is_norm`."""
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["relu"]
+
+
+class Norm(nn.Module):
+    """Base of all norm layers: normalize, add a residual if there is one, apply the activation if it is set.
+
+    Code that treats norms apart (zero gamma, weight decay, freezing) asks for the role, ``is_norm``, and not
+    for a class. Affine parameters are ``weight`` and ``bias`` where they exist.
+
+    Args:
+        num_channels: C.
+        activation: "relu" or None. A public attribute: a block may set it after it has made its norm.
+
+    Shape:
+        x, residual and the result (B, C, T, H, W). The result has the dtype and memory format of x.
+    """
+
+    is_norm: ClassVar[bool] = True
+    needs_conv_bias: ClassVar[bool] = False
+    """Whether the convolution before this layer must have a bias, because the layer adds none."""
+
+    def __init__(self, num_channels: int, *, activation: Activation | None = None) -> None:
+        super().__init__()
+        if num_channels < 1:
+            raise ValueError(f"num_channels ({num_channels}) must be at least 1")
+        self.num_channels = num_channels
+        self.activation = activation
+
+    @property
+    def activation(self) -> Activation | None:
+        return self._activation
+
+    @activation.setter
+    def activation(self, activation: Activation | None) -> None:
+        if activation not in ("relu", None):
+            raise ValueError(f"activation ({activation!r}) must be 'relu' or None")
+        self._activation: Activation | None = activation
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = self.normalize(x)
+        if residual is not None:
+            y = y + residual.to(y.dtype)
+        return F.relu(y, inplace=True) if self.activation == "relu" else y
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize x into a new tensor, which the caller may overwrite."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"{self.num_channels}" + (f", activation={self.activation!r}" if self.activation else "")

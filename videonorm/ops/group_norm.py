@@ -1,0 +1,316 @@
+"""Group normalization, with the residual addition and ReLU after it: schema, reference, CPU, fake, autograd.
+
+Source: Wu & He, "Group Normalization", arXiv:1803.08494. Equivalent to
+``relu(F.group_norm(x, num_groups, weight, bias, eps) + residual)``, except that the statistics are fp32 for
+every dtype, that y has the dtype and the memory format of x, and that autocast has no rule for it: as in
+batch norm, bf16 x goes in with fp32 weight and bias, and bf16 y comes out.
+
+Shapes: x, y, residual (B, C, ...) with C channels in G groups; weight, bias (C,); mean, rstd (B, G).
+CPU tensors go to torch's native kernels, as contiguous memory; CUDA tensors to the composite that is the
+reference, and to its written-out derivative.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videonorm.ops.registration import register
+
+
+def group_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_groups: int,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Normalize x over the C / G channels of a group and all of T, H, W; add the residual; rectify.
+
+    Args:
+        x: (B, C, T, H, W), or any (B, C, ...), of a floating-point dtype.
+        weight: (C,), or None for 1.
+        bias: (C,), or None for 0.
+        num_groups: G, a divisor of C.
+        eps: added to the biased variance under the root.
+        residual: of x's shape, added after the affine map.
+        relu: apply ReLU at the end.
+
+    Returns:
+        y with the shape, dtype and memory format of x. Differentiable once.
+    """
+    _check(x, weight, bias, num_groups, residual)
+    if residual is not None:
+        residual = residual.to(x.dtype)
+    y: Tensor = torch.ops.videonorm.group_norm(x, weight, bias, residual, num_groups, eps, relu)[0]
+    return y
+
+
+def _check(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, residual: Tensor | None
+) -> None:
+    if x.dim() < 2:
+        raise ValueError(f"x (shape {tuple(x.shape)}) must have the dimensions (B, C, ...)")
+    if not x.is_floating_point():
+        raise ValueError(f"x ({x.dtype}) must have a floating-point dtype")
+    if x.numel() == 0:
+        raise ValueError(f"x (shape {tuple(x.shape)}) must not be empty")
+    num_channels = x.shape[1]
+    if num_groups < 1 or num_channels % num_groups:
+        raise ValueError(f"num_groups ({num_groups}) must divide num_channels ({num_channels})")
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.shape != (num_channels,):
+            raise ValueError(f"{name} (shape {tuple(parameter.shape)}) must have the shape ({num_channels},)")
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(
+            f"residual (shape {tuple(residual.shape)}) must have the shape of x ({tuple(x.shape)})"
+        )
+    for name, other in (("weight", weight), ("bias", bias), ("residual", residual)):
+        if other is not None and other.device != x.device:
+            raise ValueError(f"{name} (on {other.device}) must be on the device of x ({x.device})")
+
+
+# ------------------------------------------------------------------------------------------- the definition
+
+
+def group_norm_reference(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The definition in differentiable PyTorch, for any device and floating-point dtype: y, mean, rstd.
+
+    Its signature is the operator's, so that it is the operator's decomposition too:
+    ``program.run_decompositions({torch.ops.videonorm.group_norm.default: group_norm_reference})``.
+    """
+    grouped = _grouped(x, num_groups).to(_statistics_dtype(x))
+    within_group = list(range(2, grouped.dim()))
+    var, mean = torch.var_mean(grouped, dim=within_group, correction=0, keepdim=True)
+    rstd = torch.rsqrt(var + eps)
+    y = ((grouped - mean) * rstd).flatten(1, 2)
+    if weight is not None:
+        y = y * _per_channel(weight, y)
+    if bias is not None:
+        y = y + _per_channel(bias, y)
+    if residual is not None:
+        y = y + residual
+    if relu:
+        y = torch.relu(y)
+    per_group = (x.shape[0], num_groups)
+    return y.to(x.dtype), mean.reshape(per_group), rstd.reshape(per_group)
+
+
+def _backward_reference(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    y: Tensor | None,
+    num_groups: int,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The derivative, written out. With g = grad_y * weight where y > 0 and means over the group:
+
+    grad_x = rstd * (g - mean(g) - x_hat * mean(g * x_hat))
+    """
+    grad_z = grad_y if y is None else torch.ops.aten.threshold_backward(grad_y, y, 0)
+    grad = grad_z.to(mean.dtype)
+    grouped = _grouped(x, num_groups).to(mean.dtype)
+    per_group = (*mean.shape, *(1 for _ in grouped.shape[2:]))
+    rstd = rstd.view(per_group)
+    x_hat = (grouped - mean.view(per_group)) * rstd
+    over_sites = [0, *range(2, x.dim())]
+    grad_x, grad_weight, grad_bias, grad_residual = (mean.new_empty(0) for _ in wanted)
+    if wanted[0]:
+        within_group = list(range(2, grouped.dim()))
+        g = _grouped(grad if weight is None else grad * _per_channel(weight, grad), num_groups)
+        projection = (g * x_hat).mean(within_group, keepdim=True)
+        centered = g - g.mean(within_group, keepdim=True)
+        grad_x = _as_in(x, (rstd * (centered - x_hat * projection)).flatten(1, 2))
+    if wanted[1]:
+        grad_weight = (grad * x_hat.flatten(1, 2)).sum(over_sites)
+    if wanted[2]:
+        grad_bias = grad.sum(over_sites)
+    if wanted[3]:
+        grad_residual = _as_in(x, grad_z)
+    return grad_x, grad_weight, grad_bias, grad_residual
+
+
+def _statistics_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _grouped(x: Tensor, num_groups: int) -> Tensor:
+    """(B, C, ...) as (B, G, C / G, ...): a view in every memory format."""
+    grouped: Tensor = x.unflatten(1, (num_groups, x.shape[1] // num_groups))  # type: ignore[no-untyped-call]
+    return grouped
+
+
+def _per_channel(parameter: Tensor, like: Tensor) -> Tensor:
+    """(C,) as (C, 1, 1, ...), in the dtype of `like`."""
+    return parameter.to(like.dtype).view(-1, *(1 for _ in like.shape[2:]))
+
+
+def _as_in(x: Tensor, values: Tensor) -> Tensor:
+    """A copy of `values` with the shape, dtype and strides of x."""
+    return torch.empty_like(x).copy_(values.view(x.shape))
+
+
+# ---------------------------------------------------------------------------------------------------- CPU
+# torch's channels-last group norm on CPU computes E[x^2] - E[x]^2: in fp32 it loses 29 % at mean / std = 500
+# (torch 2.15). So its contiguous kernel runs whatever the memory format of x is; as (B, C, sites) x has none.
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, ...) as contiguous (B, C, sites)."""
+    return x.contiguous().view(x.shape[0], x.shape[1], -1)
+
+
+def _forward_cpu(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = _rows(x)
+    # A weight wider than x is what makes torch keep mean and rstd in the wider dtype.
+    dtype = _statistics_dtype(x)
+    weight = x.new_ones(x.shape[1], dtype=dtype) if weight is None else weight.to(dtype)
+    bias = torch.zeros_like(weight) if bias is None else bias.to(dtype)
+    z, mean, rstd = torch.ops.aten.native_group_norm(rows, weight, bias, *rows.shape, num_groups, eps)
+    # Not `view`: autograd would refuse an in-place operation on what it knows as a view.
+    y = torch.ops.aten._unsafe_view(z, x.shape) if x.is_contiguous() else _as_in(x, z)
+    if residual is not None:
+        y.add_(residual)
+    if relu:
+        y.relu_()
+    return y, mean, rstd
+
+
+def _backward_cpu(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    y: Tensor | None,
+    num_groups: int,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_z = grad_y if y is None else torch.ops.aten.threshold_backward(grad_y, y, 0)
+    rows = _rows(x)
+    weight = x.new_ones(x.shape[1], dtype=mean.dtype) if weight is None else weight.to(mean.dtype)
+    grads = torch.ops.aten.native_group_norm_backward(
+        _rows(grad_z), rows, mean, rstd, weight, *rows.shape, num_groups, wanted[:3]
+    )
+    grad_x, grad_weight, grad_bias = (mean.new_empty(0) if grad is None else grad for grad in grads)
+    if wanted[0]:
+        grad_x = grad_x.view(x.shape) if x.is_contiguous() else _as_in(x, grad_x)
+    grad_residual = _as_in(x, grad_z) if wanted[3] else mean.new_empty(0)
+    return grad_x, grad_weight, grad_bias, grad_residual
+
+
+# --------------------------------------------------------------------------------------- fake and autograd
+
+
+def _fake(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean = x.new_empty((x.shape[0], num_groups), dtype=_statistics_dtype(x))
+    return torch.empty_like(x), mean, torch.empty_like(mean)
+
+
+def _fake_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    y: Tensor | None,
+    num_groups: int,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_channels = x.shape[1]
+    return (
+        torch.empty_like(x) if wanted[0] else mean.new_empty(0),
+        mean.new_empty(num_channels if wanted[1] else 0),
+        mean.new_empty(num_channels if wanted[2] else 0),
+        torch.empty_like(x) if wanted[3] else mean.new_empty(0),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, _residual, ctx.num_groups, _eps, relu = inputs
+    y, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.set_materialize_grads(False)
+    # The zeros of y are the ReLU's mask. The next convolution keeps y as well, so that it costs no memory.
+    ctx.save_for_backward(x, weight, mean, rstd, y if relu else None)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def _autograd(
+    ctx: Any, grad_y: Tensor | None, _grad_mean: None, _grad_rstd: None
+) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * 7
+    x, weight, mean, rstd, y = ctx.saved_tensors
+    x_wanted, weight_wanted, bias_wanted, residual_wanted = ctx.needs_input_grad[:4]
+    masked = y is not None  # without a mask the residual's gradient is grad_y itself
+    wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and masked]
+    grad_x, grad_weight, grad_bias, grad_residual = torch.ops.videonorm.group_norm_backward(
+        grad_y, x, weight, mean, rstd, y, ctx.num_groups, wanted
+    )
+    return (
+        grad_x if x_wanted else None,
+        grad_weight.to(weight.dtype) if weight_wanted else None,
+        grad_bias.to(ctx.bias_dtype) if bias_wanted else None,
+        (grad_residual if masked else grad_y) if residual_wanted else None,
+        None,
+        None,
+        None,
+    )
+
+
+def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError(
+        "videonorm::group_norm is differentiable once; videonorm.ops.group_norm_reference has all derivatives"
+    )
+
+
+register(
+    "group_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, int num_groups, float eps,"
+    " bool relu) -> (Tensor y, Tensor mean, Tensor rstd)",
+    cpu=_forward_cpu,
+    cuda=group_norm_reference,
+    fake=_fake,
+    backward=_autograd,
+    setup_context=_setup_context,
+)
+# y is given where a ReLU follows. `wanted` says which gradients to compute; the others come back empty.
+# grad_weight and grad_bias have the dtype of mean.
+register(
+    "group_norm_backward(Tensor grad_y, Tensor x, Tensor? weight, Tensor mean, Tensor rstd, Tensor? y,"
+    " int num_groups, bool[4] wanted)"
+    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
+    cpu=_backward_cpu,
+    cuda=_backward_reference,
+    fake=_fake_backward,
+    backward=_refuse_double_backward,
+)
