@@ -1,0 +1,251 @@
+"""3D residual networks, six kinds of them, with norm and convolution as parts.
+
+Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from videonorm.layers import BatchNorm3d, NoNorm
+from videonorm.models.conv_norm import ConvFactory, ConvNorm, NormFactory, Size, initialize, make_norm
+
+Depth = Literal[10, 18, 34, 50, 101, 152]
+KindName = Literal["r3d", "r2plus1d", "mc3", "c2d", "i3d", "slow"]
+NormPlacement = Literal["all", "last_only"]
+
+NUM_BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+FIRST_BOTTLENECK_DEPTH = 50
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tells one kind of 3D residual network from another.
+
+    Attributes:
+        stem_kernel: of the first convolution; its stride is (1, 2, 2).
+        temporal_kernels: kT for each of the four stages, repeated over the stage's blocks.
+        temporal_place: which convolutions of a block get it: the 3 x 3 ones, or the block's first whatever
+            its size.
+        temporal_stride: of the first block of stages 2 to 4; the spatial stride there is 2.
+        factorized: convolutions over time and space are split in two, R(2+1)D.
+        stem_pool: a 1 x 3 x 3 max pool of stride (1, 2, 2) follows the stem.
+        temporal_pool: a 2 x 1 x 1 max pool follows stage 1.
+    """
+
+    stem_kernel: Size
+    temporal_kernels: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    temporal_place: Literal["spatial", "first"]
+    temporal_stride: int = 1
+    factorized: bool = False
+    stem_pool: bool = False
+    temporal_pool: bool = False
+
+    def block_kernels(self, bottleneck: bool, stage: int, block: int) -> list[Size]:
+        """The kernels of one block, such as 3x1x1, 1x3x3, 1x1x1."""
+        choices = self.temporal_kernels[stage]
+        time = choices[block % len(choices)]
+        spaces = [1, 3, 1] if bottleneck else [3, 3]
+        if self.temporal_place == "spatial":
+            return [(time if space == 3 else 1, space, space) for space in spaces]
+        return [(time if index == 0 else 1, space, space) for index, space in enumerate(spaces)]
+
+
+KINDS: dict[str, Kind] = {
+    "r3d": Kind((3, 7, 7), ((3,), (3,), (3,), (3,)), "spatial", temporal_stride=2),
+    "r2plus1d": Kind((3, 7, 7), ((3,), (3,), (3,), (3,)), "spatial", temporal_stride=2, factorized=True),
+    "mc3": Kind((3, 7, 7), ((3,), (1,), (1,), (1,)), "spatial"),
+    "c2d": Kind((1, 7, 7), ((1,), (1,), (1,), (1,)), "first", stem_pool=True, temporal_pool=True),
+    "i3d": Kind((5, 7, 7), ((3,), (3, 1), (3, 1), (1, 3)), "first", stem_pool=True, temporal_pool=True),
+    "slow": Kind((1, 7, 7), ((1,), (1,), (3,), (3,)), "first", stem_pool=True),
+}
+
+
+class ResidualBlock(nn.Module):
+    """x + branch(x), then ReLU. Sum and ReLU belong to the branch's last norm, so that they can be fused."""
+
+    def __init__(self, branch: list[ConvNorm], shortcut: ConvNorm | None) -> None:
+        super().__init__()
+        self.branch = nn.ModuleList(branch)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = x if self.shortcut is None else self.shortcut(x)
+        *inner, last = self.branch
+        for layer in inner:
+            x = layer(x)
+        y: Tensor = last(x, residual)
+        return y
+
+
+class ResNet3d(nn.Module):
+    """A 3D residual network for clips of any length.
+
+    Depths 10, 18 and 34 have basic blocks, 50, 101 and 152 bottlenecks (four times as many channels out as
+    within). All depths go with all kinds:
+
+    - `r3d`, `r2plus1d`, `mc3`: "A Closer Look at Spatiotemporal Convolutions", arXiv:1711.11248, as in
+      torchvision's `VideoResNet`, with whose r3d_18, r2plus1d_18 and mc3_18 these are equal. `r3d` and
+      `r2plus1d` halve T in stages 2, 3 and 4. The deeper ones are `VideoResNet` with its `Bottleneck`. Depth
+      10 has one block a stage, as in 3D-ResNets-PyTorch.
+    - `c2d`, `i3d`, `slow`: Non-local networks, arXiv:1711.07971, table 1, and the slow pathway of SlowFast,
+      arXiv:1812.03982, as in PyTorchVideo, with whose c2d_r50, i3d_r50 and slow_r50 these are equal for even
+      T. `c2d` and `i3d` halve T after stage 1; an odd T keeps its last frame there, which PyTorchVideo drops.
+      The basic blocks are PySlowFast's `BasicTransform`: kT x 3 x 3, then 1 x 3 x 3.
+
+    Args:
+        norm: makes a norm of `videonorm.layers` from a number of channels.
+        conv: makes a convolution from (in_channels, out_channels, kernel_size) and Conv3d's keywords.
+        width: channels after the stem, 64 in all the papers.
+        dropout: probability, before the classifier.
+        zero_init_residual: every block starts as its shortcut, because the gamma of its last norm starts at
+            0, whichever norm that is.
+        norm_placement: "last_only" has a single norm, after the last block (Bjorck et al., arXiv:1806.02375),
+            and biases in all convolutions.
+
+    Attributes:
+        head: the classifier, an nn.Linear.
+
+    Shape:
+        clips (B, 3, T, H, W) -> logits (B, num_classes).
+
+    Raises:
+        ValueError: an unknown depth, kind or placement; a norm that is not one of `videonorm.layers`.
+    """
+
+    def __init__(
+        self,
+        depth: Depth = 18,
+        kind: KindName = "r3d",
+        num_classes: int = 400,
+        norm: NormFactory = BatchNorm3d,
+        conv: ConvFactory = nn.Conv3d,
+        width: int = 64,
+        dropout: float = 0.0,
+        zero_init_residual: bool = True,
+        norm_placement: NormPlacement = "all",
+    ) -> None:
+        super().__init__()
+        _check("depth", depth, get_args(Depth))
+        _check("kind", kind, get_args(KindName))
+        _check("norm_placement", norm_placement, get_args(NormPlacement))
+        which = KINDS[kind]
+        bottleneck = depth >= FIRST_BOTTLENECK_DEPTH
+        inner_norm = norm if norm_placement == "all" else NoNorm
+
+        self.stem = ConvNorm(
+            3,
+            width,
+            which.stem_kernel,
+            (1, 2, 2),
+            activation="relu",
+            # torchvision's 45 channels for a stem of 64; the paper's rule would give 83.
+            mid_channels=max(45 * width // 64, 1) if which.factorized else None,
+            norm=inner_norm,
+            conv=conv,
+        )
+        self.stem_pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if which.stem_pool else nn.Identity()
+        # ceil_mode keeps a lone frame, and the last one of an odd number.
+        self.temporal_pool = nn.MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
+
+        self.stages = nn.ModuleList()
+        channels = width
+        for stage, num_blocks in enumerate(NUM_BLOCKS[depth]):
+            blocks = []
+            for block in range(num_blocks):
+                halve = stage > 0 and block == 0
+                blocks.append(
+                    _residual_block(
+                        channels,
+                        width * 2**stage,
+                        which.block_kernels(bottleneck, stage, block),
+                        stride=(which.temporal_stride, 2, 2) if halve else (1, 1, 1),
+                        bottleneck=bottleneck,
+                        factorized=which.factorized,
+                        norm=inner_norm,
+                        conv=conv,
+                    )
+                )
+                channels = width * 2**stage * (4 if bottleneck else 1)
+            self.stages.append(nn.Sequential(*blocks))
+
+        self.final_norm = nn.Identity() if norm_placement == "all" else make_norm(norm, channels)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels, num_classes)
+
+        initialize(self)
+        if zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, ResidualBlock):
+                    _zero_gamma(module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem_pool(self.stem(x))
+        first, *others = self.stages
+        x = self.temporal_pool(first(x))
+        for stage in others:
+            x = stage(x)
+        x = self.final_norm(x).mean(dim=(2, 3, 4))
+        logits: Tensor = self.head(self.dropout(x))
+        return logits
+
+
+def _residual_block(
+    in_channels: int,
+    channels: int,
+    kernels: list[Size],
+    *,
+    stride: Size,
+    bottleneck: bool,
+    factorized: bool,
+    norm: NormFactory,
+    conv: ConvFactory,
+) -> ResidualBlock:
+    out_channels = channels * 4 if bottleneck else channels
+    # As many weights as the full convolution from in_channels to channels would have, arXiv:1711.11248. Like
+    # torchvision, the same number for all convolutions of the block.
+    mid_channels = 27 * in_channels * channels // (9 * in_channels + 3 * channels)
+    strided = [space for _, space, _ in kernels].index(3)  # the stride is that of the first 3 x 3 convolution
+
+    branch, fan_in = [], in_channels
+    for index, kernel in enumerate(kernels):
+        fan_out = out_channels if index == len(kernels) - 1 else channels
+        branch.append(
+            ConvNorm(
+                fan_in,
+                fan_out,
+                kernel,
+                stride if index == strided else (1, 1, 1),
+                activation="relu",
+                mid_channels=mid_channels if factorized and kernel == (3, 3, 3) else None,
+                norm=norm,
+                conv=conv,
+            )
+        )
+        fan_in = fan_out
+    shortcut = None
+    if stride != (1, 1, 1) or in_channels != out_channels:
+        shortcut = ConvNorm(in_channels, out_channels, (1, 1, 1), stride, norm=norm, conv=conv)
+    return ResidualBlock(branch, shortcut)
+
+
+def _zero_gamma(block: ResidualBlock) -> None:
+    """Start the block as its shortcut. A frozen norm's gamma is a buffer: it could never leave 0."""
+    last = block.branch[-1]
+    assert isinstance(last, ConvNorm)
+    gamma = getattr(last.norm, "weight", None)
+    if isinstance(gamma, nn.Parameter):
+        nn.init.zeros_(gamma)
+
+
+def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} ({value}) must be one of {', '.join(map(str, choices))}")
