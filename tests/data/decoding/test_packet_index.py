@@ -1,0 +1,157 @@
+"""What cannot be used is refused by the reason, and never crashes or hangs."""
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from videonorm.data.decoding import BadVideoError, open_video
+from videonorm.data.decoding.packet_index import packet_index
+
+
+def test_open_gop_is_decoded_from_the_keyframe_before(videos):
+    index = packet_index(videos("open_gop.mp4"))
+    assert (index.packet_pts[index.keyframe] <= index.pts).all()
+    keys = np.flatnonzero(index.packet_is_key)
+    last_key = keys[np.searchsorted(keys, index.position, side="right") - 1]
+    leading = last_key != index.keyframe
+    assert leading.any()  # the file is one with open GOPs
+    assert (index.keyframe[leading] < last_key[leading]).all()
+
+
+@pytest.mark.parametrize("name, counted", [("mpeg4.avi", True), ("mpeg2.mpg", True), ("transport.ts", False)])
+def test_frames_are_counted_where_timestamps_are_not_stored(name, counted, videos):
+    index = packet_index(videos(name))
+    assert index.counted == counted
+    np.testing.assert_allclose(index.seconds, np.arange(40) / 25, atol=1e-4)
+
+
+def cut(path: str, target: Path, fraction: float = 0.6) -> str:
+    content = Path(path).read_bytes()
+    target.write_bytes(content[: int(len(content) * fraction)])
+    return str(target)
+
+
+@pytest.fixture(scope="module")
+def moov_first(tmp_path_factory, make_video) -> str:
+    return str(make_video(tmp_path_factory.mktemp("moov") / "first.mp4", muxer={"movflags": "faststart"}))
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("b_frames.mp4", "is truncated or was never finished: an MP4 without its moov box"),
+        ("fragments.mp4", r"is truncated: (its index lists \d+ frames, it holds|its last frame)"),
+        ("vp9.webm", r"is truncated: its header declares 1.60 s, the packets end at"),
+        ("ten_bit.mkv", r"is truncated: its header declares 1.60 s, the packets end at"),
+        ("mpeg4.avi", r"is truncated: its last frame \(\d+\) is incomplete"),
+    ],
+)
+def test_truncated_file_is_refused_even_for_frames_that_are_there(name, reason, videos, tmp_path):
+    with pytest.raises(BadVideoError, match=reason):
+        open_video(cut(videos(name), tmp_path / name))
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.6, 0.9])
+def test_truncated_mp4_with_its_index_first(fraction, moov_first, tmp_path):
+    path = cut(moov_first, tmp_path / "cut.mp4", fraction)
+    with pytest.raises(BadVideoError, match=r"is truncated: its index lists 40 frames, it holds \d+"):
+        open_video(path)
+
+
+def test_late_start_and_edit_lists_are_not_truncation(videos, make_video, tmp_path):
+    late = make_video(tmp_path / "late.mkv", times=list(range(250, 290)))
+    for path in (str(late), videos("late_start.mp4"), videos("open_gop.mp4")):
+        with open_video(path) as video:
+            assert video.num_frames == 40
+
+
+def test_one_frame_is_a_video(make_video, tmp_path, number_of):
+    with open_video(str(make_video(tmp_path / "one.mp4", count=1))) as video:
+        assert (video.num_frames, video.frame_rate) == (1, 0.0)
+        assert number_of(video.read([0])[0]) == 0
+
+
+def test_what_is_no_file_of_video(tmp_path):
+    folder = tmp_path / "folder.mp4"
+    folder.mkdir()
+    fifo = tmp_path / "fifo.mp4"
+    os.mkfifo(fifo)
+    for name, content in {"empty": b"", "text": b"no video", "noise": os.urandom(5000)}.items():
+        (tmp_path / f"{name}.mp4").write_bytes(content)
+    sound = tmp_path / "sound.mp4"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        for i in range(10):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, i * 1024
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    expected = {
+        folder: "is a directory",
+        fifo: "is not a regular file",
+        tmp_path / "missing.mp4": "cannot be found: No such file or directory",
+        tmp_path / "empty.mp4": "is empty (0 bytes)",
+        tmp_path / "text.mp4": "cannot be opened: Invalid data found when processing input",
+        tmp_path / "noise.mp4": "cannot be opened: Invalid data found when processing input",
+        sound: "has no video stream",
+    }
+    for path, reason in expected.items():
+        for decoder in ("pyav", "decord"):
+            with pytest.raises(BadVideoError) as caught:
+                open_video(str(path), decoder)
+            assert caught.value.reason == reason, path
+            assert str(caught.value) == f"{path} {reason}"
+
+
+def test_unknown_codec(videos, tmp_path):
+    path = tmp_path / "codec.mp4"
+    path.write_bytes(Path(videos("b_frames.mp4")).read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(BadVideoError, match="is in a codec that this FFmpeg cannot decode"):
+        open_video(str(path))
+
+
+def test_all_frames_damaged(videos, tmp_path):
+    content = bytearray(Path(videos("b_frames.mp4")).read_bytes())
+    start = content.find(b"mdat") + 4
+    stop = content.find(b"moov") - 4
+    content[start:stop] = bytes(stop - start)
+    path = tmp_path / "zeros.mp4"
+    path.write_bytes(content)
+    with pytest.raises(BadVideoError, match="can(not)? be decoded"), open_video(str(path)) as video:
+        video.read([0])
+
+
+def test_file_that_changes_or_disappears_is_seen(make_video, tmp_path):
+    path = make_video(tmp_path / "video.mp4", count=10)
+    with open_video(str(path)) as video:
+        assert video.num_frames == 10
+    make_video(path, count=6)
+    with open_video(str(path)) as video:
+        assert video.num_frames == 6
+    path.unlink()
+    with pytest.raises(BadVideoError, match="cannot be found"):
+        open_video(str(path))
+
+
+@pytest.mark.parametrize("name", ["b_frames.mp4", "ten_bit.mkv", "vp9.webm", "transport.ts", "mpeg4.avi"])
+def test_mutated_files_are_read_or_refused(name, videos, tmp_path):
+    rng = np.random.default_rng(0)
+    original = np.fromfile(videos(name), np.uint8)
+    path = tmp_path / name
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(12):
+        content = original.copy()
+        hits = rng.integers(0, len(content), int(10 ** rng.uniform(0, 2.5)))
+        content[hits] = rng.integers(0, 256, len(hits))
+        content[: int(rng.integers(len(content) // 2, 2 * len(content)))].tofile(path)
+        try:
+            with open_video(str(path)) as video:
+                last = video.num_frames - 1
+                assert video.read(sorted({0, last // 2, last}), 32).shape[3] == 3
+            outcomes["read"] += 1
+        except BadVideoError:
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 0

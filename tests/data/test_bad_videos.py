@@ -1,0 +1,36 @@
+import csv
+
+import pytest
+
+from videonorm.data import BadVideo, BadVideos
+from videonorm.errors import UserError
+
+
+def test_each_path_is_kept_once_with_its_first_reason(tmp_path):
+    bad = BadVideos()
+    assert bad.add("train", [BadVideo("/v/a.mp4", "is empty"), BadVideo("/v/b, c.mp4", "is truncated")])
+    assert not bad.add("train", [BadVideo("/v/a.mp4", "cannot be found")])
+    assert bad.add("val", [BadVideo("/v/a.mp4", "is empty")])
+    assert (bad.count("train"), bad.count("val"), bad.count("test"), len(bad)) == (2, 1, 0, 3)
+    bad.write(tmp_path / "run" / "bad_videos.csv")
+    with open(tmp_path / "run" / "bad_videos.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"path": "/v/a.mp4", "reason": "is empty", "split": "train"},
+            {"path": "/v/b, c.mp4", "reason": "is truncated", "split": "train"},
+            {"path": "/v/a.mp4", "reason": "is empty", "split": "val"},
+        ]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["bad_videos.csv"]
+
+
+def test_too_many_are_an_error_that_lists_ten():
+    bad = BadVideos()
+    bad.add("train", [BadVideo(f"/v/{i}.mp4", "is empty") for i in range(12)])
+    bad.check("train", num_videos=240, max_bad_fraction=0.05)
+    bad.check("val", num_videos=10, max_bad_fraction=0.0)
+    with pytest.raises(UserError) as caught:
+        bad.check("train", num_videos=239, max_bad_fraction=0.05)
+    listed = "; ".join(f"/v/{i}.mp4 is empty" for i in range(10))
+    assert str(caught.value) == (
+        "max_bad_fraction (0.05) must cover the train videos that cannot be used, "
+        f"which are 12 of 239: {listed}"
+    )

@@ -1,0 +1,76 @@
+"""MotionClips: the files, and the claims made of them."""
+
+import os
+
+import av
+import numpy as np
+import pytest
+
+from videonorm.data import motion
+from videonorm.data.motion import CLASS_NAMES, DIRECTIONS, DRIFT, JITTER, NUM_FRAMES, MotionClips, render
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    source = MotionClips(tmp_path_factory.mktemp("motion"), num_train=8, num_val=4, num_test=4)
+    source.prepare()
+    return source
+
+
+def test_every_video_is_h264_with_all_its_frames(small):
+    for split, size in (("train", 8), ("val", 4), ("test", 4)):
+        manifest = small.manifest(split)
+        assert [entry.label for entry in manifest.entries] == [n % 4 for n in range(size)]
+        assert manifest.class_names == CLASS_NAMES
+    with av.open(manifest.entries[0].path) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert len(list(container.decode(video=0))) == NUM_FRAMES
+
+
+def test_a_stopped_run_goes_on_with_the_same_files(small):
+    entry = small.manifest("train").entries[3]
+    with open(entry.path, "rb") as file:
+        before = file.read()
+    untouched = small.manifest("train").entries[4].path
+    stamp = os.stat(untouched).st_mtime_ns
+    os.unlink(entry.path)
+    small.prepare()
+    with open(entry.path, "rb") as file:
+        assert file.read() == before
+    assert os.stat(untouched).st_mtime_ns == stamp
+
+
+def displacement(frames: np.ndarray) -> np.ndarray:
+    """(y, x) from the first to the last frame of whole tori, by phase correlation in whole pixels."""
+    first, last = (np.fft.fft2(frame.mean(-1)) for frame in (frames[0], frames[-1]))
+    peak = np.fft.ifft2(last * first.conj() / (np.abs(last * first.conj()) + 1e-9)).real
+    shift = np.array(np.unravel_index(peak.argmax(), peak.shape))
+    return (shift + np.array(peak.shape) // 2) % np.array(peak.shape) - np.array(peak.shape) // 2
+
+
+@pytest.mark.parametrize("label", range(4))
+def test_the_texture_moves_in_the_direction_of_its_class(label, monkeypatch):
+    monkeypatch.setattr(motion, "JITTER", 0.0)
+    monkeypatch.setattr(motion, "SIZE", motion.TORUS)
+    frames = render(label, np.random.default_rng(0))[:9]
+    np.testing.assert_array_equal(displacement(frames), 8 * DRIFT * DIRECTIONS[label])
+
+
+def test_the_ceiling_is_what_an_ideal_observer_reaches(small):
+    rng = np.random.default_rng(0)
+    for num_frames, stride in ((4, 1), (8, 1), (4, 2)):
+        steps = (num_frames - 1) * stride
+        moved = steps * DRIFT * DIRECTIONS[0] + np.sqrt(steps) * JITTER * rng.normal(size=(200_000, 2))
+        right = (moved @ DIRECTIONS.T).argmax(1) == 0
+        assert small.best_possible_top1(num_frames, stride) == pytest.approx(right.mean(), abs=0.005)
+
+
+def test_a_frame_does_not_tell_the_class():
+    frames = {label: render(label, np.random.default_rng(7))[0].astype(int) for label in range(4)}
+    # The same draws for another class: the same texture, moved by less than a drift of two frames.
+    assert np.abs(frames[0] - frames[2]).mean() < frames[0].std()
+    means = [
+        np.mean([render(label, np.random.default_rng([label, n]))[0].mean() for n in range(20)])
+        for label in (0, 1)
+    ]
+    assert abs(means[0] - means[1]) < 8

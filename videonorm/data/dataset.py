@@ -1,0 +1,207 @@
+"""From a manifest to clips of uint8 frames, and from clips to batches; transforms.py goes on from there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from videonorm.data.bad_videos import BadVideo
+from videonorm.data.decoding import BadVideoError, Decoder, Reader, check_decoder, open_video
+from videonorm.data.manifest import Entry, Manifest
+from videonorm.data.sampling import Sampling, ShortVideo, check_short_video, frame_indices
+from videonorm.errors import UserError
+
+_TRIES = 10  # videos tried for one training sample
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The clips of one video."""
+
+    frames: Tensor | None  # uint8 (V, T, H, W, 3): V clips of T frames, RGB; None for a bad video
+    label: int
+    index: int  # of the manifest entry that the frames are from
+    bad: list[BadVideo]  # met on the way
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The clips of B videos, padded below and right to the largest picture. B is 0 if all were bad."""
+
+    frames: Tensor  # uint8 (B, V, T, H, W, 3)
+    sizes: list[tuple[int, int]]  # (B) height and width of each without padding; stay on the host
+    label: Tensor  # int64 (B,)
+    index: Tensor  # int64 (B,)
+    bad: list[BadVideo]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def to(self, device: torch.device | str) -> Self:
+        asynchronous = torch.device(device).type != "cpu"  # the host must not read before the copy is done
+        return self._map(lambda tensor: tensor.to(device, non_blocking=asynchronous))
+
+    def pin_memory(self) -> Self:
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, move: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, frames=move(self.frames), label=move(self.label), index=move(self.index))
+
+
+class VideoDataset(Dataset[Sample]):
+    """Clips of the videos of a manifest.
+
+    Every random choice follows from (seed, epoch, index), whichever process makes it.
+
+    Args:
+        sampling: ``RandomClips`` or ``UniformClips``.
+        decoder: see ``open_video``.
+        short_side: scale the pictures to this shorter side in pixels, up or down; a pair draws it evenly from
+            low to high, both included, for each sample; ``None`` keeps the size of the file.
+        replace_bad: take another video, drawn evenly, for one that cannot be used; for training only.
+        short_video: see ``frame_indices``; under ``error`` a video shorter than its clip counts as bad.
+        cache_mib: keep whole decoded videos in memory until they fill so much, in each process that loads.
+            Pays for small sets of small videos; needs a fixed ``short_side`` and workers that persist.
+
+    Raises:
+        UserError: on a wrong argument; on access, if ten videos in a row cannot be used.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sampling: Sampling,
+        *,
+        decoder: Decoder = "auto",
+        short_side: int | tuple[int, int] | None = None,
+        seed: int = 0,
+        replace_bad: bool,
+        short_video: ShortVideo = "loop",
+        cache_mib: float = 0,
+    ) -> None:
+        check_decoder(decoder)
+        check_short_video(short_video)
+        sides = (short_side, short_side) if isinstance(short_side, int) else short_side
+        if sides and not 1 <= sides[0] <= sides[1]:
+            raise UserError(f"short_side ({short_side}) must be at least 1 pixel, a pair from low to high")
+        if cache_mib and sides and sides[0] != sides[1]:
+            raise UserError(f"cache_mib ({cache_mib}) must be 0 where short_side is drawn from a range")
+        self.manifest = manifest
+        self.sampling = sampling
+        self.decoder = decoder
+        self._short_sides = sides
+        self.seed = seed
+        self.replace_bad = replace_bad
+        self.short_video = short_video
+        # Shared memory: workers that outlive an epoch hold a copy of the dataset and must see the new number.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._cache: dict[str, tuple[NDArray[np.float64], NDArray[np.uint8]]] = {}
+        self._cache_bytes_left = cache_mib * 2**20
+
+    def set_epoch(self, epoch: int) -> None:
+        """Call before iterating over the loader anew, or every epoch sees the same clips."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.manifest.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        bad: list[BadVideo] = []
+        choice = index
+        for attempt in range(_TRIES):
+            rng = Random(f"{self.seed} {self._epoch.item()} {index} {attempt}")
+            if attempt:
+                choice = rng.randrange(len(self))
+            entry = self.manifest.entries[choice]
+            try:
+                frames = torch.from_numpy(self._load(entry, rng))
+                return Sample(frames, entry.label, choice, bad)
+            except BadVideoError as error:
+                bad.append(BadVideo(error.path, error.reason))
+            if not self.replace_bad:
+                return Sample(None, entry.label, choice, bad)
+        listed = "; ".join(f"{path} {reason}" for path, reason in bad)
+        raise UserError(
+            f"manifest ({self.manifest.path}) must list usable videos; {_TRIES} in a row are not: {listed}"
+        )
+
+    def _load(self, entry: Entry, rng: Random) -> NDArray[np.uint8]:
+        """(V, T, H, W, 3)"""
+        short_side = rng.randint(*self._short_sides) if self._short_sides else None
+        if (cached := self._cache.get(entry.path)) is not None:
+            seconds, frames = cached
+            return frames[self._indices(entry, seconds, rng)]
+        with open_video(entry.path, self.decoder) as video:
+            indices = self._indices(entry, video.seconds, rng)
+            if self._cache_bytes_left > 0 and (whole := self._keep(entry, video, short_side)) is not None:
+                return whole[indices]
+            unique, inverse = np.unique(indices, return_inverse=True)
+            return video.read(unique.tolist(), short_side)[inverse.reshape(indices.shape)]
+
+    def _indices(self, entry: Entry, seconds: NDArray[np.float64], rng: Random) -> NDArray[np.int64]:
+        """(V, T) frames of the video, within the stretch that the entry asks for."""
+        first, stop = 0, len(seconds)
+        if entry.start_seconds is not None:
+            first = int(np.searchsorted(seconds, entry.start_seconds - 1e-6))
+        if entry.end_seconds is not None:
+            stop = int(np.searchsorted(seconds, entry.end_seconds - 1e-6))
+        if first >= stop:
+            raise BadVideoError(
+                entry.path,
+                f"has no frame between start_seconds ({entry.start_seconds}) "
+                f"and end_seconds ({entry.end_seconds})",
+            )
+        sampling = self.sampling
+        starts = sampling.starts(stop - first, rng)
+        try:
+            clips = [
+                frame_indices(
+                    start, sampling.num_frames, sampling.frame_stride, stop - first, self.short_video
+                )
+                for start in starts
+            ]
+        except ValueError as error:
+            raise BadVideoError(entry.path, f"is too short: {error}") from None
+        return np.array(clips) + first
+
+    def _keep(self, entry: Entry, video: Reader, short_side: int | None) -> NDArray[np.uint8] | None:
+        """Decode the whole video into the cache if there is room for it."""
+        try:
+            if video.num_frames * video.read([0], short_side).nbytes > self._cache_bytes_left:
+                return None
+            frames = video.read(range(video.num_frames), short_side)
+        except BadVideoError:
+            return None  # damaged somewhere, but perhaps not where the clip is
+        self._cache[entry.path] = (video.seconds, frames)
+        self._cache_bytes_left -= frames.nbytes
+        return frames
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Make a batch of the samples that have frames; what was bad stays named."""
+    good = [(sample, sample.frames) for sample in samples if sample.frames is not None]
+    sizes = [(frames.shape[2], frames.shape[3]) for _, frames in good]
+    if len(set(sizes)) == 1:
+        batch = torch.stack([frames for _, frames in good])
+    elif good:
+        num_clips, num_frames = good[0][1].shape[:2]
+        height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+        batch = torch.zeros(len(good), num_clips, num_frames, height, width, 3, dtype=torch.uint8)
+        for row, (_, frames), (h, w) in zip(batch, good, sizes, strict=True):
+            row[:, :, :h, :w] = frames
+    else:
+        batch = torch.zeros(0, 0, 0, 0, 0, 3, dtype=torch.uint8)
+    return Batch(
+        frames=batch,
+        sizes=sizes,
+        label=torch.tensor([sample.label for sample, _ in good], dtype=torch.int64),
+        index=torch.tensor([sample.index for sample, _ in good], dtype=torch.int64),
+        bad=[video for sample in samples for video in sample.bad],
+    )

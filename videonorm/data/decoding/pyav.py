@@ -1,0 +1,167 @@
+"""The default decoder: FFmpeg through PyAV, in one thread, decoding no further than the last frame wanted."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from av import Packet, VideoFrame
+from av.container import InputContainer
+from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from videonorm.data.decoding.packet_index import (
+    DECODER_ERRORS,
+    decode_all,
+    describe,
+    open_container,
+    packet_index,
+    video_stream,
+)
+from videonorm.data.decoding.reader import BadVideoError, Reader, scaled_size
+
+
+class PyAVReader(Reader):
+    """Reads every container and codec of FFmpeg; see ``Reader``."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._container = open_container(path)
+        try:
+            self._index = packet_index(path, self._container)
+            self._stream = video_stream(path, self._container)
+        except BaseException:
+            self._container.close()
+            raise
+        self.seconds = self._index.seconds
+
+    def close(self) -> None:
+        self._container.close()
+
+    def read(self, indices: Sequence[int], short_side: int | None = None) -> NDArray[np.uint8]:
+        try:
+            return self._read(indices, short_side)
+        except BadVideoError:
+            raise
+        except DECODER_ERRORS as error:
+            raise BadVideoError(self.path, f"cannot be read: {describe(error)}") from None
+
+    def _read(self, indices: Sequence[int], short_side: int | None) -> NDArray[np.uint8]:
+        index = self._index
+        wanted = np.asarray(indices, dtype=np.int64)
+        self._refuse(wanted[index.damaged[wanted]])
+        pictures = _Pictures(index.pts[wanted], short_side)
+        if index.counted:
+            self._decode_counting(pictures)
+            spoilt = index.damaged
+        else:
+            spoilt = self._decode_stretches(wanted, pictures)
+            if pictures.missing or spoilt[wanted].any():
+                # What needs more than its last keyframe is whole from the start of the file.
+                pictures = _Pictures(index.pts[wanted], short_side)
+                with open_container(self.path) as container:
+                    stream = video_stream(self.path, container)
+                    spoilt = self._decode(container, stream, 0, int(index.position[wanted].max()), pictures)
+        self._refuse(wanted[spoilt[wanted] | np.isin(index.pts[wanted], list(pictures.missing))])
+        return pictures.frames
+
+    def _refuse(self, frames: NDArray[np.int64]) -> None:
+        if len(frames):
+            first = int(frames[0])
+            raise BadVideoError(
+                self.path,
+                f"is damaged: {len(frames)} of the frames wanted cannot be decoded, "
+                f"the first is frame {first} at {self.seconds[first]:.2f} s",
+            )
+
+    def _decode_stretches(self, wanted: NDArray[np.int64], pictures: "_Pictures") -> NDArray[np.bool_]:
+        """Decode only from the keyframe before to the last frame wanted behind it, as often as needed."""
+        index = self._index
+        stretches: list[tuple[int, int]] = []  # first and last packet, in decoding order
+        for key, position in zip(
+            index.keyframe[wanted].tolist(), index.position[wanted].tolist(), strict=True
+        ):
+            if stretches and key <= stretches[-1][1] + 1:
+                stretches[-1] = (stretches[-1][0], max(stretches[-1][1], position))
+            else:
+                stretches.append((key, position))
+        spoilt = np.zeros_like(index.damaged)
+        for first, last in stretches:
+            self._container.seek(int(index.packet_dts[first]), stream=self._stream)
+            spoilt |= self._decode(self._container, self._stream, first, last, pictures)
+        return spoilt
+
+    def _decode(
+        self, container: InputContainer, stream: VideoStream, first: int, last: int, pictures: "_Pictures"
+    ) -> NDArray[np.bool_]:
+        """Decode packets ``first`` to ``last``; returns (N,) which frames damage may have reached."""
+        index = self._index
+        first_pts = int(index.packet_pts[first])
+        spoilt = np.zeros_like(index.damaged)
+        starts_whole = first == 0
+
+        def take(packet: "Packet[VideoStream] | None", position: int) -> None:
+            nonlocal starts_whole
+            try:
+                decoded = stream.decode(packet)
+            except DECODER_ERRORS:
+                spoilt[index.spoilt_by(position)] = True
+                return
+            for picture in decoded:
+                if picture.pts is None or picture.pts < first_pts:
+                    continue  # leading pictures of an open GOP: what they refer to was not decoded
+                if picture.pts == first_pts:
+                    starts_whole |= picture.pict_type == PictureType.I
+                if picture.is_corrupt:
+                    for source in np.flatnonzero(index.packet_pts == picture.pts).tolist():
+                        spoilt[index.spoilt_by(source)] = True
+                pictures.offer(picture.pts, picture)
+
+        position = first - 1
+        for packet in container.demux(stream):
+            if not packet.size or position == last:
+                break
+            if position < first and packet.pts != first_pts:
+                continue  # a seek may land on an earlier keyframe
+            position += 1
+            take(packet, position)
+        take(None, last)  # the pictures held back for reordering
+        if not starts_whole:
+            spoilt[:] = True  # what was called a keyframe only begins a gradual intra refresh
+        return spoilt
+
+    def _decode_counting(self, pictures: "_Pictures") -> None:
+        with open_container(self.path) as container:
+            for number, picture in enumerate(p for p in decode_all(self.path, container) if p is not None):
+                pictures.offer(number, picture)
+                if not pictures.missing:
+                    break
+
+
+class _Pictures:
+    """The frames wanted, filled in as their pictures come out of the decoder in whatever order."""
+
+    def __init__(self, pts: NDArray[np.int64], short_side: int | None) -> None:
+        self._row = {number: row for row, number in enumerate(pts.tolist())}
+        self._short_side = short_side
+        self._reformatter = VideoReformatter()  # keeps its swscale context from picture to picture
+        self.missing = set(self._row)
+        self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
+
+    def offer(self, pts: int, picture: VideoFrame) -> None:
+        if pts not in self.missing:
+            return
+        self.missing.remove(pts)
+        turned = picture.rotation % 180 == 90
+        if not len(self.frames):
+            height, width = scaled_size(picture.height, picture.width, self._short_side)
+            shape = (width, height) if turned else (height, width)
+            self.frames = np.empty((len(self._row), *shape, 3), dtype=np.uint8)
+        height, width = self.frames.shape[2:0:-1] if turned else self.frames.shape[1:3]
+        rgb = self._reformatter.reformat(picture, width, height, "rgb24", interpolation="BILINEAR", threads=1)
+        plane = rgb.planes[0]
+        rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)[
+            :height, : 3 * width
+        ]
+        upright = np.rot90(rows.reshape(height, width, 3), round(picture.rotation / 90))
+        self.frames[self._row[pts]] = upright

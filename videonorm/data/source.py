@@ -1,0 +1,83 @@
+"""Where videos come from: files that a user has (``Manifests``), or generated ones (``MotionClips``)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from videonorm.data.manifest import Manifest, Split, read_manifest
+
+
+class Source(Protocol):
+    """Videos with labels for up to three splits."""
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names by label, where they are known."""
+
+    def prepare(self) -> None:
+        """Make files that are missing. Called once on each machine before use."""
+
+    def manifest(self, split: Split) -> Manifest | None:
+        """The videos of a split, ``None`` where the source has no such split."""
+
+    def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
+        """The accuracy that no model can pass on single clips, as a fraction, where that is known."""
+
+
+class Manifests:
+    """A manifest for each split; see ``read_manifest`` for what it can be.
+
+    The training manifest, or the first given without one, settles the classes and their order for all.
+
+    Args:
+        train, val, test: file or folder; one CSV with the column ``split`` may serve for several.
+        root: folder that relative paths start from; by default that of each manifest.
+        class_names: names by label, where the manifests do not settle them.
+    """
+
+    def __init__(
+        self,
+        train: str | Path | None = None,
+        val: str | Path | None = None,
+        test: str | Path | None = None,
+        root: str | Path | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self._paths: dict[Split, str | Path | None] = {"train": train, "val": val, "test": test}
+        self._root = root
+        self._class_names = class_names
+        self._manifests: dict[Split, Manifest | None] = {}
+
+    @property
+    def class_names(self) -> list[str] | None:
+        first = self._first_split()
+        manifest = self.manifest(first) if first else None
+        return manifest.class_names if manifest else None
+
+    def prepare(self) -> None:
+        """Nothing to make: the files are the user's."""
+
+    def manifest(self, split: Split) -> Manifest | None:
+        if split not in self._manifests:
+            self._manifests[split] = self._read(split)
+        return self._manifests[split]
+
+    def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
+        return None
+
+    def _read(self, split: Split) -> Manifest | None:
+        path = self._paths[split]
+        if path is None:
+            return None
+        first = self._first_split()
+        settled = self.manifest(first) if first not in (None, split) else None
+        return read_manifest(
+            path,
+            self._root,
+            split=split,
+            class_names=settled.class_names if settled else self._class_names,
+            num_classes=settled.num_classes if settled and first == "train" else None,
+        )
+
+    def _first_split(self) -> Split | None:
+        return next((split for split, path in self._paths.items() if path is not None), None)
