@@ -1,10 +1,10 @@
 """MotionClips: a generated data set in which the class is a motion, and a longer clip sees more of it.
 
-Each video is a random texture that drifts in one of four directions, its class, under a jitter as large as the
-drift. No frame tells the class; neither do two, for the jitter hides the drift. Over n steps the drift adds up
-to n d pixels but the jitter only to sqrt(n) sigma, so each further frame helps, by an amount that is known
-(``MotionClips.best_possible_top1``). Contrast and brightness differ between videos, not within one: what a batch
-of few videos makes of its statistics depends on which videos they are.
+Each video is a random texture that drifts in one of four directions, its class, under a jitter as large as
+the drift. No frame tells the class; neither do two, for the jitter hides the drift. Over n steps the drift adds
+up to n d pixels but the jitter only to sqrt(n) sigma, so each further frame helps, by an amount that is known
+(``MotionClips.best_possible_top1``). Contrast and brightness differ between videos, not within one: what a
+batch of few videos makes of its statistics depends on which videos they are.
 """
 
 import math
@@ -88,9 +88,9 @@ class MotionClips:
     def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
         """Accuracy of the ideal observer of one clip, as a fraction.
 
-        Between its first and last frame lie n steps, over which the texture moves by N(n d u, n sigma^2 I), u the
-        direction of the class. The best guess is the axis and sign nearest to that displacement, which is right
-        where both of its components along the diagonals beside u are positive:
+        Between its first and last frame lie n steps, over which the texture moves by N(n d u, n sigma^2 I), u
+        the direction of the class. The best guess is the axis and sign nearest to that displacement, which is
+        right where both of its components along the diagonals beside u are positive:
         Phi(d sqrt(n) / (sqrt(2) sigma))^2.
         """
         steps = min((num_frames - 1) * frame_stride, NUM_FRAMES - 1)
@@ -139,7 +139,8 @@ def render(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 
     def waves(channels: int) -> NDArray[np.complex128]:
         shape = (channels, *band.shape)
-        return (rng.normal(size=shape) + 1j * rng.normal(size=shape)) * band
+        amplitudes: NDArray[np.complex128] = rng.normal(size=shape) + 1j * rng.normal(size=shape)
+        return amplitudes * band
 
     spectrum = waves(1) + 0.5 * waves(3)  # colours share most of their structure, as in real pictures
     steps = DRIFT * DIRECTIONS[label] + JITTER * rng.normal(size=(NUM_FRAMES, 2))
@@ -160,8 +161,8 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        # crf 18: the texture must survive at low contrast. A keyframe every 12 frames and fastdecode: training
-        # opens these files thousands of times.
+        # crf 18: the texture must survive at low contrast. A keyframe every 12 frames and fastdecode:
+        # training opens these files thousands of times.
         stream.options = {"crf": "18", "preset": "veryfast", "tune": "fastdecode", "g": "12"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
