@@ -28,7 +28,7 @@ def usage() -> str:
     rows = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
     return (
         "usage: videonorm COMMAND [options]\n\n"
-        "Longer clips or larger batches? Trains video models with pluggable normalization and measures it.\n\n"
+        "Longer clips or larger batches? Train video models with any normalization and measure it.\n\n"
         f"commands:\n{rows}\n\n"
         "`videonorm COMMAND --help` lists a command's options; `videonorm --version` prints the version."
     )

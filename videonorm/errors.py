@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend: its message is a sentence with the name, the value and the requirement."""
+"""The one error that is the user's to mend: a sentence with the name, the value and the requirement."""
 
 
 class UserError(ValueError):

@@ -1,8 +1,8 @@
 """MotionClips: a generated data set in which the class is a motion, and a longer clip sees more of it.
 
 Each video is a random texture that drifts in one of four directions, its class, under a jitter as large as
-the drift. No frame tells the class; neither do two, for the jitter hides the drift. Over n steps the drift adds
-up to n d pixels but the jitter only to sqrt(n) sigma, so each further frame helps, by an amount that is known
+the drift. No frame tells the class; neither do two, for the jitter hides the drift. Over n steps the drift
+adds up to n d pixels but the jitter only to sqrt(n) sigma, so each further frame helps, by a known amount
 (``MotionClips.best_possible_top1``). Contrast and brightness differ between videos, not within one: what a
 batch of few videos makes of its statistics depends on which videos they are.
 """
@@ -139,8 +139,8 @@ def render(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 
     def waves(channels: int) -> NDArray[np.complex128]:
         shape = (channels, *band.shape)
-        amplitudes: NDArray[np.complex128] = rng.normal(size=shape) + 1j * rng.normal(size=shape)
-        return amplitudes * band
+        amplitudes: NDArray[np.complex128] = (rng.normal(size=shape) + 1j * rng.normal(size=shape)) * band
+        return amplitudes
 
     spectrum = waves(1) + 0.5 * waves(3)  # colours share most of their structure, as in real pictures
     steps = DRIFT * DIRECTIONS[label] + JITTER * rng.normal(size=(NUM_FRAMES, 2))
