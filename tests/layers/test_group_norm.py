@@ -62,7 +62,7 @@ def test_errors(options, message):
 
 @pytest.mark.parametrize(
     "num_channels, num_groups",
-    [(45, 15), (144, 24), (230, 23), (460, 23), (921, 3), (24, 12), (8, 4), (7, 1)],
+    [(45, 15), (144, 24), (230, 23), (460, 23), (921, 3), (24, 12), (8, 4), (7, 1), (32, 16)],
 )
 def test_divisor(num_channels, num_groups):
     with pytest.warns(
@@ -78,15 +78,15 @@ def test_divisor_warns_once_for_each_case():
         for num_channels in (45, 45, 24, 45, 64):
             GroupNorm3d(num_channels, 32, on_indivisible="divisor")
     assert [str(w.message) for w in caught] == [
-        "num_groups (32) does not divide num_channels (45): 15 groups of 3 channels are used",
-        "num_groups (32) does not divide num_channels (24): 12 groups of 2 channels are used",
+        "num_groups (32) does not divide num_channels (45) into groups of 2 or more: 15 groups of 3 channels are used",
+        "num_groups (32) does not divide num_channels (24) into groups of 2 or more: 12 groups of 2 channels are used",
     ]
 
 
 def test_divisor_leaves_divisible_channels_alone():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert GroupNorm3d(32, 32, on_indivisible="divisor").num_groups == 32
+        assert GroupNorm3d(64, 32, on_indivisible="divisor").num_groups == 32
 
 
 @pytest.mark.parametrize("num_channels, num_groups", [(24, 2), (17, 1), (45, 3), (8, 1)])

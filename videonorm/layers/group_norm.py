@@ -24,8 +24,9 @@ class GroupNorm3d(Norm):
         num_groups: G. G = C is instance normalization.
         channels_per_group: C / G, in place of num_groups.
         eps: added to the variance.
-        on_indivisible: what happens where G does not divide C: "error"; or "divisor", which takes the largest
-            divisor of C that is at most G and leaves at least 2 channels a group, and warns once a case.
+        on_indivisible: what happens where G does not divide C into groups: "error"; or "divisor", which takes
+            the largest divisor of C that is at most G and leaves at least 2 channels a group (one alone is
+            instance normalization, which G = 32 would silently be at C = 32), and warns once a case.
         activation: "relu" or None.
 
     Raises:
@@ -52,14 +53,15 @@ class GroupNorm3d(Norm):
             raise ValueError(f"on_indivisible ({on_indivisible!r}) must be 'error' or 'divisor'")
         if channels_per_group is not None:
             num_groups = -(-num_channels // channels_per_group)
-        if num_channels % value:
-            if on_indivisible == "error":
-                raise ValueError(f"{name} ({value}) must divide num_channels ({num_channels})")
-            num_groups = _largest_divisor(num_channels, num_groups)
-            _warn_once(
-                f"{name} ({value}) does not divide num_channels ({num_channels}):"
-                f" {num_groups} groups of {num_channels // num_groups} channels are used"
-            )
+        if on_indivisible == "divisor":
+            asked, num_groups = num_groups, _largest_divisor(num_channels, num_groups)
+            if num_channels % value or num_groups != asked:
+                _warn_once(
+                    f"{name} ({value}) does not divide num_channels ({num_channels}) into groups of 2 or more:"
+                    f" {num_groups} groups of {num_channels // num_groups} channels are used"
+                )
+        elif num_channels % value:
+            raise ValueError(f"{name} ({value}) must divide num_channels ({num_channels})")
         self.num_groups = num_groups
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_channels))

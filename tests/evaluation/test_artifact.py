@@ -1,0 +1,120 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from videonorm.errors import UserError
+from videonorm.evaluation import export_checkpoint, load_artifact, load_checkpoint
+
+CPU = torch.device("cpu")
+Checkpoint = Callable[..., Path]
+
+
+def test_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ckpt \(.*none.ckpt\) must be an existing file"):
+        load_checkpoint(tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 and no more"])
+def test_unreadable_checkpoint(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match=r"ckpt \(.*bad.ckpt\) must be a checkpoint that torch can read"):
+        load_checkpoint(tmp_path / "bad.ckpt")
+
+
+def test_truncated_checkpoint(checkpoint: Checkpoint) -> None:
+    path = checkpoint("bn")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match="must be a checkpoint that torch can read"):
+        load_checkpoint(path)
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit('code of a checkpoint ran')",)
+
+
+def test_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"state_dict": Harmful()}, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match="must be a checkpoint that torch can read"):
+        load_checkpoint(tmp_path / "bad.ckpt")
+
+
+def test_foreign_checkpoint(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"fc.weight": torch.zeros(2)}}, tmp_path / "r3d.pth")
+    with pytest.raises(UserError, match="must be a checkpoint written by `videonorm fit`"):
+        load_checkpoint(tmp_path / "r3d.pth")
+
+
+def test_checkpoint_without_its_description(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UserError, match="must describe its model and clips, and 'data' is missing"):
+        load_checkpoint(checkpoint("bn", videonorm={"version": "0.1.0"}))
+
+
+def test_weights_that_do_not_fit(checkpoint: Checkpoint) -> None:
+    path = checkpoint("bn")
+    content = torch.load(path, weights_only=True)
+    weights = content["state_dict"]
+
+    def refused(changed: dict[str, torch.Tensor], message: str) -> None:
+        torch.save({**content, "state_dict": changed}, path)
+        with pytest.raises(UserError, match=message):
+            load_checkpoint(path)
+
+    without = {name: weight for name, weight in weights.items() if name != "backbone.head.bias"}
+    refused(without, "must hold every weight of the model, and head.bias is missing")
+    refused(
+        {**weights, "backbone.more": torch.zeros(1)}, "must hold no weight that the model lacks, as more is"
+    )
+    refused({**weights, "backbone.head.bias": torch.zeros(4)}, r"head.bias is \(4,\) instead of \(3,\)")
+
+
+def test_paths_that_are_no_artifact(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"artifact \(.*empty\) must hold .*, and model.yaml is missing"):
+        load_artifact(tmp_path / "empty", CPU)
+    (tmp_path / "model.onnx").touch()
+    for name in ("none", "model.onnx"):
+        with pytest.raises(
+            UserError, match=rf"artifact \(.*{name}\) must be a folder made by `videonorm export`"
+        ):
+            load_artifact(tmp_path / name, CPU)
+
+
+def test_damaged_artifact(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    export_checkpoint(checkpoint("gn"), folder)
+    card = yaml.safe_load((folder / "model.yaml").read_text())
+
+    def refused(file: str, content: str, message: str) -> None:
+        whole = (folder / file).read_bytes()
+        (folder / file).write_text(content)
+        with pytest.raises(UserError, match=message) as caught:
+            load_artifact(folder, CPU)
+        assert "\n" not in str(caught.value)
+        (folder / file).write_bytes(whole)
+
+    def refused_card(change: dict[str, Any], message: str) -> None:
+        refused("model.yaml", yaml.safe_dump({**card, **change}), message)
+
+    refused("weights.safetensors", "no weights", "weights.safetensors must be a safetensors file")
+    refused("model.yaml", "a: [1", "model.yaml must be YAML")
+    refused("model.yaml", "- 1", "model.yaml must be a model card, with a `backbone` entry")
+    refused_card({"num_classes": "many"}, "model.yaml must be a model card .*num_classes")
+    refused_card({"input": {**card["input"], "short_video": "stop"}}, "short_video")
+    refused_card({"colour": "blue"}, "colour")
+    typo = {**card["backbone"], "class_path": "videonorm.models.ResNet3D"}
+    refused_card({"backbone": typo}, "must describe a backbone that can be built .*ResNet3D")
+    load_artifact(folder, CPU)
+
+
+def test_program_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "bad.pt2").write_bytes(b"not a program")
+    with pytest.raises(UserError, match=r"bad.pt2 must be a program that torch.export can load"):
+        load_artifact(tmp_path / "bad.pt2", CPU)
+    torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.zeros(2),)), tmp_path / "relu.pt2")
+    with pytest.raises(UserError, match=r"relu.pt2 must be a program made by `videonorm export`"):
+        load_artifact(tmp_path / "relu.pt2", CPU)

@@ -1,0 +1,176 @@
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from videonorm.errors import UserError
+from videonorm.evaluation import export_checkpoint, load_artifact, load_checkpoint
+from videonorm.evaluation.export import main
+
+CPU = torch.device("cpu")
+SHAPES = [(1, 1), (3, 2), (1, 9), (2, 16)]  # B, T; the checkpoint's clips have T = 4
+Checkpoint = Callable[..., Path]
+
+
+def largest_difference(one: Any, other: Any, shape: tuple[int, int]) -> float:
+    num_clips, num_frames = shape
+    clips = torch.randn(num_clips, 3, num_frames, 32, 32)
+    with torch.inference_mode():
+        logits = other(clips)
+        assert logits.abs().max() > 1e-3  # or any two would agree
+        return (one(clips) - logits).abs().max().item()
+
+
+@pytest.mark.parametrize("name", ["bn", "gn", "gn_ws", "ws", "bcn_wn"])
+def test_folder_gives_the_checkpoints_logits(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
+    ckpt = checkpoint(name)
+    export_checkpoint(ckpt, tmp_path / "artifact")
+    network = load_artifact(tmp_path / "artifact", CPU).network
+    for shape in SHAPES:
+        assert largest_difference(network, load_checkpoint(ckpt).network, shape) == 0
+
+
+@pytest.mark.parametrize("name", ["bn", "gn", "gn_ws", "ws", "bcn_wn"])
+def test_program_gives_the_checkpoints_logits_at_any_b_and_t(
+    checkpoint: Checkpoint, tmp_path: Path, name: str
+) -> None:
+    ckpt = checkpoint(name)
+    export_checkpoint(ckpt, tmp_path / "artifact", ["pt2"])
+    program = tmp_path / "artifact" / "model.pt2"
+    operators = {str(node.target) for node in torch.export.load(program).graph.nodes}
+    assert not [name for name in operators if "videonorm" in name]
+    assert ("aten.group_norm.default" in operators) == (name not in ("bn", "ws"))
+    artifact = load_artifact(program, CPU)
+    assert artifact.card == load_artifact(tmp_path / "artifact", CPU).card
+    network = artifact.network
+    for shape in SHAPES:
+        assert largest_difference(network, load_checkpoint(ckpt).network, shape) < 1e-4
+    with torch.autocast("cpu", torch.bfloat16):
+        assert largest_difference(network, load_checkpoint(ckpt).network, (2, 4)) < 0.05
+
+
+def test_program_runs_without_videonorm(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    ckpt = checkpoint("gn_ws")
+    export_checkpoint(ckpt, tmp_path / "artifact", ["pt2"])
+    clips = torch.randn(3, 3, 6, 32, 32)
+    torch.save(clips, tmp_path / "clips.pt")
+    script = f"""
+import sys
+sys.modules["videonorm"] = None  # an import of it fails
+import torch
+network = torch.export.load({str(tmp_path / "artifact" / "model.pt2")!r}).module()
+torch.save(network(torch.load({str(tmp_path / "clips.pt")!r})), {str(tmp_path / "logits.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    torch.testing.assert_close(
+        torch.load(tmp_path / "logits.pt"), load_checkpoint(ckpt).network(clips), atol=1e-4, rtol=0
+    )
+
+
+def test_onnx_gives_the_checkpoints_logits_at_any_b_and_t(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="of the extra [onnx]")
+    from videonorm.evaluation.program import load_onnx
+
+    ckpt = checkpoint("gn_ws")
+    export_checkpoint(ckpt, tmp_path / "artifact", ["onnx"])
+    network = load_onnx(tmp_path / "artifact" / "model.onnx")
+    for shape in SHAPES:
+        assert largest_difference(network, load_checkpoint(ckpt).network, shape) < 1e-4
+
+
+def test_onnx_without_its_packages_is_named(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"format \(onnx\) must have onnx\w* installed: pip install"):
+        export_checkpoint(checkpoint("bn"), tmp_path / "artifact", ["onnx"])
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_card_and_provenance(
+    checkpoint: Checkpoint, backbone: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
+    ckpt, out = checkpoint("gn_ws"), tmp_path / "runs" / "artifact"
+    export_checkpoint(ckpt, out)
+    names = [file.name for file in sorted(out.iterdir())]
+    assert names == ["model.yaml", "provenance.json", "weights.safetensors"]
+    card = yaml.safe_load((out / "model.yaml").read_text())
+    assert card == {
+        "backbone": backbone("gn_ws"),
+        "input": {
+            "num_frames": 4,
+            "frame_stride": 2,
+            "crop_size": 32,
+            "short_side": None,
+            "mean": [0.45, 0.45, 0.45],
+            "std": [0.225, 0.225, 0.225],
+            "clip_starts": "linspace",
+            "short_video": "loop",
+        },
+        "num_classes": 3,
+        "class_names": ["left", "right", "still"],
+    }
+    provenance = json.loads((out / "provenance.json").read_text())
+    sha256 = hashlib.sha256(ckpt.read_bytes()).hexdigest()
+    assert provenance["checkpoint"] == {
+        "name": "gn_ws.ckpt",
+        "sha256": sha256,
+        "step": 400,
+        "epoch": 3,
+        "videonorm": "0.1.0",
+    }
+    assert provenance["norms"]["GroupNorm3d(64, num_groups=4, eps=1e-05)"] == 1
+    assert all(conv.startswith("WSConv3d") for conv in provenance["convolutions"])
+    assert provenance["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert provenance["files"]["weights.safetensors"]["largest_logit_difference"] == 0
+    assert not [file for file in out.parent.iterdir() if file != out]
+
+
+def test_command(checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "artifact"
+    main(["--ckpt", str(checkpoint("bn")), "--out", str(out), "--format", "safetensors"])
+    assert capsys.readouterr().out == f"{out}: model.yaml, provenance.json, weights.safetensors\n"
+
+
+def test_help_and_mistyped_options_import_nothing_heavy() -> None:
+    script = """
+import sys
+from videonorm.evaluation import evaluate, export
+for main in (evaluate.main, export.main):
+    for argv in (["--help"], ["--chpt", "x"]):
+        try:
+            main(argv)
+        except SystemExit:
+            pass
+assert not {"torch", "numpy", "av", "jsonargparse", "rich"} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "videonorm export: error" in done.stderr
+
+
+def test_existing_files_are_not_touched(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    out = tmp_path / "artifact"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"out \(.*artifact\) must be a new or empty folder"):
+        export_checkpoint(checkpoint("bn"), out)
+    assert [file.name for file in out.iterdir()] == ["notes.txt"]
+
+
+def test_failure_leaves_nothing(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ckpt = checkpoint("bn")
+    monkeypatch.setattr("videonorm.evaluation.export.TOLERANCE", -1.0)
+    with pytest.raises(UserError, match=r"weights.safetensors \(logits 0.0e\+00 off\) must agree with ckpt"):
+        export_checkpoint(ckpt, tmp_path / "artifact")
+    assert list(tmp_path.iterdir()) == [ckpt]

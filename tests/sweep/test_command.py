@@ -1,0 +1,85 @@
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+
+from videonorm.errors import UserError
+from videonorm.sweep import run
+from videonorm.sweep.command import main
+
+
+@pytest.fixture
+def fit(stand_in, monkeypatch):
+    """Puts a few lines of Python in the place of `videonorm fit`."""
+
+    def put(lines: str) -> None:
+        monkeypatch.setattr(run, "POLL_SECONDS", 0.02)
+        monkeypatch.setattr(run, "run_sweep", partial(run.run_sweep, command=stand_in(lines)))
+
+    return put
+
+
+def test_a_sweep_from_file_to_report(fit, sweep_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit("record()")
+    main(["-c", str(sweep_file)])
+    out = tmp_path / "runs" / "tiny"
+    names = {path.name for path in out.iterdir()}
+    assert {"report.html", "results.csv", "summary.png", "sweep.json", "plots", "bn_4x2_b4_s0"} <= names
+    printed = capsys.readouterr().out
+    assert "With 16 frames a step on 2 CPU cores, no single cell is best" in printed
+    assert "runs/tiny/report.html" in printed
+
+    (out / "report.html").unlink()
+    main(["--report", str(out)])
+    assert (out / "report.html").exists()
+
+
+def test_a_failed_cell_is_told_by_the_exit_code(fit, sweep_file, tmp_path, capsys):
+    fit("sys.exit('no luck') if num_frames == 4 else record()")
+    with pytest.raises(SystemExit) as end:
+        main(["-c", str(sweep_file), "--output", str(tmp_path / "out")])
+    assert end.value.code == 1
+    assert "bn_4x2_b4_s0 failed: no luck (exit code 1)" in capsys.readouterr().out
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_dry_run_lists_the_cells_and_writes_nothing(sweep_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["-c", str(sweep_file), "--dry-run", "--seeds", "2"])
+    assert "gn-ws_8x2_b2_s1" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--report", "runs/a", "--seeds", "3"], "--report must stand alone"),
+        (["-c", "a.yaml", "--jobs", "0"], r"--jobs \(0\) must be at least 1"),
+        (["-c", "absent.yaml"], r"sweep file \(absent.yaml\) must be a readable file"),
+        (["--report", "absent"], r"results \(absent/results.csv\) must be a readable file"),
+    ],
+)
+def test_a_mistake_is_one_sentence(options, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=sentence):
+        main(options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [[], ["--sweep"], ["-c", "a.yaml", "--report", "b"]])
+def test_mistyped_options_are_refused(options):
+    with pytest.raises(SystemExit) as end:
+        main(options)
+    assert end.value.code == 2
+
+
+def test_help_imports_nothing_heavy():
+    check = (
+        "import sys, contextlib, videonorm.sweep.command as command\n"
+        "with contextlib.suppress(SystemExit): command.main(['--help'])\n"
+        "assert not {'torch', 'matplotlib', 'rich', 'pandas', 'yaml'} & sys.modules.keys()"
+    )
+    printed = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert "--dry-run" in printed

@@ -1,0 +1,68 @@
+"""The messages are jsonargparse 4.53's own."""
+
+import pytest
+
+from videonorm.training.messages import one_sentence
+
+CALLABLE = "Type collections.abc.Callable[[int], torch.nn.Module] expects a function or a callable class:"
+UNION = """
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'videonorm.training.schedule.Schedule'>, <class 'NoneType'>]
+  Errors:
+"""
+
+CASES = {
+    "type": (
+        "Parser key \"data.batch_size\":\n  Expected a <class 'int'>. Got value: x",
+        "data.batch_size (x) must be int",
+    ),
+    "literal": (
+        "Parser key \"model.backbone\":\n  Problem with given class_path 'videonorm.models.ResNet3d':\n"
+        '    Parser key "depth":\n      Expected a typing.Literal[18, 34]. Got value: 9',
+        "model.backbone.depth (9) must be one of 18, 34",
+    ),
+    "misspelt_option": (
+        "Parser key \"model.backbone\":\n  Problem with given class_path 'videonorm.models.ResNet3d':\n"
+        "    Option 'dept' is not accepted",
+        "model.backbone (videonorm.models.ResNet3d): option 'dept' is not accepted",
+    ),
+    "unknown_class": (
+        "Parser key \"model.backbone\":\n  Problem with given class_path 'videonorm.models.ResNet3d':\n"
+        '    Parser key "norm":\n\n'
+        "      - Expected a path but videonorm.layers.Nix either not accessible or invalid\n"
+        f"      - {CALLABLE} module 'videonorm.layers' has no attribute 'Nix'."
+        " Got value: videonorm.layers.Nix",
+        "model.backbone.norm (videonorm.layers.Nix): module 'videonorm.layers' has no attribute 'Nix'",
+    ),
+    "option_of_a_callable": (
+        f"Parser key \"norm\":\n  {CALLABLE} Option 'num_group' is not accepted. Got value: "
+        "Namespace(class_path='videonorm.layers.GroupNorm3d', init_args=Namespace(num_group='3'))",
+        "norm (videonorm.layers.GroupNorm3d): option 'num_group' is not accepted",
+    ),
+    "option_in_a_union": (
+        f'Parser key "model.scheduler":{UNION}'
+        "    - Problem with given class_path 'videonorm.training.WarmupCosine':\n"
+        "        Option 'warmups' is not accepted\n"
+        "    - Expected a <class 'NoneType'>\n"
+        "  Given value type: <class 'jsonargparse._util.NestedArg'>\n"
+        "  Given value: NestedArg(key='warmups', val='3')",
+        "model.scheduler (videonorm.training.WarmupCosine): option 'warmups' is not accepted",
+    ),
+    "union": (
+        f'Parser key "data.short_side":{UNION}'
+        "    - Expected a <class 'int'>\n    - Expected a <class 'NoneType'>\n"
+        "  Given value type: <class 'str'>\n  Given value: abc",
+        "data.short_side (abc) must be int or null",
+    ),
+    "while_made": (
+        f"{UNION.strip()}\n  - warmup (5.0) must be a fraction of training, from 0 to 1\n"
+        f"  - {CALLABLE} no. Got value: x",
+        "warmup (5.0) must be a fraction of training, from 0 to 1",
+    ),
+    "plain": ("unrecognized arguments: --bogus 1", "unrecognized arguments: --bogus 1"),
+}
+
+
+@pytest.mark.parametrize("message, sentence", CASES.values(), ids=CASES)
+def test_one_sentence(message, sentence):
+    assert one_sentence(message) == sentence

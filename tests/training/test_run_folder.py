@@ -1,0 +1,103 @@
+import csv
+import json
+
+import pytest
+import torch
+
+from videonorm.errors import UserError
+from videonorm.training.run_folder import (
+    MetricsTable,
+    WholeCheckpointIO,
+    read_checkpoint,
+    write_json,
+    written_whole,
+)
+
+
+def test_broken_off_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), written_whole(path) as file:
+        file.write("new, but only half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_no_nan(tmp_path):
+    write_json(tmp_path / "run.json", {"loss": float("nan"), "lr": float("inf"), "top1": 0.5, "norm": None})
+    content = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
+    assert content == {"loss": None, "lr": None, "top1": 0.5, "norm": None}
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_of_one_step_share_a_row(tmp_path):
+    table = MetricsTable(tmp_path)
+    table.log_metrics({"train/loss": 2.0, "epoch": 0}, step=4)
+    table.log_metrics({"val/top1": 0.5}, step=4)
+    table.log_metrics({"train/loss": 1.0, "epoch": 1}, step=9)
+    table.save()
+    assert rows_of(tmp_path / "metrics.csv") == [
+        {"step": "4", "epoch": "0", "train/loss": "2.0", "val/top1": "0.5"},
+        {"step": "9", "epoch": "1", "train/loss": "1.0", "val/top1": ""},
+    ]
+
+
+def test_resumed_metrics_take_the_place_of_those_after_the_checkpoint(tmp_path):
+    first = MetricsTable(tmp_path)
+    for step in range(4):
+        first.log_metrics({"loss": float(step)}, step)
+    first.finalize("failed")
+    resumed = MetricsTable(tmp_path, resume=True)
+    resumed.log_metrics({"loss": 20.0, "more": 1.0}, step=2)
+    resumed.finalize("success")
+    assert [row["loss"] for row in rows_of(tmp_path / "metrics.csv")] == ["0.0", "1.0", "20.0"]
+
+    fresh = MetricsTable(tmp_path)
+    fresh.log_metrics({"loss": 7.0}, step=9)
+    fresh.save()
+    assert [row["loss"] for row in rows_of(tmp_path / "metrics.csv")] == ["7.0"]
+
+
+def test_checkpoint_round_trip(tmp_path):
+    files = WholeCheckpointIO()
+    checkpoint = {"state_dict": {"weight": torch.arange(3)}, "global_step": 3}
+    files.save_checkpoint(checkpoint, tmp_path / "new" / "last.ckpt")
+    loaded = files.load_checkpoint(tmp_path / "new" / "last.ckpt")
+    torch.testing.assert_close(loaded["state_dict"]["weight"], torch.arange(3))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["last.ckpt"]
+
+
+class Code:
+    """What a checkpoint must not run."""
+
+    def __reduce__(self):
+        return print, ("code from a checkpoint ran",)
+
+
+UNREADABLE = {
+    "text": (lambda path: path.write_text("text"), "readable checkpoint"),
+    "empty": (lambda path: path.touch(), "readable checkpoint"),
+    "cut_off": (
+        lambda path: (torch.save({"state_dict": {}}, path), path.write_bytes(path.read_bytes()[:-60])),
+        "readable checkpoint",
+    ),
+    "code": (lambda path: torch.save({"state_dict": Code()}, path), "readable checkpoint"),
+    "weights_only": (
+        lambda path: torch.save({"weight": torch.zeros(1)}, path),
+        "that videonorm fit has written",
+    ),
+    "folder": (lambda path: path.mkdir(), "an existing file"),
+}
+
+
+@pytest.mark.parametrize("make, requirement", UNREADABLE.values(), ids=UNREADABLE)
+def test_unreadable_checkpoint(tmp_path, capsys, make, requirement):
+    path = tmp_path / "some.ckpt"
+    make(path)
+    with pytest.raises(UserError, match=rf"ckpt_path \(.*some.ckpt\) must be .*{requirement}"):
+        read_checkpoint(path)
+    assert not capsys.readouterr().out

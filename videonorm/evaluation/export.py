@@ -1,0 +1,169 @@
+"""`videonorm export`: a training checkpoint leaves the project as an artifact that stands by itself."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from videonorm.errors import UserError
+
+if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    from torch import Tensor, nn
+
+Format = Literal["safetensors", "pt2", "onnx"]
+ONNX_FILE = "model.onnx"
+TOLERANCE = 1e-4  # largest difference of a logit between a written file and the checkpoint
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="videonorm export",
+        description="Turn a training checkpoint into an artifact: a folder that holds weights.safetensors, "
+        "model.yaml (how to build the network, what to feed it) and provenance.json (where it comes from). "
+        "Each model file is loaded again, and its logits compared with the checkpoint's, before the folder "
+        "appears.",
+    )
+    parser.add_argument(
+        "--ckpt", required=True, type=Path, metavar="FILE", help="checkpoint written by `videonorm fit`"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder to make; must not hold files yet"
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        action="extend",
+        choices=get_args(Format),
+        default=[],
+        help="safetensors: the folder as above, which is always written. pt2: also model.pt2, a torch.export "
+        "program for any number of clips and frames, which runs without videonorm. onnx: also model.onnx "
+        "(needs the extra [onnx])",
+    )
+    options = parser.parse_args(argv)
+    export_checkpoint(options.ckpt, options.out, options.format)
+    print(f"{options.out}: {', '.join(sorted(file.name for file in options.out.iterdir()))}")
+
+
+def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -> None:
+    """Write the artifact folder `out` from a checkpoint, whole or not at all.
+
+    Args:
+        ckpt: a checkpoint of `videonorm fit`.
+        out: does not exist, or is an empty folder.
+        formats: files to write besides the weights; see `--format`.
+
+    Raises:
+        UserError: the checkpoint cannot be used, `out` is taken, a package is missing, or the logits of a
+            written file differ from the checkpoint's by more than 1e-4.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"out ({out}) must be a new or empty folder")
+    if "onnx" in formats:
+        for package in ONNX_PACKAGES:
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"format (onnx) must have {package} installed: pip install 'videonorm[onnx]'")
+
+    import safetensors.torch
+    import torch
+    import yaml
+
+    from videonorm.evaluation import program
+    from videonorm.evaluation.artifact import (
+        CARD_FILE,
+        PROGRAM_FILE,
+        WEIGHTS_FILE,
+        Card,
+        load_artifact,
+        load_checkpoint,
+    )
+    from videonorm.machine import commit, versions
+
+    checkpoint = load_checkpoint(ckpt)
+    network = checkpoint.network
+    size = checkpoint.input.crop_size
+    clip = torch.randn(
+        1, 3, checkpoint.input.num_frames, size, size, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.inference_mode():
+        logits = network(clip)
+    card = Card(checkpoint.backbone, checkpoint.input, logits.shape[1], checkpoint.class_names)
+    differences: dict[str, float] = {}
+
+    def check(name: str, written: Callable[[Tensor], Tensor]) -> None:
+        with torch.inference_mode():
+            differences[name] = (written(clip) - logits).abs().max().item()
+        if not differences[name] <= TOLERANCE:  # also where it is NaN
+            raise UserError(
+                f"{name} (logits {differences[name]:.1e} off) must agree with ckpt ({ckpt}) to {TOLERANCE}"
+            )
+
+    with _whole_or_not_at_all(out) as folder:
+        cpu = torch.device("cpu")
+        weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
+        (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+        (folder / CARD_FILE).write_text(yaml.safe_dump(dataclasses.asdict(card), sort_keys=False))
+        check(WEIGHTS_FILE, load_artifact(folder, cpu).network)
+        if {"pt2", "onnx"} & set(formats):
+            traced = program.trace(network, card)
+        if "pt2" in formats:
+            program.save_program(traced, card, folder / PROGRAM_FILE)
+            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu).network)
+        if "onnx" in formats:
+            program.save_onnx(traced, card, folder / ONNX_FILE)
+            check(ONNX_FILE, program.load_onnx(folder / ONNX_FILE))
+        provenance = {
+            "checkpoint": {
+                "name": ckpt.name,
+                "sha256": _sha256(ckpt),
+                "step": checkpoint.step,
+                "epoch": checkpoint.epoch,
+                "videonorm": checkpoint.version,
+            },
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": commit(),
+            "versions": versions(),
+            "norms": _layers(network, lambda module: getattr(module, "is_norm", False)),
+            "convolutions": _layers(network, lambda module: isinstance(module, torch.nn.Conv3d)),
+            "input": dataclasses.asdict(card.input),
+            "files": {
+                file.name: {"sha256": _sha256(file), "largest_logit_difference": differences.get(file.name)}
+                for file in sorted(folder.iterdir())
+            },
+        }
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+
+
+def _layers(network: nn.Module, wanted: Callable[[nn.Module], bool]) -> dict[str, int]:
+    """How often each of some layers occurs, as it prints itself: what was built, say with G = 16 for 32."""
+    layers = (module for module in network.modules() if wanted(module))
+    return dict(collections.Counter(f"{type(layer).__name__}({layer.extra_repr()})" for layer in layers))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which takes its name at the end and vanishes on an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,144 @@
+"""Processes, so many at a time, each with its own share of the machine."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+SECONDS_TO_END = 10.0  # from SIGTERM to SIGKILL
+
+
+class Pool(Protocol):
+    """Runs commands; knows them by name."""
+
+    size: int  # commands at a time
+
+    def start(self, name: str, command: Sequence[str], log: Path) -> None:
+        """Start a command that appends what it prints to ``log``."""
+
+    def ended(self) -> dict[str, str]:
+        """Commands that have ended since the last call, and how: "" for success."""
+
+    def stop(self) -> None:
+        """End what still runs."""
+
+
+class LocalPool:
+    """Processes on this machine.
+
+    Args:
+        environments: one for each command at a time, added to this process's own.
+        keep_open: a file descriptor that the processes inherit.
+    """
+
+    def __init__(self, environments: Sequence[Mapping[str, str]], keep_open: int) -> None:
+        self.size = len(environments)
+        self._free = list(reversed(environments))
+        self._keep_open = keep_open
+        self._running: dict[str, tuple[subprocess.Popen[bytes], Mapping[str, str]]] = {}
+
+    def start(self, name: str, command: Sequence[str], log: Path) -> None:
+        environment = self._free.pop()
+        process = start_process(command, log, environment, keep_open=(self._keep_open,))
+        self._running[name] = process, environment
+
+    def ended(self) -> dict[str, str]:
+        over = {
+            name: code for name, (process, _) in self._running.items() if (code := process.poll()) is not None
+        }
+        for name in over:
+            self._free.append(self._running.pop(name)[1])
+        return {name: how_it_ended(code) for name, code in over.items()}
+
+    def stop(self) -> None:
+        stop_processes([process for process, _ in self._running.values()])
+        self._running.clear()
+
+
+def start_process(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], keep_open: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own, so that its workers can be ended with it."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            pass_fds=keep_open,
+        )
+
+
+def stop_processes(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask each process group to end, and end it after SECONDS_TO_END."""
+    try:
+        for process in processes:
+            _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + SECONDS_TO_END
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:  # a second Ctrl-C does not wait
+        for process in processes:
+            _signal(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def how_it_ended(code: int) -> str:
+    if code == 0:
+        return ""
+    if code == -signal.SIGKILL:
+        return "killed by SIGKILL, as Linux does when memory runs out"
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def environments(jobs: int | Literal["auto"], num_cells: int, on_cpu: bool) -> list[dict[str, str]]:
+    """Environment variables of each process at a time: one a GPU where there are GPUs, else one a core."""
+    gpus = [] if on_cpu else visible_gpus()
+    cores = available_cores()
+    count = min(num_cells, (len(gpus) or cores) if jobs == "auto" else jobs)
+    threads = str(max(1, cores // max(1, count)))
+    shares = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(count)]
+    if gpus:
+        shares = [{**share, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i, share in enumerate(shares)]
+    return shares
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, and in a container its quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path(
+        "/sys/fs/cgroup/cpu.max"
+    )  # "200000 100000": microseconds of CPU in each period; "max": no quota
+    if quota.exists():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cores = min(cores, max(1, int(limit) // int(period)))
+    return cores
+
+
+def visible_gpus() -> list[str]:
+    """Values of CUDA_VISIBLE_DEVICES, one for each GPU that torch can use."""
+    if not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists()):
+        return []
+    # torch decides, in a process of its own: its import is slow and takes memory that the runs can use.
+    count = "import torch; print(torch.cuda.device_count())"
+    number = int(
+        subprocess.run([sys.executable, "-c", count], capture_output=True, check=True, text=True).stdout
+    )
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else [str(index) for index in range(number)]
+    return names[:number]

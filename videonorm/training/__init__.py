@@ -1,0 +1,17 @@
+"""Training under Lightning: `videonorm fit | validate | test | predict`."""
+
+from videonorm.training.callbacks import EvaluationRecord, LastCheckpoint, RunRecord
+from videonorm.training.classifier import VideoClassifier
+from videonorm.training.datamodule import VideoDataModule
+from videonorm.training.schedule import Schedule, WarmupCosine, WarmupSteps
+
+__all__ = [
+    "EvaluationRecord",
+    "LastCheckpoint",
+    "RunRecord",
+    "Schedule",
+    "VideoClassifier",
+    "VideoDataModule",
+    "WarmupCosine",
+    "WarmupSteps",
+]

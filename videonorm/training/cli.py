@@ -1,0 +1,180 @@
+"""`videonorm fit | validate | test | predict`: LightningCLI with our model, data and run folder."""
+
+import logging
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from videonorm.errors import UserError
+from videonorm.training.callbacks import (
+    BadVideoReport,
+    EvaluationRecord,
+    LastCheckpoint,
+    ProgressBar,
+    RunRecord,
+)
+from videonorm.training.classifier import VideoClassifier
+from videonorm.training.datamodule import VideoDataModule
+from videonorm.training.messages import one_sentence
+from videonorm.training.run_folder import MetricsTable, WholeCheckpointIO, read_checkpoint, written_whole
+
+# Warnings of Lightning's about what is meant to be as it is.
+LIGHTNING_NOISE = (
+    r"isinstance\(treespec, LeafSpec\)",  # its own code, with torch 2.15
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run
+    r"callbacks used to create the checkpoint need to be provided",  # an evaluated one
+    r"does not have many workers",  # on a CPU, training has the cores
+)
+
+
+class ConfigFile(Callback):
+    """Writes the resolved configuration of a training run to config.yaml."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            with written_whole(Path(trainer.default_root_dir) / "config.yaml") as file:
+                file.write(self.text)
+
+
+class TrainingCLI(LightningCLI):
+    """The command line over VideoClassifier and VideoDataModule.
+
+    Args:
+        command: the one to build a parser for; building all four takes a second.
+        argv: the command and its options.
+    """
+
+    def __init__(self, command: str, argv: list[str]) -> None:
+        self.command = command
+        # `--data.num_frame` is a mistake, not an abbreviation.
+        strict = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            VideoClassifier,
+            VideoDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_kwargs={"prog": "videonorm", command: strict, **strict},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=argv,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+        command, config = self.config.subcommand, self.config[self.config.subcommand]
+        if config.trainer.default_root_dir is None:
+            config.trainer.default_root_dir = default_run_folder(config)
+        folder = Path(config.trainer.default_root_dir)
+        last = folder / "checkpoints" / "last.ckpt"
+        if config.ckpt_path in ("last", "best"):
+            path = last.with_stem(config.ckpt_path)
+            # A run that was killed before its first checkpoint is continued from its beginning.
+            config.ckpt_path = None if command == "fit" and not path.exists() else str(path)
+        elif not config.ckpt_path and command != "fit":
+            raise UserError(f"ckpt_path (null) must name a checkpoint for videonorm {command}")
+        elif not config.ckpt_path and last.exists():
+            raise UserError(
+                f"trainer.default_root_dir ({folder}) must be a folder without a run; "
+                "--ckpt_path last goes on with the one that is there"
+            )
+        if config.ckpt_path:
+            read_checkpoint(config.ckpt_path)  # before anything else is done
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config, objects = self.config[self.subcommand], self.config_init[self.subcommand].trainer
+        folder = Path(config.trainer.default_root_dir)
+        callbacks: list[Callback] = [BadVideoReport(), EvaluationRecord()]
+        if self.subcommand == "fit":
+            text = self._parser(self.subcommand).dump(config, skip_none=False)
+            best = ModelCheckpoint(
+                dirpath=folder / "checkpoints",
+                filename="best",
+                monitor="val/top1",
+                mode="max",
+                save_on_train_epoch_end=False,  # but after each validation
+                enable_version_counter=False,
+            )
+            backbone = yaml.safe_load(text)["model"]["backbone"]
+            callbacks += [ConfigFile(text), RunRecord(backbone, config.seed_everything), best]
+        if config.trainer.enable_progress_bar is not False:
+            callbacks.append(ProgressBar())
+        if config.trainer.logger is None:
+            kwargs["logger"] = self.subcommand == "fit" and [
+                MetricsTable(folder, resume=bool(config.ckpt_path)),
+                TensorBoardLogger(folder, name="tensorboard", version=""),
+            ]
+        return super().instantiate_trainer(
+            **kwargs,
+            callbacks=_as_list(objects.callbacks) + callbacks,
+            plugins=[*_as_list(objects.plugins), WholeCheckpointIO()],
+        )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def default_run_folder(config: jsonargparse.Namespace) -> str:
+    """`runs/` and the configuration files, clip and batch: `runs/motion_r18_gn_ws_16x4_b8`."""
+    files = [Path(str(path)).stem for path in config.config or []]
+    clip = f"{config.data.num_frames}x{config.data.frame_stride}"
+    seed = f"_s{config.seed_everything}" if config.seed_everything else ""
+    return str(Path("runs") / "_".join([*files, clip, f"b{config.data.batch_size}"])) + seed
+
+
+def main(argv: list[str]) -> None:
+    """Run `argv`: a command and its options.
+
+    Raises:
+        UserError: the configuration, or a file that it names, cannot be used.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):  # what it chats at level INFO, run.json says
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for noise in LIGHTNING_NOISE:
+        warnings.filterwarnings("ignore", f".*{noise}")
+    try:
+        TrainingCLI(argv[0], argv)
+    except jsonargparse.ArgumentError as error:
+        raise UserError(one_sentence(str(error))) from error
+    except UserError as error:
+        raise UserError(_without_worker(str(error))) from error
+    except MisconfigurationException as error:
+        raise UserError(str(error).partition("\n")[0]) from error
+    except ValueError as error:
+        match _raised_in(error):
+            case "videonorm":  # layers and models raise sentences about a setting
+                raise UserError(str(error)) from error
+            case "jsonargparse":  # while it made the objects
+                raise UserError(one_sentence(str(error))) from error
+        raise
+
+
+def _without_worker(message: str) -> str:
+    """The sentence of an error that a loader's worker raised, without the worker's traceback."""
+    if "in DataLoader worker process" not in message:
+        return message
+    return message.rsplit("UserError: ", 1)[-1].strip()
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package whose code raised an error."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).partition(".")[0]

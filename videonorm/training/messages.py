@@ -1,0 +1,62 @@
+"""jsonargparse's messages, outlines of all that it tried, as one sentence with key, value, requirement."""
+
+import re
+
+# Lines that say nothing of the mistake itself.
+NOISE = (
+    "Expected a path but",
+    "Does not validate against any",
+    "Subtypes:",
+    "Errors:",
+    "Given value type:",
+    "Given value: NestedArg",
+)
+
+
+def one_sentence(message: str) -> str:
+    """Such as ``model.backbone.norm (videonorm.layers.GrupNorm): module 'videonorm.layers' has no attribute
+    'GrupNorm'``.
+
+    Of the alternatives of a union, the first that names something counts.
+    """
+    keys: list[str] = []
+    value = ""
+    wanted: list[str] = []
+    reasons: list[str] = []
+    for line in filter(None, (line.strip(" -") for line in message.splitlines())):
+        line = re.sub(r"^Type .* expects a function or a callable class: ", "", line)
+        if match := re.match(r'Parser key "(.+?)":\s*', line):
+            keys.append(match[1])
+            line = line[match.end() :]
+        if not line or line.startswith(NOISE):
+            continue
+        if match := re.fullmatch(r"Problem with given class_path '(.+)':", line):
+            value = match[1]
+            continue
+        if match := re.fullmatch(r"Given value: (.+?)(\. Got value: .*)?", line):
+            value = match[1]
+            continue
+        line, _, got = line.partition(". Got value: ")
+        if got:
+            given_class = re.match(r"Namespace\(class_path='(.+?)'", got)
+            value = given_class[1] if given_class else got
+        if match := re.fullmatch(r"Expected an? (.*)", line):
+            wanted.append(_kind(match[1]))
+        else:
+            reasons.append(line)
+        if got or " must " in line or line.endswith("is not accepted"):
+            break
+    name = ".".join(keys) + (f" ({value})" if value else "")
+    if reasons:
+        sentence = " ".join(reasons) if not keys else reasons[0][0].lower() + reasons[0][1:]
+        return f"{name}: {sentence}" if name else sentence
+    return f"{name} must be {' or '.join(dict.fromkeys(wanted))}"
+
+
+def _kind(wanted: str) -> str:
+    """What was expected, in the words of a YAML file."""
+    if match := re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>", wanted):
+        return {"NoneType": "null", "dot import path string": "class path"}.get(match[1], match[1])
+    if match := re.fullmatch(r"typing\.Literal\[(.+)\]", wanted):
+        return f"one of {match[1]}"
+    return "a class path" if wanted.startswith("dot import path string") else f"a {wanted}"
