@@ -28,10 +28,10 @@ VERSION = 1  # part of the folder's name: raise it when the videos change
 CLASS_NAMES = ["right", "down", "left", "up"]
 DIRECTIONS = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]])  # (y, x) of each class
 
-NUM_FRAMES = 48
-SIZE = 48  # pixels, square
+NUM_FRAMES = 32
+SIZE = 40  # pixels, square
 TORUS = 64  # pixels, square: the texture repeats after so many
-DRIFT = 1.5  # d: pixels a frame, in the direction of the class
+DRIFT = 1.75  # d: pixels a frame, in the direction of the class
 JITTER = 1.75  # sigma: standard deviation in pixels a frame, along each axis
 WAVELENGTHS = (10.0, 24.0)  # pixels; longer than any step of drift and jitter, so that motion is not aliased
 CONTRAST = (12.0, 72.0)  # grey levels of one standard deviation, log-uniform over videos

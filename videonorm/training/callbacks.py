@@ -73,6 +73,7 @@ class RunRecord(Callback):
             "frames_per_step": sizes.frames_per_step,
             "seed": self.seed,
             "lr": classifier.base_lr,
+            "num_classes": classifier.num_classes,
             "best_possible_top1": data.source.best_possible_top1(data.num_frames, data.frame_stride),
             "machine": machine(device),
             "versions": versions(),
