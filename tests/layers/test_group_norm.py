@@ -78,8 +78,10 @@ def test_divisor_warns_once_for_each_case():
         for num_channels in (45, 45, 24, 45, 64):
             GroupNorm3d(num_channels, 32, on_indivisible="divisor")
     assert [str(w.message) for w in caught] == [
-        "num_groups (32) does not divide num_channels (45) into groups of 2 or more: 15 groups of 3 channels are used",
-        "num_groups (32) does not divide num_channels (24) into groups of 2 or more: 12 groups of 2 channels are used",
+        "num_groups (32) does not divide num_channels (45) into groups of 2 or more:"
+        " 15 groups of 3 channels are used",
+        "num_groups (32) does not divide num_channels (24) into groups of 2 or more:"
+        " 12 groups of 2 channels are used",
     ]
 
 

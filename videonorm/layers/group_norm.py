@@ -57,8 +57,8 @@ class GroupNorm3d(Norm):
             asked, num_groups = num_groups, _largest_divisor(num_channels, num_groups)
             if num_channels % value or num_groups != asked:
                 _warn_once(
-                    f"{name} ({value}) does not divide num_channels ({num_channels}) into groups of 2 or more:"
-                    f" {num_groups} groups of {num_channels // num_groups} channels are used"
+                    f"{name} ({value}) does not divide num_channels ({num_channels}) into groups of 2 or"
+                    f" more: {num_groups} groups of {num_channels // num_groups} channels are used"
                 )
         elif num_channels % value:
             raise ValueError(f"{name} ({value}) must divide num_channels ({num_channels})")

@@ -9,6 +9,7 @@ from typing import Any
 from videonorm.sweep import plots
 from videonorm.sweep.answer import Answer, answer
 from videonorm.sweep.colors import norm_colors
+from videonorm.sweep.markdown import as_markdown
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import COLUMNS, Result, Summary, read_results, summarize, write_file
 
@@ -41,7 +42,7 @@ NUMBERS = {
 
 
 def write_report(output: Path) -> Answer:
-    """Draw plots/, summary.png and report.html from the results in a sweep's folder; return what they say.
+    """Write plots/, summary.png, results.md and report.html from a sweep's results; return what they say.
 
     Raises:
         UserError: the folder has no results.csv.
@@ -58,6 +59,7 @@ def write_report(output: Path) -> Answer:
             pictures[name] = plots.as_svg(figure)
             write_file(output / "plots" / f"{name}.png", plots.as_png(figure))
         write_file(output / "summary.png", plots.as_png(plots.summary_figure(summaries)))
+    write_file(output / "results.md", as_markdown(summaries, found))
     write_file(output / "report.html", page(results, summaries, about, found, pictures))
     return found
 

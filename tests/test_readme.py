@@ -1,0 +1,126 @@
+"""Every command of the README is run, in its order, over recipes that are cut short and else the same."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from videonorm.data import MotionClips
+from videonorm.sweep.answer import answer
+from videonorm.sweep.markdown import as_markdown
+from videonorm.sweep.results import read_results, summarize
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "videonorm" / "sweep" / "quickstart"
+SIZES = {"num_train": 16, "num_val": 4, "num_test": 4}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e "
+
+
+def cut_short(recipe: Path, **changes: dict[str, object]) -> None:
+    """Change a recipe in place: section -> the keys that it gets anew."""
+    content = yaml.safe_load(recipe.read_text())
+    for section, keys in changes.items():
+        content[section].update(keys)
+    recipe.write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A folder with the recipes, little data for them, and a home of its own."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    source = {"class_path": "videonorm.data.MotionClips", "init_args": SIZES}
+    short = {"max_steps": 2, "check_val_every_n_epoch": None, "val_check_interval": 2}
+    for name in ("motion_r10", "motion_r18"):
+        cut_short(folder / "configs" / f"{name}.yaml", data={"source": source}, trainer=short)
+
+    clips = MotionClips(folder / "data", **SIZES)
+    clips.prepare()
+    shutil.move(clips.root, folder / "data" / "kinetics400")
+    cut_short(
+        folder / "configs" / "kinetics400_r3d18.yaml",
+        data={"batch_size": 2, "crop_size": 32, "num_frames": 2, "short_side": None, "eval_short_side": None},
+        trainer={"max_epochs": 1, "limit_train_batches": 1, "precision": "32-true"},
+    )
+
+    quickstart = folder / "configs" / "sweep" / "quickstart.yaml"
+    content = yaml.safe_load(quickstart.read_text())
+    content |= {"norms": {"gn_ws": content["norms"]["gn_ws"]}, "num_frames": [2], "budget": {"steps": 2}}
+    quickstart.write_text(yaml.safe_dump(content))
+    return folder
+
+
+def run(clone: Path, command: str) -> None:
+    if command.startswith(INSTALL):
+        command = command.removeprefix(INSTALL).partition(" && .venv/bin/")[2]
+    command = command.replace("motion_v1_seed0_400_400_200", "motion_v1_seed0_16_4_4")
+    program, *options = shlex.split(command)
+    assert program == "videonorm", command
+    options = [option.replace("~", str(clone), 1) for option in options]
+    python = [sys.executable, "-m", "videonorm"]
+    environment = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"}
+    environment |= {"HOME": str(clone), "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(python + options, cwd=clone, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "pytest" not in line])
+def test_command(clone, command):
+    run(clone, command)
+
+
+def test_the_commands_leave_what_the_readme_says(clone):
+    assert {path.name for path in (clone / "runs" / "quickstart").iterdir()} >= {"report.html", "results.csv"}
+    folder = clone / "runs" / "motion_r18_gn_ws_16x1_b2"
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml",
+        "run.json",
+        "metrics.csv",
+        "checkpoints",
+    }
+    exported = {path.name for path in (clone / "exported" / "motion").iterdir()}
+    assert exported == {"weights.safetensors", "model.yaml", "provenance.json", "model.pt2"}
+    assert (clone / "motion.json").exists()
+
+
+def test_the_test_line_is_what_ci_runs():
+    line = next(line for line in COMMANDS if "pytest" in line)
+    assert line == INSTALL + '".[test]" && .venv/bin/pytest'
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert (
+        '"$environment/bin/pip" install' in ci and '-e ".[test]"' in ci and '"$environment/bin/pytest"' in ci
+    )
+
+
+@pytest.mark.filterwarnings("ignore:num_groups")
+def test_python_example(capsys):
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+    assert "GroupNorm3d" in capsys.readouterr().out
+
+
+def test_the_sweep_file_shown_is_a_valid_one(clone):
+    (shown,) = blocks("yaml")
+    path = clone / "configs" / "sweep" / "shown.yaml"
+    path.write_text(shown)
+    run(clone, "videonorm sweep -c configs/sweep/shown.yaml --dry-run")
+
+
+def test_the_figures_are_those_of_the_committed_results():
+    summaries = summarize(read_results(RESULTS / "results.csv"))
+    table = as_markdown(summaries, answer(summaries, "2 CPU cores"))
+    assert f"<!-- quickstart:begin -->\n{table}<!-- quickstart:end -->" in README
