@@ -168,7 +168,9 @@ def main(argv: list[str]) -> None:
         raise
 
 
-def _without_source(message: Warning | str, *_source: Any) -> str:
+def _without_source(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """A warning as its reader needs it: the sentence, not the line of code that raised it."""
     return f"{message}\n"
 
