@@ -3,8 +3,9 @@
 Each video is a random texture that drifts in one of four directions, its class, under a jitter as large as
 the drift. No frame tells the class; neither do two, for the jitter hides the drift. Over n steps the drift
 adds up to n d pixels but the jitter only to sqrt(n) sigma, so each further frame helps, by a known amount
-(``MotionClips.best_possible_top1``). Contrast and brightness differ between videos, not within one: what a
-batch of few videos makes of its statistics depends on which videos they are.
+(``MotionClips.best_possible_top1``). Contrast differs between videos twentyfold and not within one, as if each
+were filmed in a light of its own: what a batch of few videos makes of its statistics depends on which videos
+they are.
 """
 
 import math
@@ -34,8 +35,8 @@ TORUS = 64  # pixels, square: the texture repeats after so many
 DRIFT = 1.75  # d: pixels a frame, in the direction of the class
 JITTER = 1.75  # sigma: standard deviation in pixels a frame, along each axis
 WAVELENGTHS = (10.0, 24.0)  # pixels; longer than any step of drift and jitter, so that motion is not aliased
-CONTRAST = (12.0, 72.0)  # grey levels of one standard deviation, log-uniform over videos
-BRIGHTNESS = (105.0, 125.0)  # mean grey level, uniform over videos
+CONTRAST = (4.0, 80.0)  # grey levels of one standard deviation, log-uniform over videos
+BRIGHTNESS = (114.0, 116.0)  # mean grey level, uniform over videos
 FRAME_RATE = 24
 
 
@@ -161,9 +162,9 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        # crf 18: the texture must survive at low contrast. A keyframe every 12 frames and fastdecode:
+        # crf 15: the texture must survive at low contrast. A keyframe every 12 frames and fastdecode:
         # training opens these files thousands of times.
-        stream.options = {"crf": "18", "preset": "veryfast", "tune": "fastdecode", "g": "12"}
+        stream.options = {"crf": "15", "preset": "veryfast", "tune": "fastdecode", "g": "12"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
