@@ -1,5 +1,6 @@
 """Every command of the README is run, in its order, over recipes that are cut short and else the same."""
 
+import json
 import os
 import re
 import shlex
@@ -122,5 +123,6 @@ def test_the_sweep_file_shown_is_a_valid_one(clone):
 
 def test_the_figures_are_those_of_the_committed_results():
     summaries = summarize(read_results(RESULTS / "results.csv"))
-    table = as_markdown(summaries, answer(summaries, "2 CPU cores"))
+    about = json.loads((RESULTS / "sweep.json").read_text())
+    table = as_markdown(summaries, answer(summaries, "2 CPU cores"), about)
     assert f"<!-- quickstart:begin -->\n{table}<!-- quickstart:end -->" in README

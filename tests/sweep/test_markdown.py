@@ -12,12 +12,18 @@ def test_a_row_a_shape_and_a_column_a_norm(result):
         result("gn_ws", 32, 2, 0.95),
     ]
     summaries = summarize(rows)
-    text = as_markdown(summaries, answer(summaries))
+    origin = {
+        "machine": {"device": "cpu", "cores": 2},
+        "versions": {"torch": "2.15.0"},
+        "commit": "0123456789abcdef",
+    }
+    text = as_markdown(summaries, answer(summaries), {"origins": [origin]})
     assert text.startswith(f"**{answer(summaries).headline}**\n")
-    *_, heading, rule, first, second, end = text.split("\n")
+    *_, heading, rule, first, second, blank, made, end = text.split("\n")
     assert heading == "| T x stride | B | bn | gn_ws | best possible |"
     assert rule.count("|") == heading.count("|")
     low, high = summaries[0].top1.low, summaries[0].top1.high
     assert f"| 16 | 60.0 ({100 * low:.1f} to {100 * high:.1f}) | 61.0 (" in first
     assert "| 2 |  | 95.0 (" in second  # bn was not run there
-    assert end == ""
+    assert made.endswith("Made on 2 CPU cores; torch 2.15.0; commit 0123456789ab.")
+    assert blank == end == ""

@@ -3,9 +3,9 @@
 Each video is a random texture that drifts in one of four directions, its class, under a jitter as large as
 the drift. No frame tells the class; neither do two, for the jitter hides the drift. Over n steps the drift
 adds up to n d pixels but the jitter only to sqrt(n) sigma, so each further frame helps, by a known amount
-(``MotionClips.best_possible_top1``). Contrast differs between videos twentyfold and not within one, as if each
-were filmed in a light of its own: what a batch of few videos makes of its statistics depends on which videos
-they are.
+(``MotionClips.best_possible_top1``). Contrast differs between videos twentyfold and not within one, as if
+each were filmed in a light of its own: what a batch of few videos makes of its statistics depends on which
+videos they are.
 """
 
 import math

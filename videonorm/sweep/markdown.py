@@ -1,13 +1,19 @@
 """The results of a sweep as Markdown, for a README or an issue: the answer, and T x B against norm."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from videonorm.sweep.answer import Answer
 from videonorm.sweep.results import Summary
 
 
-def as_markdown(summaries: Sequence[Summary], found: Answer) -> str:
-    """The answer in sentences, then top-1 in percent with its 95 % interval for each norm at each T and B."""
+def as_markdown(summaries: Sequence[Summary], found: Answer, about: dict[str, Any]) -> str:
+    """The answer, top-1 in percent with its 95 % interval for each norm at each T and B, and the origin.
+
+    Args:
+        summaries, found: the cells, and what they say.
+        about: contents of sweep.json.
+    """
     norms = list(dict.fromkeys(summary.norm for summary in summaries))
     cells = {
         (summary.num_frames, summary.frame_stride, summary.batch_size, summary.norm): summary
@@ -26,7 +32,17 @@ def as_markdown(summaries: Sequence[Summary], found: Answer) -> str:
         num_frames, frame_stride, batch_size = shape
         figures = [_figure(cell) for cell in row] + ["" if ceiling is None else f"{100 * ceiling:.1f}"]
         lines.append(f"| {num_frames} x {frame_stride} | {batch_size} | " + " | ".join(figures) + " |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *(_made_with(origin) for origin in about.get("origins", [])), ""])
+
+
+def _made_with(origin: dict[str, Any]) -> str:
+    """The machine, versions and commit of runs."""
+    machine, versions = origin.get("machine") or {}, origin.get("versions") or {}
+    cpu = machine.get("device") == "cpu"
+    device = f"{machine.get('cores')} CPU cores" if cpu else machine.get("device")
+    names = ", ".join(f"{name} {versions[name]}" for name in ("torch", "lightning", "av") if name in versions)
+    commit = (origin.get("commit") or "unknown")[:12]
+    return f"Top-1 in percent, 95 % intervals. Made on {device}; {names}; commit {commit}."
 
 
 def _figure(cell: Summary | None) -> str:

@@ -59,7 +59,7 @@ def write_report(output: Path) -> Answer:
             pictures[name] = plots.as_svg(figure)
             write_file(output / "plots" / f"{name}.png", plots.as_png(figure))
         write_file(output / "summary.png", plots.as_png(plots.summary_figure(summaries)))
-    write_file(output / "results.md", as_markdown(summaries, found))
+    write_file(output / "results.md", as_markdown(summaries, found, about))
     write_file(output / "report.html", page(results, summaries, about, found, pictures))
     return found
 
