@@ -1,8 +1,8 @@
 """What a sweep has found, in sentences drawn from its results, each with its uncertainty.
 
-The best of many cells is the likeliest to be lucky. So its differences to the others carry intervals that
-hold with 95 % for all of these comparisons together (Bonferroni), and it is called best only where each of
-them excludes zero. Changes along one norm carry a 95 % interval each.
+The best of many cells is the likeliest to be lucky. So it is called best only where its differences to all
+others exclude zero, with intervals that hold with 95 % for all of these comparisons together (Bonferroni). The
+differences between norms at its T and B, and along T or B of one norm, carry a 95 % interval each.
 """
 
 from collections.abc import Sequence
@@ -35,9 +35,8 @@ def answer(summaries: Sequence[Summary], device: str | None = None) -> Answer:
         )
     best = max(done, key=lambda summary: summary.top1.value)
     words = _Words(done)
-    comparisons = len(done) - 1
     details = [
-        *_other_norms(best, done, words, comparisons),
+        *_other_norms(best, done, words),
         *_longer_clips(best, done, words),
         *_larger_batches(best, done, words),
         *_bounds(best),
@@ -90,17 +89,17 @@ def _headline(best: Summary, done: Sequence[Summary], words: _Words, device: str
     return f"{lead}, no single cell is best: {words.cell(best)} is highest with {score}, {rest}"
 
 
-def _other_norms(best: Summary, done: Sequence[Summary], words: _Words, comparisons: int) -> list[str]:
+def _other_norms(best: Summary, done: Sequence[Summary], words: _Words) -> list[str]:
     """The other norms at the best cell's T and B."""
     sentences = []
     for other in done:
         if other.norm != best.norm and words.shape(other) == words.shape(best):
-            gap = best.ahead_of(other, _together(comparisons))
+            gap = best.ahead_of(other)
             if gap is not None:
                 verdict = "is ahead by" if gap.excludes_zero else "cannot be told apart from it: difference"
                 sentences.append(
                     f"At {words.shape(best)}, {other.norm} reaches {_percent(other.top1.value)}; "
-                    f"{best.norm} {verdict} {_points(gap, comparisons)}."
+                    f"{best.norm} {verdict} {_points(gap)}."
                 )
     return sentences
 
