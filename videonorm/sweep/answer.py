@@ -1,8 +1,8 @@
 """What a sweep has found, in sentences drawn from its results, each with its uncertainty.
 
 The best of many cells is the likeliest to be lucky. So it is called best only where its differences to all
-others exclude zero, with intervals that hold with 95 % for all of these comparisons together (Bonferroni). The
-differences between norms at its T and B, and along T or B of one norm, carry a 95 % interval each.
+others exclude zero, with intervals that hold with 95 % for all of these comparisons together (Bonferroni).
+The differences between norms at its T and B, and along T or B of one norm, carry a 95 % interval each.
 """
 
 from collections.abc import Sequence
