@@ -6,6 +6,7 @@ Each command is imported only when it is called, so that help and a mistyped com
 import difflib
 import importlib
 import sys
+import warnings
 
 from videonorm import __version__
 from videonorm.errors import UserError
@@ -34,7 +35,15 @@ def usage() -> str:
     )
 
 
+def _sentence(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as its reader needs it, without the line of code that raised it."""
+    return f"videonorm: {message}\n"
+
+
 def main() -> None:
+    warnings.formatwarning = _sentence
     command, *options = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(usage())

@@ -150,7 +150,6 @@ def main(argv: list[str]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for noise in LIGHTNING_NOISE:
         warnings.filterwarnings("ignore", f".*{noise}")
-    warnings.formatwarning = _without_source
     try:
         TrainingCLI(argv[0], argv)
     except jsonargparse.ArgumentError as error:
@@ -166,13 +165,6 @@ def main(argv: list[str]) -> None:
             case "jsonargparse":  # while it made the objects
                 raise UserError(one_sentence(str(error))) from error
         raise
-
-
-def _without_source(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning as its reader needs it: the sentence, not the line of code that raised it."""
-    return f"{message}\n"
 
 
 def _without_worker(message: str) -> str:
