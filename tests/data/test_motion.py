@@ -1,6 +1,7 @@
 """MotionClips: the files, and the claims made of them."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import av
 import numpy as np
@@ -38,6 +39,19 @@ def test_a_stopped_run_goes_on_with_the_same_files(small):
     with open(entry.path, "rb") as file:
         assert file.read() == before
     assert os.stat(untouched).st_mtime_ns == stamp
+
+
+def test_encoding_is_the_same_every_time(tmp_path):
+    frames = render(0, np.random.default_rng(0))
+
+    def encode(number: int) -> bytes:
+        path = tmp_path / f"{number}.mp4"
+        motion.write_video(path, frames)
+        return path.read_bytes()
+
+    # In several threads at once, as `prepare` does it: alone, memory happens to be the same each time.
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(encode, range(100)))) == 1
 
 
 def displacement(frames: np.ndarray) -> np.ndarray:
