@@ -155,7 +155,10 @@ def render(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Encode frames (T, H, W, 3) as H.264, aside and then renamed."""
+    """Encode frames (T, H, W, 3) as H.264, aside and then renamed.
+
+    The bytes may differ from run to run, because x264's choice of frame types does; the pictures hardly do.
+    """
     aside = path.with_name(f".{path.name}")
     with av.open(str(aside), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(FRAME_RATE))
@@ -163,15 +166,8 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         # crf 15: the texture must survive at low contrast. A keyframe every 12 frames and fastdecode:
-        # training opens these files thousands of times. Frame types by a fixed pattern: where x264 chooses them,
-        # for pictures that are no multiple of 16 pixels wide, the choice differs from run to run.
-        stream.options = {
-            "crf": "15",
-            "preset": "veryfast",
-            "tune": "fastdecode",
-            "g": "12",
-            "x264-params": "scenecut=0:b-adapt=0",
-        }
+        # training opens these files thousands of times.
+        stream.options = {"crf": "15", "preset": "veryfast", "tune": "fastdecode", "g": "12"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
