@@ -8,8 +8,7 @@ from torch import Tensor
 
 
 class VideoScores:
-    """A table with one row per video, so that nothing a sampler repeats or a bad video leaves out is
-    miscounted.
+    """A table with one row per video: what a sampler repeats counts once, what a bad video lacks not at all.
 
     Args:
         num_videos: rows N of the table; a video's row is its index in the manifest.
@@ -18,9 +17,8 @@ class VideoScores:
     """
 
     def __init__(self, num_videos: int, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.probabilities = torch.zeros(
-            num_videos, num_classes, device=device
-        )  # softmax, mean over the views
+        # softmax, mean over the views
+        self.probabilities = torch.zeros(num_videos, num_classes, device=device)
         # label, mean cross-entropy of a view, share of views whose top class is right, times seen
         self.facts = torch.zeros(num_videos, 4, device=device, dtype=torch.float64)
 
@@ -64,9 +62,11 @@ class VideoScores:
         return self.facts[:, 0].long()
 
     def metrics(self) -> dict[str, float]:
-        """Over the scored videos: top1 and top5 (fractions; softmax averaged over the views; of fewer than
-        five
-        classes, all count), clip_top1 and loss (mean over single views), and videos, their number."""
+        """Means over the scored videos.
+
+        top1 and top5: fractions, softmax averaged over the views (of fewer than five classes all count).
+        clip_top1 and loss: over single views. videos: how many were scored.
+        """
         scored = self.scored
         if not scored.any():
             return {"top1": 0.0, "top5": 0.0, "clip_top1": 0.0, "loss": float("nan"), "videos": 0.0}
