@@ -66,8 +66,8 @@ data:
   num_frames: 4
   frame_stride: 1
   batch_size: 2
-  crop_size: 24
-  hflip: false
+  crop_size: 16
+  hflip: true
   num_test_clips: 2
   max_bad_fraction: 0.2
 trainer:

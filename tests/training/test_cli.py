@@ -97,7 +97,7 @@ def test_checkpoint_is_self_contained(trained):
     assert about["data"] == {
         "num_frames": 4,
         "frame_stride": 1,
-        "crop_size": 24,
+        "crop_size": 16,
         "eval_short_side": None,
         "mean": [0.45] * 3,
         "std": [0.225] * 3,

@@ -23,6 +23,7 @@ def make(videos, tmp_path):
             state=SimpleNamespace(fn=TrainerFn(stage)),
             lightning_module=VideoClassifier(backbone, torch.optim.SGD),
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
+            fit_loop=SimpleNamespace(total_batch_idx=0),
             world_size=world_size,
             global_rank=0,
             is_global_zero=True,

@@ -3,6 +3,7 @@
 import os
 from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -193,9 +194,8 @@ class VideoDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         assert self.trainer is not None
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # the --seed_everything of this run, on every process
-        dataset = self._train_dataset(seed)
-        sampler = EpochSampler(dataset, self.trainer.world_size, self.trainer.global_rank, seed)
+        dataset = self._train_dataset(self._seed)
+        sampler = EpochSampler(dataset, self.trainer.world_size, self.trainer.global_rank, self._seed)
         return ResumableLoader(dataset, sampler=sampler, drop_last=True, **self._loading())
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -257,12 +257,24 @@ class VideoDataModule(LightningDataModule):
             self._bad_here += batch.bad
             self._add_bad_videos(split, batch.bad)
         if split == "train":
-            clips, label = self._transforms["train"](batch)
+            clips, label = self._transforms["train"](batch, self._numbers_of_batch())
             return TrainClips(clips, label)
         if not len(batch.label):  # every video of the batch is bad
             return Views(batch.frames.float(), batch.label, batch.index)
         clips, label = self._transforms[split](batch)
         return Views(clips, label, batch.index)
+
+    def _numbers_of_batch(self) -> torch.Generator:
+        """Numbers that follow from seed, process and batch: a resumed run goes on with the same crops."""
+        assert self.trainer is not None
+        batch = self.trainer.fit_loop.total_batch_idx
+        seed = Random(f"{self._seed} {self.trainer.global_rank} {batch}").getrandbits(63)
+        return torch.Generator().manual_seed(seed)
+
+    @property
+    def _seed(self) -> int:
+        """The --seed_everything of this run, on every process."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     @property
     def _split(self) -> Split:
