@@ -256,6 +256,10 @@ MISTAKES = {
         ["--model.backbone.init_args.norm", "videonorm.layers.GroupNorm3d"],
         r"num_groups \(32\) must divide num_channels \(4\)",
     ),
+    "sync_batchnorm": (
+        ["--trainer.sync_batchnorm", "true"],
+        r"trainer.sync_batchnorm \(true\) must be false",
+    ),
     "no_checkpoint": (["--ckpt_path", "nix.ckpt"], r"ckpt_path \(nix.ckpt\) must be an existing file"),
     "no_manifest": (["--data.source.init_args.train", "nix.csv"], r"manifest \(nix.csv\) must be"),
     "one_clip_bn": (["--data.batch_size", "1"], r"batch_size \(1\) must give BatchNorm3d at least 2 clips"),

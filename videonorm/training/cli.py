@@ -95,6 +95,11 @@ class TrainingCLI(LightningCLI):
                 f"trainer.default_root_dir ({folder}) must be a folder without a run; "
                 "--ckpt_path last goes on with the one that is there"
             )
+        if config.trainer.sync_batchnorm:  # knows torch's batch norm only, and would leave ours as it is
+            raise UserError(
+                "trainer.sync_batchnorm (true) must be false: videonorm.layers.SyncBatchNorm3d is "
+                "synchronized, see configs/norm/sync_bn.yaml"
+            )
         if config.ckpt_path:
             read_checkpoint(config.ckpt_path)  # before anything else is done
 
