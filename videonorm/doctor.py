@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib.metadata
-import importlib.util
+import itertools
 import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videonorm import __version__
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    from rich.console import Console
     from rich.table import Table
+
+    from videonorm.kernels.compiler import Cubin
+    from videonorm.kernels.unit import Unit
 
 Row = tuple[str, str]
 GIB = 2**30
@@ -26,7 +30,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="videonorm doctor",
         description="Say what this machine has (cores, GPUs, CUDA compiler, video decoders) and which "
-        "implementation of each operator would run on it, and why.",
+        "implementation of each operator would run on it, and why; and what each CUDA kernel takes of a GPU.",
     )
     parser.parse_args(argv)
 
@@ -41,6 +45,8 @@ def main(argv: list[str]) -> None:
         ("Operators", operators()),
     ):
         console.print(_table(title, rows))
+    for table in kernels(console):
+        console.print(table)
 
 
 def machine() -> Iterator[Row]:
@@ -57,6 +63,9 @@ def machine() -> Iterator[Row]:
 
 def cuda() -> Iterator[Row]:
     import torch
+
+    from videonorm.kernels.compiler import nvrtc_version
+    from videonorm.kernels.unit import KernelError
 
     version = torch.version.cuda
     yield (
@@ -76,7 +85,10 @@ def cuda() -> Iterator[Row]:
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
             yield f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / GIB:.1f} GiB, sm_{gpu.major}{gpu.minor}"
-    yield "NVRTC", _nvrtc(version.partition(".")[0])
+    try:
+        yield "NVRTC", nvrtc_version()
+    except KernelError as error:
+        yield "NVRTC", f"none: {error}"
 
 
 def packages() -> Iterator[Row]:
@@ -108,27 +120,89 @@ def operators() -> Iterator[Row]:
     import videonorm.ops  # noqa: F401  # registers them
 
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("videonorm::")]
-    gpu = "" if torch.cuda.is_available() else " (there is no GPU to run it)"
+    problem = _kernel_problem()
+    cuda = "compiled CUDA C++ kernels" if problem is None else "PyTorch operations, the reference"
+    if not torch.cuda.is_available():
+        cuda += " (there is no GPU here)"
     for name in sorted(names):
-        cpu, cuda = (_implementation(name, key) for key in ("CPU", "CUDA"))
-        yield name.removeprefix("videonorm::"), f"cpu: {cpu}\ncuda: {cuda}{gpu}"
-    if not _has_kernels():
-        yield (
-            "why",
-            "videonorm has no compiled kernels in this version: every operator is composed of torch's own",
+        implementations = {"CPU": "PyTorch operations", "CUDA": cuda}
+        for key in implementations:
+            if not torch._C._dispatch_has_kernel_for_dispatch_key(name, key):
+                implementations[key] = f"none is registered for {key}, so a call is an error"
+        yield name.removeprefix("videonorm::"), "cpu: {CPU}\ncuda: {CUDA}".format(**implementations)
+    if problem is not None:
+        yield "why", problem
+
+
+def kernels(console: Console) -> Iterator[Table]:
+    """What the variants of each kernel file take of a multiprocessor, for each architecture of the GPUs.
+
+    They are compiled for it if they are not in the cache, about a second each.
+    """
+    import torch
+    from rich.progress import track
+
+    from videonorm.kernels import units
+    from videonorm.kernels.compiler import compile
+    from videonorm.kernels.unit import KernelError
+    from videonorm.machine import available_cores
+
+    capabilities = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    for major, minor in sorted(capabilities) or [(9, 0)]:
+        arch = f"sm_{major}{minor}"
+        title = f"Kernels for {arch}" + ("" if capabilities else " (there is no GPU here)")
+        with ThreadPoolExecutor(available_cores()) as pool:  # NVRTC releases the interpreter lock
+            compiled = pool.map(compile, units(), itertools.repeat(arch))
+            try:
+                cubins = list(track(compiled, title, len(units()), console=console, transient=True))
+            except KernelError as error:
+                pool.shutdown(cancel_futures=True)
+                yield _table(title, [("none", str(error))])
+                continue
+        variants = zip(units(), cubins, strict=True)
+        for source, of_source in itertools.groupby(variants, lambda variant: variant[0].source):
+            yield _usage_table(f"{title}: {source}", of_source)
+
+
+def _usage_table(title: str, variants: Iterable[tuple[Unit, Cubin]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("variant", no_wrap=True)
+    for heading in ("registers\na thread", "static shared\nbytes a block", "spilled bytes\na thread"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for unit, cubin in variants:
+        used = cubin.kernels
+        spills = [f"{usage.spill_bytes} in {name}" for name, usage in used.items() if usage.spill_bytes]
+        table.add_row(
+            " ".join(f"{name}={value}" for name, value in unit.macros),
+            _range(usage.registers for usage in used.values()),
+            _range(usage.shared_bytes for usage in used.values()),
+            "\n".join(spills) or "0",
         )
+    return table
 
 
-def _implementation(operator: str, key: str) -> str:
+def _range(values: Iterable[int]) -> str:
+    """Of a variant's kernels."""
+    low, *_, high = sorted(values) * 2
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _kernel_problem() -> str | None:
+    """Why the kernels would not run on the GPUs of this machine; without one, why they cannot be compiled."""
     import torch
 
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(operator, key):
-        return f"none is registered for {key}, so a call is an error"
-    return f"the one registered for {key}" if _has_kernels() else f"PyTorch operations, registered for {key}"
+    from videonorm.kernels.compiler import nvrtc_version
+    from videonorm.kernels.gpu import KernelError, gpu
 
-
-def _has_kernels() -> bool:
-    return importlib.util.find_spec("videonorm.kernels") is not None
+    try:
+        nvrtc_version()
+        for index in range(torch.cuda.device_count()):
+            gpu(torch.device("cuda", index))
+    except KernelError as error:
+        return str(error)
+    return None
 
 
 def _table(title: str, rows: Iterable[Row]) -> Table:
@@ -141,19 +215,6 @@ def _table(title: str, rows: Iterable[Row]) -> Table:
     for name, text in rows:
         table.add_row(name, Text(text))  # as it is: a cell takes [onnx] for markup
     return table
-
-
-def _nvrtc(major: str) -> str:
-    """NVIDIA's runtime compiler, of torch's CUDA version."""
-    name = f"nvrtc64_{major}0_0.dll" if platform.system() == "Windows" else f"libnvrtc.so.{major}"
-    try:
-        library = ctypes.CDLL(name)  # torch has loaded the one it came with
-    except OSError as error:
-        return f"not found: {error}"
-    numbers = ctypes.c_int(), ctypes.c_int()
-    if status := library.nvrtcVersion(*map(ctypes.byref, numbers)):
-        return f"{name} answers with error {status}"
-    return f"{numbers[0].value}.{numbers[1].value} ({name})"
 
 
 def _free_bytes(folder: Path) -> int:

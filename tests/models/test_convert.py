@@ -56,6 +56,14 @@ def test_a_converted_torchvision_network_trains():
     logits = model(CLIPS)
     logits.square().sum().backward()
     assert logits.shape == (2, 5)
+    nodes, operators = [logits.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in operators:
+            operators.add(node)
+            nodes += [following for following, _ in node.next_functions]
+    standardizations = [node for node in operators if "weight_standardize" in node.name()]
+    assert len(standardizations) == 5  # of the stem and of each stage
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from videonorm.ops import weight_standardize, weight_standardize_reference
+from videonorm.ops.weight_standardize import weight_standardize_layers
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 OP = torch.ops.videonorm.weight_standardize.default
@@ -57,11 +58,15 @@ def definition(
     return torch.stack(filters)
 
 
-def positional(weight, gain, options, dtype=None):
+def positional(weights, gains, options, dtype=None):
+    """The operator's arguments: two options are a list of one for each layer."""
     defaults = dict(
         center=True, scale=True, unbiased=False, eps=1e-10, eps_placement="under_root", multiplier=1.0
     )
-    return (weight, gain, *(defaults | options).values(), dtype or weight.dtype)
+    options = defaults | options
+    for name in ("eps", "multiplier"):
+        options[name] = [options[name]] * len(weights)
+    return (weights, gains, *options.values(), dtype or weights[0].dtype)
 
 
 @pytest.mark.parametrize("form", ["reference", "operator"])
@@ -72,7 +77,7 @@ def test_value_and_gradient_are_the_definition(name, with_gain, form):
     if form == "operator":
         got = weight_standardize(*leaves, **OPTIONS[name])
     else:
-        got = weight_standardize_reference(*positional(weight, gain if with_gain else None, OPTIONS[name]))[0]
+        (got,), _, _ = weight_standardize_reference(*positional(leaves[:1], leaves[1:], OPTIONS[name]))
     want = definition(*leaves, **OPTIONS[name])
     torch.testing.assert_close(got, want)
     for computed, expected in zip(
@@ -115,7 +120,7 @@ def test_dtypes_and_memory_format(memory_format):
     grads = torch.autograd.grad(w_hat, leaves, grad.bfloat16())
     assert [t.dtype for t in (w_hat, *grads)] == [torch.bfloat16, torch.float32, torch.float32]
     assert w_hat.stride() == grads[0].stride() == weight.stride()
-    _, mean, var = OP(*positional(weight.bfloat16(), None, {}))
+    _, mean, var = OP(*positional([weight.bfloat16()], [], {}))
     assert mean.dtype == var.dtype == torch.float32
 
 
@@ -139,13 +144,18 @@ def test_double_backward_is_refused():
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 def test_opcheck(memory_format):
     weight, gain, grad = make_inputs(dtype=torch.float32, memory_format=memory_format)
-    options = OPTIONS["on_std"]
-    for arguments in (positional(weight, gain, options), positional(weight, None, {}, torch.bfloat16)):
-        weight.requires_grad_()
+    other = make_inputs((2, 3, 1, 1, 1), torch.float32)[0]
+    grads = [grad, torch.randn_like(other)]
+    weights = [weight.requires_grad_(), other.requires_grad_()]
+    for arguments in (
+        positional(weights, [gain.requires_grad_(), torch.rand(2)], OPTIONS["on_std"]),
+        positional(weights, [], {}, torch.bfloat16),
+    ):
         torch.library.opcheck(OP, arguments)
-        w_hat, mean, var = (t.detach() for t in OP(*arguments))
-        given = None if arguments[1] is None else gain
-        backward = (grad.to(w_hat.dtype), weight.detach(), given, mean, var, *arguments[2:-1])
+        w_hats, mean, var = OP(*arguments)
+        _, gains, *options, dtype = arguments
+        constants = [[t.detach() for t in tensors] for tensors in (weights, gains)]
+        backward = ([grad.to(dtype) for grad in grads], *constants, mean, var, *options)
         torch.library.opcheck(BACKWARD_OP, backward)
 
 
@@ -184,6 +194,48 @@ def test_export_with_and_without_the_operator():
         torch.testing.assert_close(exported.module()(x), layer(x))
 
 
+def make_layers(dtype=torch.float32):
+    """weights, gains and grad_w_hats of three layers."""
+    shapes = [(5, 4, 3, 2, 2), (2, 3, 1, 1, 1), (4, 4, 1, 3, 3)]
+    return zip(*(make_inputs(shape, dtype) for shape in shapes), strict=True)
+
+
+EPS, MULTIPLIERS = [0.1, 1e-5, 1e-3], [1.0, 0.5, 2.0]
+
+
+@pytest.mark.parametrize("with_gains", [False, True])
+@pytest.mark.parametrize("used", [[0, 1, 2], [0, 2], [1]], ids=str)
+def test_layers_together_are_layers_alone(used, with_gains):
+    """To the bit; and a layer that is not `used` in the loss has no gradient, not one of zeros."""
+    weights, gains, grads = map(list, make_layers())
+    leaves = [t.requires_grad_() for t in (weights + gains if with_gains else weights)]
+    together = weight_standardize_layers(
+        weights, gains if with_gains else [], unbiased=True, eps=EPS, multipliers=MULTIPLIERS
+    )
+    alone = [
+        weight_standardize(w, gain if with_gains else None, unbiased=True, eps=eps, multiplier=multiplier)
+        for w, gain, eps, multiplier in zip(weights, gains, EPS, MULTIPLIERS, strict=True)
+    ]
+    assert all(map(torch.equal, together, alone))
+    got, want = (
+        torch.autograd.grad([w_hats[i] for i in used], leaves, [grads[i] for i in used], allow_unused=True)
+        for w_hats in (together, alone)
+    )
+    for a, b in zip(got, want, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_gradcheck_of_layers():
+    weights, gains, _ = map(list, make_layers(torch.float64))
+
+    def function(*leaves):
+        return weight_standardize_layers(leaves[:3], leaves[3:], eps=EPS, multipliers=MULTIPLIERS)
+
+    assert torch.autograd.gradcheck(
+        lambda *t: tuple(function(*t)), [t[:2].requires_grad_() for t in weights + gains]
+    )
+
+
 def test_fake_cuda_tensors():
     with FakeTensorMode():
         weight = torch.empty(8, 4, 3, 3, 3, device="cuda").to(memory_format=torch.channels_last_3d)
@@ -198,7 +250,9 @@ WEIGHT = torch.zeros(4, 3, 1, 1, 1)
     "arguments, options, message",
     [
         ((WEIGHT[0, 0, 0, 0],), {}, r"weight \(shape \(1,\), torch.float32\) must be \(C_out, ...\)"),
-        ((WEIGHT.int(),), {}, r"weight \(.*, torch.int32\) must be \(C_out, ...\) in floating point"),
+        ((WEIGHT.int(),), {}, r"weight \(.*, torch.int32\) must be .* of one of \(torch.float32, "),
+        ((WEIGHT,), {"dtype": torch.int32}, r"dtype \(torch.int32\) must be one of \(torch.float32, "),
+        ((WEIGHT[:0],), {}, r"weight \(shape \(0, 3, 1, 1, 1\), .* with C_out at least 1,"),
         ((WEIGHT[:, :1],), {}, r"fan-in \(1\) must be at least 2 to standardize a filter"),
         ((WEIGHT, torch.zeros(4, 1)), {}, r"gain \(shape \(4, 1\)\) must have the shape \(4,\)"),
         (
@@ -216,3 +270,25 @@ WEIGHT = torch.zeros(4, 3, 1, 1, 1)
 def test_errors(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         weight_standardize(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    "weights, gains, message",
+    [
+        (
+            [WEIGHT, WEIGHT.half()],
+            [],
+            r"weight \(torch.float16 on cpu\) must have the dtype and device of the first one"
+            r" \(torch.float32 on cpu\)",
+        ),
+        ([WEIGHT, WEIGHT.to("meta")], [], r"weight \(torch.float32 on meta\) must have the dtype and device"),
+        (
+            [WEIGHT, WEIGHT],
+            [torch.zeros(4)],
+            r"gains \(1 tensors\) must be one for each weight \(2\), or none",
+        ),
+    ],
+)
+def test_errors_of_layers(weights, gains, message):
+    with pytest.raises(ValueError, match=message):
+        weight_standardize_layers(weights, gains, eps=[1e-5] * 2, multipliers=[1.0] * 2)

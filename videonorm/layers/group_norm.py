@@ -2,13 +2,14 @@
 
 import functools
 import warnings
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from videonorm.layers.norm import Activation, Norm
-from videonorm.ops import group_norm
+from videonorm.layers.recompute_norms import offer_recipe
+from videonorm.ops import group_norm_and_statistics
 
 
 class GroupNorm3d(Norm):
@@ -32,6 +33,9 @@ class GroupNorm3d(Norm):
     Raises:
         ValueError: ``num_groups (32) must divide num_channels (48)``.
     """
+
+    is_recomputable: ClassVar[bool] = True
+    """Whether `recompute_norms` can make the output again."""
 
     def __init__(
         self,
@@ -68,9 +72,12 @@ class GroupNorm3d(Norm):
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return group_norm(
-            x, self.weight, self.bias, self.num_groups, self.eps, residual, relu=self.activation == "relu"
-        )
+        num_groups, eps, relu = self.num_groups, self.eps, self.activation == "relu"
+        y, mean, rstd = group_norm_and_statistics(x, self.weight, self.bias, num_groups, eps, residual, relu)
+        if residual is None:
+            apply = functools.partial(_apply, num_groups, eps, relu)
+            offer_recipe(y, apply, x, self.weight, self.bias, mean, rstd)
+        return y
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_groups={self.num_groups}, eps={self.eps}"
@@ -88,6 +95,20 @@ class InstanceNorm3d(GroupNorm3d):
 
     def __init__(self, num_channels: int, *, eps: float = 1e-5, activation: Activation | None = None) -> None:
         super().__init__(num_channels, num_channels, eps=eps, activation=activation)
+
+
+def _apply(
+    num_groups: int,
+    eps: float,
+    relu: bool,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+) -> Tensor:
+    y: Tensor = torch.ops.videonorm.group_norm_apply(x, weight, bias, None, mean, rstd, num_groups, eps, relu)
+    return y
 
 
 def _largest_divisor(num_channels: int, num_groups: int) -> int:

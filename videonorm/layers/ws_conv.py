@@ -37,7 +37,41 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class WSConv3d(ReparametrizedConv3d):
+class Formula(NamedTuple):
+    """The options of `weight_standardize` for the weight of one convolution."""
+
+    center: bool = True
+    scale: bool = True
+    unbiased: bool = False
+    eps_placement: EpsPlacement = "under_root"
+    eps: float = 1e-10
+    multiplier: float = 1.0
+
+
+class StandardizedConv3d(ReparametrizedConv3d):
+    """The base of these convolutions. A subclass says by ``formula`` what becomes of its filters.
+
+    Raises:
+        ValueError: ``fan-in (1) must be at least 2 to standardize a filter``.
+    """
+
+    gain: nn.Parameter | None
+
+    def __init__(self, *conv_args: Any, **conv_kwargs: Any) -> None:
+        super().__init__(*conv_args, **conv_kwargs)
+        if fan_in(self.weight) < 2:
+            raise ValueError(f"fan-in ({fan_in(self.weight)}) must be at least 2 to standardize a filter")
+        self.gain = None
+
+    @property
+    def formula(self) -> Formula:
+        raise NotImplementedError
+
+    def effective_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        return weight_standardize(self.weight, self.gain, **self.formula._asdict(), dtype=dtype)
+
+
+class WSConv3d(StandardizedConv3d):
     """Conv3d whose filters are standardized before use: each output channel's filter is centred and scaled.
 
     With the mean and variance of the n = C_in / groups * k_T * k_H * k_W weights of an output channel:
@@ -80,48 +114,31 @@ class WSConv3d(ReparametrizedConv3d):
         super().__init__(in_channels, out_channels, kernel_size, *conv_args, **conv_kwargs)
         if variant not in VARIANTS:
             raise ValueError(f"variant ({variant!r}) must be one of {get_args(VariantName)}")
-        _check_fan_in(self)
         self.variant = variant
-        self.gain = nn.Parameter(torch.ones(out_channels)) if VARIANTS[variant].has_gain else None
+        if VARIANTS[variant].has_gain:
+            self.gain = nn.Parameter(torch.ones(out_channels))
 
-    def effective_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+    @property
+    def formula(self) -> Formula:
         v, n = VARIANTS[self.variant], fan_in(self.weight)
-        return weight_standardize(
-            self.weight,
-            self.gain,
+        return Formula(
             unbiased=v.unbiased,
-            eps=v.eps * n**v.eps_power,
             eps_placement=v.eps_placement,
+            eps=v.eps * n**v.eps_power,
             multiplier=v.multiplier * n**v.multiplier_power,
-            dtype=dtype,
         )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, variant={self.variant!r}"  # type: ignore[no-untyped-call]
 
 
-class WSCenterOnlyConv3d(ReparametrizedConv3d):
+class WSCenterOnlyConv3d(StandardizedConv3d):
     """Conv3d whose filters are centred, w - mean(w), and not scaled: one half of weight standardization."""
 
-    def __init__(self, *conv_args: Any, **conv_kwargs: Any) -> None:
-        super().__init__(*conv_args, **conv_kwargs)
-        _check_fan_in(self)
-
-    def effective_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        return weight_standardize(self.weight, scale=False, dtype=dtype)
+    formula = Formula(scale=False)
 
 
-class WSScaleOnlyConv3d(ReparametrizedConv3d):
+class WSScaleOnlyConv3d(StandardizedConv3d):
     """Conv3d whose filters are scaled, w / sqrt(var(w) + 1e-10), and not centred: the other half."""
 
-    def __init__(self, *conv_args: Any, **conv_kwargs: Any) -> None:
-        super().__init__(*conv_args, **conv_kwargs)
-        _check_fan_in(self)
-
-    def effective_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        return weight_standardize(self.weight, center=False, dtype=dtype)
-
-
-def _check_fan_in(conv: nn.Conv3d) -> None:
-    if fan_in(conv.weight) < 2:
-        raise ValueError(f"fan-in ({fan_in(conv.weight)}) must be at least 2 to standardize a filter")
+    formula = Formula(center=False)

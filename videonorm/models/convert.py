@@ -21,6 +21,7 @@ from videonorm.layers import (
     ReparametrizedConv3d,
     SubBatchNorm3d,
     WeightNormConv3d,
+    group_weight_standardization,
 )
 from videonorm.models.conv_norm import ConvFactory, NormFactory
 
@@ -98,7 +99,7 @@ def convert(
     the convolution. So a convolution before a pool, before another convolution or within
     squeeze-and-excitation stays, and so does a classifier, convolutional or linear. A plain convolution in
     the place of a reparametrized one gets its effective weight: the function stays the same. No convolution
-    gains or loses a bias.
+    gains or loses a bias. WSConv3d standardize together, as by `group_weight_standardization`.
 
     Args:
         norm: makes the new norm from a number of channels. Where the old one is of `videonorm.layers`, the
@@ -142,6 +143,8 @@ def convert(
     for place in places:
         if place.module in new:
             setattr(place.parent, place.key, new[place.module])
+    if conv is not None:
+        group_weight_standardization(model)
     return report
 
 

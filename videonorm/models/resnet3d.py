@@ -3,12 +3,20 @@
 Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from videonorm.layers import BatchNorm3d, NoNorm
+from videonorm import layers
+from videonorm.layers import (
+    BatchNorm3d,
+    MaxPool3d,
+    NoNorm,
+    group_weight_standardization,
+    require_recomputable_norm,
+)
 from videonorm.models.conv_norm import ConvFactory, ConvNorm, NormFactory, Size, initialize, make_norm
 
 Depth = Literal[10, 18, 34, 50, 101, 152]
@@ -110,6 +118,8 @@ class ResNet3d(nn.Module):
             0, whichever norm that is.
         norm_placement: "last_only" has a single norm, after the last block (Bjorck et al., arXiv:1806.02375),
             and biases in all convolutions.
+        recompute_norms: keep fewer bytes for backward, at the price of making them again there: see
+            `videonorm.layers.recompute_norms`.
 
     Attributes:
         head: the classifier, an nn.Linear.
@@ -118,7 +128,8 @@ class ResNet3d(nn.Module):
         clips (B, 3, T, H, W) -> logits (B, num_classes).
 
     Raises:
-        ValueError: an unknown depth, kind or placement; a norm that is not one of `videonorm.layers`.
+        ValueError: an unknown depth, kind or placement; a norm that is not one of `videonorm.layers`; or one
+            that cannot be recomputed.
     """
 
     def __init__(
@@ -132,6 +143,7 @@ class ResNet3d(nn.Module):
         dropout: float = 0.0,
         zero_init_residual: bool = True,
         norm_placement: NormPlacement = "all",
+        recompute_norms: bool = False,
     ) -> None:
         super().__init__()
         _check("depth", depth, get_args(Depth))
@@ -152,9 +164,9 @@ class ResNet3d(nn.Module):
             norm=inner_norm,
             conv=conv,
         )
-        self.stem_pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if which.stem_pool else nn.Identity()
+        self.stem_pool = MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if which.stem_pool else nn.Identity()
         # ceil_mode keeps a lone frame, and the last one of an odd number.
-        self.temporal_pool = nn.MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
+        self.temporal_pool = MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
 
         self.stages = nn.ModuleList()
         channels = width
@@ -181,19 +193,24 @@ class ResNet3d(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
 
+        self.recompute_norms = recompute_norms
+        if recompute_norms:
+            require_recomputable_norm(self)
         initialize(self)
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, ResidualBlock):
                     _zero_gamma(module)
+        group_weight_standardization(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem_pool(self.stem(x))
-        first, *others = self.stages
-        x = self.temporal_pool(first(x))
-        for stage in others:
-            x = stage(x)
-        x = self.final_norm(x).mean(dim=(2, 3, 4))
+        with layers.recompute_norms() if self.recompute_norms else nullcontext():
+            x = self.stem_pool(self.stem(x))
+            first, *others = self.stages
+            x = self.temporal_pool(first(x))
+            for stage in others:
+                x = stage(x)
+            x = self.final_norm(x).mean(dim=(2, 3, 4))
         logits: Tensor = self.head(self.dropout(x))
         return logits
 

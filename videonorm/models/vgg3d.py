@@ -3,11 +3,13 @@
 Shapes: clips (B, 3, T, H, W); kernels (T, H, W).
 """
 
+from contextlib import nullcontext
 from typing import Literal
 
 from torch import Tensor, nn
 
-from videonorm.layers import NoNorm
+from videonorm import layers
+from videonorm.layers import MaxPool3d, NoNorm, group_weight_standardization, require_recomputable_norm
 from videonorm.models.conv_norm import ConvFactory, ConvNorm, NormFactory, initialize
 
 # Channels of each convolution in multiples of `width`, one tuple for each of the five stages.
@@ -32,12 +34,15 @@ class VGG3d(nn.Module):
         conv: makes a convolution from (in_channels, out_channels, kernel_size) and Conv3d's keywords.
         width: channels of the first stage, 64 in the paper.
         dropout: probability, before the classifier.
+        recompute_norms: keep fewer bytes for backward, at the price of making them again there: see
+            `videonorm.layers.recompute_norms`.
 
     Shape:
         clips (B, 3, T, H, W) -> logits (B, num_classes).
 
     Raises:
-        ValueError: an unknown depth; a norm that is not one of `videonorm.layers`.
+        ValueError: an unknown depth; a norm that is not one of `videonorm.layers`, or one that cannot be
+            recomputed.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class VGG3d(nn.Module):
         conv: ConvFactory = nn.Conv3d,
         width: int = 64,
         dropout: float = 0.5,
+        recompute_norms: bool = False,
     ) -> None:
         super().__init__()
         if depth not in STAGES:
@@ -68,14 +74,19 @@ class VGG3d(nn.Module):
                     )
                 )
                 channels = multiple * width
-            stage.append(nn.MaxPool3d((1, 2, 2) if index == 0 else (2, 2, 2), ceil_mode=True))
+            stage.append(MaxPool3d((1, 2, 2) if index == 0 else (2, 2, 2), ceil_mode=True))
             self.stages.append(nn.Sequential(*stage))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
+        self.recompute_norms = recompute_norms
+        if recompute_norms:
+            require_recomputable_norm(self)
         initialize(self)
+        group_weight_standardization(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        for stage in self.stages:
-            x = stage(x)
+        with layers.recompute_norms() if self.recompute_norms else nullcontext():
+            for stage in self.stages:
+                x = stage(x)
         logits: Tensor = self.head(self.dropout(x.mean(dim=(2, 3, 4))))
         return logits

@@ -5,9 +5,12 @@ Source: Wu & He, "Group Normalization", arXiv:1803.08494. Equivalent to
 every dtype, that y has the dtype and the memory format of x, and that autocast has no rule for it: as in
 batch norm, bf16 x goes in with fp32 weight and bias, and bf16 y comes out.
 
+Three operators: `group_norm`; `group_norm_apply`, the same with given statistics, for those who make y a
+second time; `group_norm_backward`. For backward a norm keeps x and the statistics. Its ReLU's mask costs
+nothing: after a residual it is y, which the next layer keeps as well; else the sign is computed again from x.
+
 Shapes: x, y, residual (B, C, ...) with C channels in G groups; weight, bias (C,); mean, rstd (B, G).
-CPU tensors go to torch's native kernels, as contiguous memory; CUDA tensors to the composite that is the
-reference, and to its written-out derivative.
+CPU tensors go to torch's native kernels, as contiguous memory; CUDA tensors to `videonorm.kernels`.
 """
 
 from typing import Any
@@ -15,7 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from videonorm.kernels import group_norm as kernels
+from videonorm.kernels.gpu import gpu
 from videonorm.ops.registration import register
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def group_norm(
@@ -30,9 +37,9 @@ def group_norm(
     """Normalize x over the C / G channels of a group and all of T, H, W; add the residual; rectify.
 
     Args:
-        x: (B, C, T, H, W), or any (B, C, ...), of a floating-point dtype.
-        weight: (C,), or None for 1.
-        bias: (C,), or None for 0.
+        x: (B, C, T, H, W), or any (B, C, ...), in fp32, fp16, bf16 or fp64.
+        weight: (C,), in fp32 or the dtype of x; None for 1.
+        bias: likewise; None for 0.
         num_groups: G, a divisor of C.
         eps: added to the biased variance under the root.
         residual: of x's shape, added after the affine map.
@@ -41,11 +48,27 @@ def group_norm(
     Returns:
         y with the shape, dtype and memory format of x. Differentiable once.
     """
+    return group_norm_and_statistics(x, weight, bias, num_groups, eps, residual, relu)[0]
+
+
+def group_norm_and_statistics(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_groups: int,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`group_norm`, and the mean and rstd of each group: (B, G), at least fp32, without a gradient.
+
+    Of them ``torch.ops.videonorm.group_norm_apply`` makes the same y again, to the bit.
+    """
     _check(x, weight, bias, num_groups, residual)
     if residual is not None:
         residual = residual.to(x.dtype)
-    y: Tensor = torch.ops.videonorm.group_norm(x, weight, bias, residual, num_groups, eps, relu)[0]
-    return y
+    y, mean, rstd = torch.ops.videonorm.group_norm(x, weight, bias, residual, num_groups, eps, relu)
+    return y, mean, rstd
 
 
 def _check(
@@ -53,8 +76,8 @@ def _check(
 ) -> None:
     if x.dim() < 2:
         raise ValueError(f"x (shape {tuple(x.shape)}) must have the dimensions (B, C, ...)")
-    if not x.is_floating_point():
-        raise ValueError(f"x ({x.dtype}) must have a floating-point dtype")
+    if x.dtype not in DTYPES:
+        raise ValueError(f"x ({x.dtype}) must have one of the dtypes {', '.join(map(str, DTYPES))}")
     if x.numel() == 0:
         raise ValueError(f"x (shape {tuple(x.shape)}) must not be empty")
     num_channels = x.shape[1]
@@ -63,9 +86,17 @@ def _check(
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and parameter.shape != (num_channels,):
             raise ValueError(f"{name} (shape {tuple(parameter.shape)}) must have the shape ({num_channels},)")
+        if parameter is not None and parameter.dtype not in (torch.float32, x.dtype):
+            raise ValueError(
+                f"{name} ({parameter.dtype}) must have the dtype torch.float32 or that of x ({x.dtype})"
+            )
     if residual is not None and residual.shape != x.shape:
         raise ValueError(
             f"residual (shape {tuple(residual.shape)}) must have the shape of x ({tuple(x.shape)})"
+        )
+    if residual is not None and residual.dtype not in DTYPES:
+        raise ValueError(
+            f"residual ({residual.dtype}) must have one of the dtypes {', '.join(map(str, DTYPES))}"
         )
     for name, other in (("weight", weight), ("bias", bias), ("residual", residual)):
         if other is not None and other.device != x.device:
@@ -91,9 +122,23 @@ def group_norm_reference(
     """
     grouped = _grouped(x, num_groups).to(_statistics_dtype(x))
     within_group = list(range(2, grouped.dim()))
-    var, mean = torch.var_mean(grouped, dim=within_group, correction=0, keepdim=True)
+    var, mean = torch.var_mean(grouped, dim=within_group, correction=0)
     rstd = torch.rsqrt(var + eps)
-    y = ((grouped - mean) * rstd).flatten(1, 2)
+    return _apply_reference(x, weight, bias, residual, mean, rstd, num_groups, eps, relu), mean, rstd
+
+
+def _apply_reference(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+) -> Tensor:
+    y = _standardized(x, mean, rstd).flatten(1, 2)
     if weight is not None:
         y = y * _per_channel(weight, y)
     if bias is not None:
@@ -102,38 +147,39 @@ def group_norm_reference(
         y = y + residual
     if relu:
         y = torch.relu(y)
-    per_group = (x.shape[0], num_groups)
-    return y.to(x.dtype), mean.reshape(per_group), rstd.reshape(per_group)
+    return y.to(x.dtype)
 
 
 def _backward_reference(
     grad_y: Tensor,
     x: Tensor,
     weight: Tensor | None,
+    bias: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
     y: Tensor | None,
     num_groups: int,
+    eps: float,
+    relu: bool,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The derivative, written out. With g = grad_y * weight where y > 0 and means over the group:
 
     grad_x = rstd * (g - mean(g) - x_hat * mean(g * x_hat))
     """
+    if relu and y is None:
+        y = _apply_reference(x, weight, bias, None, mean, rstd, num_groups, eps, relu)
     grad_z = grad_y if y is None else torch.ops.aten.threshold_backward(grad_y, y, 0)
     grad = grad_z.to(mean.dtype)
-    grouped = _grouped(x, num_groups).to(mean.dtype)
-    per_group = (*mean.shape, *(1 for _ in grouped.shape[2:]))
-    rstd = rstd.view(per_group)
-    x_hat = (grouped - mean.view(per_group)) * rstd
+    x_hat = _standardized(x, mean, rstd)
     over_sites = [0, *range(2, x.dim())]
     grad_x, grad_weight, grad_bias, grad_residual = (mean.new_empty(0) for _ in wanted)
     if wanted[0]:
-        within_group = list(range(2, grouped.dim()))
+        within_group = list(range(2, x_hat.dim()))
         g = _grouped(grad if weight is None else grad * _per_channel(weight, grad), num_groups)
         projection = (g * x_hat).mean(within_group, keepdim=True)
         centered = g - g.mean(within_group, keepdim=True)
-        grad_x = _as_in(x, (rstd * (centered - x_hat * projection)).flatten(1, 2))
+        grad_x = _as_in(x, (_per_group(rstd, g) * (centered - x_hat * projection)).flatten(1, 2))
     if wanted[1]:
         grad_weight = (grad * x_hat.flatten(1, 2)).sum(over_sites)
     if wanted[2]:
@@ -151,6 +197,17 @@ def _grouped(x: Tensor, num_groups: int) -> Tensor:
     """(B, C, ...) as (B, G, C / G, ...): a view in every memory format."""
     grouped: Tensor = x.unflatten(1, (num_groups, x.shape[1] // num_groups))  # type: ignore[no-untyped-call]
     return grouped
+
+
+def _standardized(x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """x_hat as (B, G, C / G, ...), in the dtype of the statistics."""
+    grouped = _grouped(x, mean.shape[1]).to(mean.dtype)
+    return (grouped - _per_group(mean, grouped)) * _per_group(rstd, grouped)
+
+
+def _per_group(statistic: Tensor, like: Tensor) -> Tensor:
+    """(B, G) as (B, G, 1, 1, ...)."""
+    return statistic.view(*statistic.shape, *(1 for _ in like.shape[2:]))
 
 
 def _per_channel(parameter: Tensor, like: Tensor) -> Tensor:
@@ -182,12 +239,7 @@ def _forward_cpu(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = _rows(x)
-    # A weight wider than x is what makes torch keep mean and rstd in the wider dtype.
-    dtype = _statistics_dtype(x)
-    weight = x.new_ones(x.shape[1], dtype=dtype) if weight is None else weight.to(dtype)
-    bias = torch.zeros_like(weight) if bias is None else bias.to(dtype)
-    z, mean, rstd = torch.ops.aten.native_group_norm(rows, weight, bias, *rows.shape, num_groups, eps)
+    z, mean, rstd = _normalize_rows(_rows(x), weight, bias, num_groups, eps)
     # Not `view`: autograd would refuse an in-place operation on what it knows as a view.
     y = torch.ops.aten._unsafe_view(z, x.shape) if x.is_contiguous() else _as_in(x, z)
     if residual is not None:
@@ -197,27 +249,151 @@ def _forward_cpu(
     return y, mean, rstd
 
 
+def _apply_cpu(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+) -> Tensor:
+    # torch has no kernel that takes statistics: the forward's y, to the bit, is had by computing them again.
+    return _forward_cpu(x, weight, bias, residual, num_groups, eps, relu)[0]
+
+
 def _backward_cpu(
     grad_y: Tensor,
     x: Tensor,
     weight: Tensor | None,
+    bias: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
     y: Tensor | None,
     num_groups: int,
+    eps: float,
+    relu: bool,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_z = grad_y if y is None else torch.ops.aten.threshold_backward(grad_y, y, 0)
     rows = _rows(x)
+    if y is not None:
+        grad_y = torch.ops.aten.threshold_backward(grad_y, y, 0)
+    grad_z = _rows(grad_y)
+    if relu and y is None:
+        # Into the memory of z: on a CPU, new memory costs more than the operation.
+        z, _, _ = _normalize_rows(rows, weight, bias, num_groups, eps)
+        grad_z = torch.ops.aten.threshold_backward.grad_input(grad_z, z, 0, grad_input=z)
     weight = x.new_ones(x.shape[1], dtype=mean.dtype) if weight is None else weight.to(mean.dtype)
     grads = torch.ops.aten.native_group_norm_backward(
-        _rows(grad_z), rows, mean, rstd, weight, *rows.shape, num_groups, wanted[:3]
+        grad_z, rows, mean, rstd, weight, *rows.shape, num_groups, wanted[:3]
     )
     grad_x, grad_weight, grad_bias = (mean.new_empty(0) if grad is None else grad for grad in grads)
     if wanted[0]:
         grad_x = grad_x.view(x.shape) if x.is_contiguous() else _as_in(x, grad_x)
-    grad_residual = _as_in(x, grad_z) if wanted[3] else mean.new_empty(0)
+    if not wanted[3]:
+        grad_residual = mean.new_empty(0)
+    else:
+        grad_residual = grad_y if grad_y.stride() == x.stride() else _as_in(x, grad_y)
     return grad_x, grad_weight, grad_bias, grad_residual
+
+
+def _normalize_rows(
+    rows: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    # A weight wider than x is what makes torch keep mean and rstd in the wider dtype.
+    dtype = _statistics_dtype(rows)
+    weight = rows.new_ones(rows.shape[1], dtype=dtype) if weight is None else weight.to(dtype)
+    bias = torch.zeros_like(weight) if bias is None else bias.to(dtype)
+    z, mean, rstd = torch.ops.aten.native_group_norm(rows, weight, bias, *rows.shape, num_groups, eps)
+    return z, mean, rstd
+
+
+# --------------------------------------------------------------------------------------------------- CUDA
+# The kernels take x in dense memory, contiguous or channels-last, and everything else in the same order.
+
+
+def _forward_cuda(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dense = _dense(x)
+    weight, bias = _contiguous(weight), _contiguous(bias)
+    residual = None if residual is None else _in_order_of(dense, residual)
+    y, mean, rstd = kernels.forward(gpu(x.device), dense, weight, bias, residual, num_groups, eps, relu)
+    return y if dense is x else _as_in(x, y), mean, rstd
+
+
+def _apply_cuda(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+) -> Tensor:
+    dense = _dense(x)
+    weight, bias = _contiguous(weight), _contiguous(bias)
+    residual = None if residual is None else _in_order_of(dense, residual)
+    y = kernels.apply(gpu(x.device), dense, weight, bias, residual, mean, rstd, relu)
+    return y if dense is x else _as_in(x, y)
+
+
+def _backward_cuda(
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    y: Tensor | None,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dense = _dense(x)
+    weight, bias = _contiguous(weight), _contiguous(bias)
+    grad_y = _in_order_of(dense, grad_y)
+    y = None if y is None else _in_order_of(dense, y)
+    grads = kernels.backward(gpu(x.device), grad_y, dense, weight, bias, mean, rstd, y, relu, wanted)
+    # The kernels come upon some gradients by the way to others.
+    grad_x, grad_weight, grad_bias, grad_residual = (
+        grad if is_wanted else mean.new_empty(0) for grad, is_wanted in zip(grads, wanted, strict=True)
+    )
+    if wanted[0] and dense is not x:
+        grad_x = _as_in(x, grad_x)
+    if wanted[3] and dense is not x:
+        grad_residual = _as_in(x, grad_residual)
+    return grad_x, grad_weight, grad_bias, grad_residual
+
+
+def _dense(x: Tensor) -> Tensor:
+    """x itself where its memory is contiguous or channels-last, or else a copy in the nearer of the two."""
+    channels_last = x.movedim(1, -1)
+    if x.is_contiguous() or channels_last.is_contiguous():
+        return x
+    return channels_last.contiguous().movedim(-1, 1) if x.stride(1) == 1 else x.contiguous()
+
+
+def _in_order_of(dense: Tensor, other: Tensor) -> Tensor:
+    """`other` itself where its memory has the order of `dense`, or else a copy."""
+    if dense.is_contiguous():
+        return other.contiguous()
+    return other.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 # --------------------------------------------------------------------------------------- fake and autograd
@@ -236,14 +412,21 @@ def _fake(
     return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
+def _fake_apply(x: Tensor, *_others: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
 def _fake_backward(
     grad_y: Tensor,
     x: Tensor,
     weight: Tensor | None,
+    bias: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
     y: Tensor | None,
     num_groups: int,
+    eps: float,
+    relu: bool,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_channels = x.shape[1]
@@ -256,12 +439,13 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, _residual, ctx.num_groups, _eps, relu = inputs
+    x, weight, bias, residual, ctx.num_groups, ctx.eps, ctx.relu = inputs
     y, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
-    # The zeros of y are the ReLU's mask. The next convolution keeps y as well, so that it costs no memory.
-    ctx.save_for_backward(x, weight, mean, rstd, y if relu else None)
+    mask_of_y = ctx.relu and residual is not None
+    mask_of_x = ctx.relu and residual is None
+    ctx.save_for_backward(x, weight, bias if mask_of_x else None, mean, rstd, y if mask_of_y else None)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
@@ -270,18 +454,18 @@ def _autograd(
 ) -> tuple[Tensor | None, ...]:
     if grad_y is None:
         return (None,) * 7
-    x, weight, mean, rstd, y = ctx.saved_tensors
+    x, weight, bias, mean, rstd, y = ctx.saved_tensors
     x_wanted, weight_wanted, bias_wanted, residual_wanted = ctx.needs_input_grad[:4]
-    masked = y is not None  # without a mask the residual's gradient is grad_y itself
-    wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and masked]
+    # Without a mask the residual's gradient is grad_y itself.
+    wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and ctx.relu]
     grad_x, grad_weight, grad_bias, grad_residual = torch.ops.videonorm.group_norm_backward(
-        grad_y, x, weight, mean, rstd, y, ctx.num_groups, wanted
+        grad_y, x, weight, bias, mean, rstd, y, ctx.num_groups, ctx.eps, ctx.relu, wanted
     )
     return (
         grad_x if x_wanted else None,
         grad_weight.to(weight.dtype) if weight_wanted else None,
         grad_bias.to(ctx.bias_dtype) if bias_wanted else None,
-        (grad_residual if masked else grad_y) if residual_wanted else None,
+        (grad_residual if ctx.relu else grad_y) if residual_wanted else None,
         None,
         None,
         None,
@@ -294,23 +478,40 @@ def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
     )
 
 
+def _refuse_backward(ctx: Any, grad_y: Tensor) -> None:
+    raise NotImplementedError(
+        "videonorm::group_norm_apply is not differentiable; videonorm.ops.group_norm is"
+    )
+
+
 register(
     "group_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, int num_groups, float eps,"
     " bool relu) -> (Tensor y, Tensor mean, Tensor rstd)",
     cpu=_forward_cpu,
-    cuda=group_norm_reference,
+    cuda=_forward_cuda,
+    reference=group_norm_reference,
     fake=_fake,
     backward=_autograd,
     setup_context=_setup_context,
 )
-# y is given where a ReLU follows. `wanted` says which gradients to compute; the others come back empty.
-# grad_weight and grad_bias have the dtype of mean.
 register(
-    "group_norm_backward(Tensor grad_y, Tensor x, Tensor? weight, Tensor mean, Tensor rstd, Tensor? y,"
-    " int num_groups, bool[4] wanted)"
+    "group_norm_apply(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor mean, Tensor rstd,"
+    " int num_groups, float eps, bool relu) -> Tensor",
+    cpu=_apply_cpu,
+    cuda=_apply_cuda,
+    reference=_apply_reference,
+    fake=_fake_apply,
+    backward=_refuse_backward,
+)
+# y is given where a ReLU follows a residual; nowhere else is there a grad_residual to be computed. `wanted`
+# says which gradients to compute; the others come back empty. grad_weight and grad_bias have mean's dtype.
+register(
+    "group_norm_backward(Tensor grad_y, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd,"
+    " Tensor? y, int num_groups, float eps, bool relu, bool[4] wanted)"
     " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
     cpu=_backward_cpu,
-    cuda=_backward_reference,
+    cuda=_backward_cuda,
+    reference=_backward_reference,
     fake=_fake_backward,
     backward=_refuse_double_backward,
 )

@@ -1,11 +1,44 @@
-"""Registering an operator of the namespace `videonorm` with torch.library."""
+"""Registering an operator of the namespace `videonorm` with torch.library; choosing what runs on a GPU."""
 
+import warnings
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
+
+from videonorm.kernels.gpu import KernelError
 
 LIBRARY = torch.library.Library("videonorm", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+Implementation = Literal["auto", "cuda", "reference"]
+
+_chosen: Implementation = "auto"
+_without_kernels: set[torch.device] = set()
+
+
+def use(implementation: Implementation) -> AbstractContextManager[Any]:
+    """Choose what the operators run on CUDA tensors, for the whole process and from the next call on.
+
+    As the head of a `with` statement the choice ends with it; as a plain call it stays.
+
+    Args:
+        implementation: "auto" (the default) runs the kernels, and where they cannot be had the PyTorch
+            reference, which one warning says and explains; "cuda" makes that an error; "reference" never runs
+            the kernels. Tensors of float64 always go to the reference: that dtype is for checking.
+    """
+    if implementation not in get_args(Implementation):
+        raise ValueError(f"implementation ({implementation!r}) must be one of {get_args(Implementation)}")
+    undo = ExitStack()
+    undo.callback(_choose, _chosen)
+    _choose(implementation)
+    return undo
+
+
+def _choose(implementation: Implementation) -> None:
+    global _chosen
+    _chosen = implementation
 
 
 def register(
@@ -13,6 +46,7 @@ def register(
     *,
     cpu: Callable[..., Any],
     cuda: Callable[..., Any],
+    reference: Callable[..., Any],
     fake: Callable[..., Any],
     backward: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
@@ -22,14 +56,40 @@ def register(
     There is no autocast rule: under autocast an operator gets its arguments as they are, like batch norm.
 
     Args:
-        schema: as in ``torch.library.Library.define``.
-        cpu, cuda: the implementations; a tensor's device chooses between them.
+        schema: as in ``torch.library.Library.define``. The first argument is a tensor, or a list of tensors.
+        cpu: the implementation for CPU tensors.
+        cuda: the kernels for CUDA tensors; raises KernelError where they cannot be had.
+        reference: what runs on CUDA tensors instead: see ``use``.
         fake: shapes, dtypes and strides of the results, without values.
         backward, setup_context: as in ``torch.library.register_autograd``.
     """
+
+    def on_cuda(*args: Any) -> Any:
+        if _chosen == "reference" or any(map(_is_float64, args)):
+            return reference(*args)
+        device = (args[0] if isinstance(args[0], Tensor) else args[0][0]).device
+        # A device is asked once: a compilation that fails takes a second, and would fail again.
+        if _chosen == "auto" and device in _without_kernels:
+            return reference(*args)
+        try:
+            return cuda(*args)
+        except KernelError as error:
+            if _chosen == "cuda":
+                raise
+            if not _without_kernels:
+                warnings.warn(f"PyTorch operations run instead of the CUDA kernels: {error}", stacklevel=2)
+            _without_kernels.add(device)
+            return reference(*args)
+
     LIBRARY.define(schema)  # type: ignore[no-untyped-call]
     name = schema[: schema.index("(")]
     LIBRARY.impl(name, cpu, "CPU")  # type: ignore[no-untyped-call]
-    LIBRARY.impl(name, cuda, "CUDA")  # type: ignore[no-untyped-call]
+    LIBRARY.impl(name, on_cuda, "CUDA")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"videonorm::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(f"videonorm::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+
+
+def _is_float64(argument: Any) -> bool:
+    if isinstance(argument, list):
+        return any(map(_is_float64, argument))
+    return argument is torch.float64 or (isinstance(argument, Tensor) and argument.dtype is torch.float64)

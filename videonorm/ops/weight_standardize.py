@@ -14,19 +14,29 @@ where, with the biased or unbiased variance `var` of the filter, r is by `eps_pl
 Without `center` the mean is not subtracted; without `scale` r is 1. The arithmetic is fp32 (fp64 for fp64
 weights), and the memory format of the weight is kept.
 
-Shapes: weight (C_out, C_in / groups, k_T, k_H, k_W) or any (C_out, ...); gain, mean, var (C_out,).
-CPU and CUDA run the same composite of PyTorch operations.
+An operator takes the weights of many layers, which share the options but not eps and multiplier: those may
+depend on the fan-in. Gains are of all layers, or none, for autograd of torch.library sees no tensors in a
+list that holds a None.
+
+Shapes: weight (C_out, C_in / groups, k_T, k_H, k_W) or any (C_out, ...); gain (C_out,). The operators' mean,
+var and grad_gain hold the filters of all layers, one layer after the other.
+CPU tensors go through the composite of PyTorch operations; CUDA tensors to kernels/weight_standardize.cu.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from videonorm.kernels import weight_standardize as kernels
+from videonorm.kernels.gpu import gpu
 from videonorm.ops.registration import register
 
 EpsPlacement = Literal["under_root", "on_std", "floor"]
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def weight_standardize(
@@ -57,22 +67,78 @@ def weight_standardize(
     Returns:
         w_hat with the shape and memory format of weight. Differentiable once.
     """
-    if weight.dim() < 2 or not weight.is_floating_point():
-        raise ValueError(
-            f"weight (shape {tuple(weight.shape)}, {weight.dtype}) must be (C_out, ...) in floating point"
-        )
-    if fan_in(weight) < 2:
-        raise ValueError(f"fan-in ({fan_in(weight)}) must be at least 2 to standardize a filter")
-    if gain is not None and gain.shape != weight.shape[:1]:
-        raise ValueError(f"gain (shape {tuple(gain.shape)}) must have the shape ({weight.shape[0]},)")
-    if gain is not None and gain.device != weight.device:
-        raise ValueError(f"gain (on {gain.device}) must be on the device of weight ({weight.device})")
+    (w_hat,) = weight_standardize_layers(
+        [weight],
+        [] if gain is None else [gain],
+        center=center,
+        scale=scale,
+        unbiased=unbiased,
+        eps=[eps],
+        eps_placement=eps_placement,
+        multipliers=[multiplier],
+        dtype=dtype,
+    )
+    return w_hat
+
+
+def weight_standardize_layers(
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor] = (),
+    *,
+    center: bool = True,
+    scale: bool = True,
+    unbiased: bool = False,
+    eps: Sequence[float],
+    eps_placement: EpsPlacement = "under_root",
+    multipliers: Sequence[float],
+    dtype: torch.dtype | None = None,
+) -> list[Tensor]:
+    """`weight_standardize` of many weights at once, on a GPU in one launch. The same to the bit.
+
+    Args:
+        weights: of one dtype and on one device.
+        gains: one for each weight; empty for 1.
+        eps, multipliers: one for each weight.
+        others: for all weights, as in `weight_standardize`.
+    """
+    dtype = dtype or weights[0].dtype
+    _check(weights, gains, eps_placement, dtype)
+    w_hats: list[Tensor] = torch.ops.videonorm.weight_standardize(
+        weights, gains, center, scale, unbiased, eps, eps_placement, multipliers, dtype
+    )[0]
+    return w_hats
+
+
+def _check(
+    weights: Sequence[Tensor], gains: Sequence[Tensor], eps_placement: str, output_dtype: torch.dtype
+) -> None:
     if eps_placement not in get_args(EpsPlacement):
         raise ValueError(f"eps_placement ({eps_placement!r}) must be one of {get_args(EpsPlacement)}")
-    w_hat: Tensor = torch.ops.videonorm.weight_standardize(
-        weight, gain, center, scale, unbiased, eps, eps_placement, multiplier, dtype or weight.dtype
-    )[0]
-    return w_hat
+    dtype, device = weights[0].dtype, weights[0].device
+    for weight in weights:
+        if weight.dim() < 2 or len(weight) == 0 or weight.dtype not in DTYPES:
+            raise ValueError(
+                f"weight (shape {tuple(weight.shape)}, {weight.dtype}) must be (C_out, ...) with"
+                f" C_out at least 1, of one of {DTYPES}"
+            )
+        if fan_in(weight) < 2:
+            raise ValueError(f"fan-in ({fan_in(weight)}) must be at least 2 to standardize a filter")
+        if weight.dtype != dtype or weight.device != device:
+            raise ValueError(
+                f"weight ({weight.dtype} on {weight.device}) must have the dtype and device of the first one"
+                f" ({dtype} on {device})"
+            )
+    if output_dtype not in DTYPES:
+        raise ValueError(f"dtype ({output_dtype}) must be one of {DTYPES}")
+    if gains and len(gains) != len(weights):
+        raise ValueError(
+            f"gains ({len(gains)} tensors) must be one for each weight ({len(weights)}), or none"
+        )
+    for weight, gain in zip(weights, gains, strict=False):
+        if gain.shape != weight.shape[:1]:
+            raise ValueError(f"gain (shape {tuple(gain.shape)}) must have the shape ({weight.shape[0]},)")
+        if gain.device != device:
+            raise ValueError(f"gain (on {gain.device}) must be on the device of weight ({device})")
 
 
 def fan_in(weight: Tensor) -> int:
@@ -80,56 +146,123 @@ def fan_in(weight: Tensor) -> int:
     return math.prod(weight.shape[1:])
 
 
+# ------------------------------------------------------------------------------------------- the definition
+
+
 def weight_standardize_reference(
-    weight: Tensor,
-    gain: Tensor | None,
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor],
     center: bool,
     scale: bool,
     unbiased: bool,
-    eps: float,
+    eps: Sequence[float],
     eps_placement: str,
-    multiplier: float,
+    multipliers: Sequence[float],
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition in differentiable PyTorch, with the operator's own signature: w_hat, mean, var."""
-    w = weight.to(_compute_dtype(weight))
-    var, mean = torch.var_mean(w, dim=_filter(w), correction=int(unbiased), keepdim=True)
-    w_hat = (w - mean if center else w) * multiplier
-    if scale:
-        w_hat = w_hat * _inverse_std(var, eps, eps_placement)
-    if gain is not None:
-        w_hat = w_hat * _per_filter(gain, w)
-    return w_hat.to(dtype), mean.flatten(), var.flatten()
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The definition in differentiable PyTorch, with the operator's own signature: w_hats, mean, var."""
+    w_hats, means, variances = [], [], []
+    for index, weight in enumerate(weights):
+        w = weight.to(_compute_dtype(weight))
+        var, mean = torch.var_mean(w, dim=_filter(w), correction=int(unbiased), keepdim=True)
+        w_hat = (w - mean if center else w) * multipliers[index]
+        if scale:
+            w_hat = w_hat * _inverse_std(var, eps[index], eps_placement)
+        if gains:
+            w_hat = w_hat * _per_filter(gains[index], w)
+        w_hats.append(w_hat.to(dtype))
+        means.append(mean.flatten())
+        variances.append(var.flatten())
+    return w_hats, torch.cat(means), torch.cat(variances)
+
+
+def _inverse_std(var: Tensor, eps: float, eps_placement: str) -> Tensor:
+    if eps_placement == "under_root":
+        return torch.rsqrt(var + eps)
+    if eps_placement == "on_std":
+        return 1 / (torch.sqrt(var) + eps)
+    return torch.rsqrt(var.clamp(min=eps))
+
+
+def _inverse_std_slope(var: Tensor, r: Tensor, eps: float, eps_placement: str) -> Tensor:
+    """dr / dvar. It multiplies w - mean, so any finite value will do for a filter of variance 0."""
+    if eps_placement == "under_root":
+        return -0.5 * r**3
+    if eps_placement == "on_std":
+        return torch.where(var > 0, -0.5 * r**2 * torch.rsqrt(var), 0)
+    return torch.where(var > eps, -0.5 * r**3, 0)
+
+
+# -------------------------------------------------------------------------------- the implementation on CPU
 
 
 def _forward(
-    weight: Tensor,
-    gain: Tensor | None,
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor],
     center: bool,
     scale: bool,
     unbiased: bool,
-    eps: float,
+    eps: Sequence[float],
     eps_placement: str,
-    multiplier: float,
+    multipliers: Sequence[float],
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """The definition in few passes. torch's var_mean would walk the filters number by number on CPU."""
-    w = weight.to(_compute_dtype(weight))
-    mean = w.mean(_filter(w), keepdim=True)
-    centered = w - mean
-    var = centered.square().mean(_filter(w), keepdim=True)
-    if unbiased:
-        var *= fan_in(weight) / (fan_in(weight) - 1)
-    factor = torch.full_like(var, multiplier)
-    if scale:
-        factor *= _inverse_std(var, eps, eps_placement)
-    if gain is not None:
-        factor *= _per_filter(gain, w)
-    w_hat = centered.mul_(factor) if center else w * factor
-    return w_hat.to(dtype), mean.flatten(), var.flatten()
+    w_hats, means, variances = [], [], []
+    for index, weight in enumerate(weights):
+        w = weight.to(_compute_dtype(weight))
+        mean = w.mean(_filter(w), keepdim=True)
+        centered = w - mean
+        var = centered.square().mean(_filter(w), keepdim=True)
+        if unbiased:
+            var *= fan_in(weight) / (fan_in(weight) - 1)
+        factor = torch.full_like(var, multipliers[index])
+        if scale:
+            factor *= _inverse_std(var, eps[index], eps_placement)
+        if gains:
+            factor *= _per_filter(gains[index], w)
+        w_hats.append((centered.mul_(factor) if center else w * factor).to(dtype))
+        means.append(mean.flatten())
+        variances.append(var.flatten())
+    return w_hats, torch.cat(means), torch.cat(variances)
 
 
 def _backward(
+    grad_w_hats: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor],
+    mean: Tensor,
+    var: Tensor,
+    center: bool,
+    scale: bool,
+    unbiased: bool,
+    eps: Sequence[float],
+    eps_placement: str,
+    multipliers: Sequence[float],
+) -> tuple[list[Tensor], Tensor]:
+    """grad_weights, and grad_gain in the dtype of mean, empty where there are no gains."""
+    options = center, scale, unbiased
+    grad_weights, grad_gains = [], []
+    filters = list(map(len, weights))
+    statistics = zip(torch.split(mean, filters), torch.split(var, filters), strict=True)
+    for index, (mean_of_layer, var_of_layer) in enumerate(statistics):
+        grad_weight, grad_gain = _backward_of_layer(
+            grad_w_hats[index],
+            weights[index],
+            gains[index] if gains else None,
+            mean_of_layer,
+            var_of_layer,
+            *options,
+            eps[index],
+            eps_placement,
+            multipliers[index],
+        )
+        grad_weights.append(grad_weight)
+        grad_gains.append(grad_gain)
+    return grad_weights, torch.cat(grad_gains) if gains else mean.new_empty(0)
+
+
+def _backward_of_layer(
     grad_w_hat: Tensor,
     weight: Tensor,
     gain: Tensor | None,
@@ -153,10 +286,9 @@ def _backward(
     centered = w - mean
     projection = (grad * (centered if center else w)).sum(_filter(w), keepdim=True)
     r = _inverse_std(var, eps, eps_placement) if scale else torch.ones_like(var)
+    grad_gain = (projection * r * multiplier).flatten()
     factor = torch.full_like(var, multiplier)
-    grad_gain = mean.new_empty(0)
     if gain is not None:
-        grad_gain = (projection * r * multiplier).flatten()
         factor *= _per_filter(gain, w)
     slope = torch.zeros_like(var)
     if scale:
@@ -174,23 +306,6 @@ def _backward(
     return grad_w.to(weight.dtype), grad_gain
 
 
-def _inverse_std(var: Tensor, eps: float, eps_placement: str) -> Tensor:
-    if eps_placement == "under_root":
-        return torch.rsqrt(var + eps)
-    if eps_placement == "on_std":
-        return 1 / (torch.sqrt(var) + eps)
-    return torch.rsqrt(var.clamp(min=eps))
-
-
-def _inverse_std_slope(var: Tensor, r: Tensor, eps: float, eps_placement: str) -> Tensor:
-    """dr / dvar. It multiplies w - mean, so any finite value will do for a filter of variance 0."""
-    if eps_placement == "under_root":
-        return -0.5 * r**3
-    if eps_placement == "on_std":
-        return torch.where(var > 0, -0.5 * r**2 * torch.rsqrt(var), 0)
-    return torch.where(var > eps, -0.5 * r**3, 0)
-
-
 def _compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
@@ -204,36 +319,72 @@ def _per_filter(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype).view(-1, *(1 for _ in like.shape[1:]))
 
 
-def _fake(weight: Tensor, gain: Tensor | None, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+# ------------------------------------------------------------------------- fake, autograd and registration
+
+
+def _cuda(weights: list[Tensor], *arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+    return kernels.forward(gpu(weights[0].device), weights, *arguments)
+
+
+def _cuda_backward(grad_w_hats: list[Tensor], *arguments: Any) -> tuple[list[Tensor], Tensor]:
+    return kernels.backward(gpu(grad_w_hats[0].device), grad_w_hats, *arguments)
+
+
+def _fake(weights: list[Tensor], gains: list[Tensor], *options: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     *_, dtype = options
-    mean = weight.new_empty(weight.shape[0], dtype=_compute_dtype(weight))
-    return torch.empty_like(weight, dtype=dtype), mean, torch.empty_like(mean)
+    mean = weights[0].new_empty(sum(map(len, weights)), dtype=_compute_dtype(weights[0]))
+    return [torch.empty_like(weight, dtype=dtype) for weight in weights], mean, torch.empty_like(mean)
 
 
 def _fake_backward(
-    grad_w_hat: Tensor, weight: Tensor, gain: Tensor | None, mean: Tensor, var: Tensor, *options: Any
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(weight), mean.new_empty(0 if gain is None else gain.shape[0])
+    grad_w_hats: list[Tensor], weights: list[Tensor], gains: list[Tensor], mean: Tensor, *rest: Any
+) -> tuple[list[Tensor], Tensor]:
+    return list(map(torch.empty_like, weights)), torch.empty_like(mean) if gains else mean.new_empty(0)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    weight, gain, *ctx.options, _dtype = inputs
-    _w_hat, mean, var = output
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor], Tensor, Tensor]) -> None:
+    weights, gains, *ctx.options, _dtype = inputs
+    _w_hats, mean, var = output
     ctx.mark_non_differentiable(mean, var)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(weight, gain, mean, var)
+    ctx.save_for_backward(mean, var, *weights, *gains)
 
 
-def _autograd(
-    ctx: Any, grad_w_hat: Tensor | None, _grad_mean: None, _grad_var: None
-) -> tuple[Tensor | None, ...]:
-    if grad_w_hat is None:
-        return (None,) * 9
-    weight, gain, mean, var = ctx.saved_tensors
-    grad_weight, grad_gain = torch.ops.videonorm.weight_standardize_backward(
-        grad_w_hat, weight, gain, mean, var, *ctx.options
-    )
-    return grad_weight, None if gain is None else grad_gain.to(gain.dtype), *(None for _ in range(7))
+def _autograd(ctx: Any, grad_w_hats: list[Tensor | None], _mean: None, _var: None) -> tuple[Any, ...]:
+    mean, var, *tensors = ctx.saved_tensors
+    weights, gains = tensors[: len(grad_w_hats)], tensors[len(grad_w_hats) :]
+    grad_weights: list[Tensor | None] = [None] * len(weights)
+    grad_gains: list[Tensor | None] = [None] * len(gains)
+    # A layer that did not take part in the loss gets no gradient, as it would alone.
+    part = [index for index, grad in enumerate(grad_w_hats) if grad is not None]
+    if part:
+        filters = list(map(len, weights))
+        if len(part) < len(weights):
+            mean, var = (torch.cat(_take(values.split(filters), part)) for values in (mean, var))
+        center, scale, unbiased, eps, eps_placement, multipliers = ctx.options
+        grads_of_part, grad_gain = torch.ops.videonorm.weight_standardize_backward(
+            _take(grad_w_hats, part),
+            _take(weights, part),
+            _take(gains, part) if gains else [],
+            mean,
+            var,
+            center,
+            scale,
+            unbiased,
+            _take(eps, part),
+            eps_placement,
+            _take(multipliers, part),
+        )
+        for index, grad in zip(part, grads_of_part, strict=True):
+            grad_weights[index] = grad
+        if gains:
+            for index, grad in zip(part, grad_gain.split(_take(filters, part)), strict=True):
+                grad_gains[index] = grad.to(gains[index].dtype)
+    return grad_weights, grad_gains, *(None for _ in range(7))
+
+
+def _take(values: Sequence[Any], indices: list[int]) -> list[Any]:
+    return [values[index] for index in indices]
 
 
 def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
@@ -244,21 +395,23 @@ def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
 
 
 register(
-    "weight_standardize(Tensor weight, Tensor? gain, bool center, bool scale, bool unbiased, float eps,"
-    " str eps_placement, float multiplier, ScalarType dtype) -> (Tensor w_hat, Tensor mean, Tensor var)",
+    "weight_standardize(Tensor[] weights, Tensor[] gains, bool center, bool scale, bool unbiased,"
+    " float[] eps, str eps_placement, float[] multipliers, ScalarType dtype)"
+    " -> (Tensor[] w_hats, Tensor mean, Tensor var)",
     cpu=_forward,
-    cuda=_forward,
+    cuda=_cuda,
+    reference=_forward,
     fake=_fake,
     backward=_autograd,
     setup_context=_setup_context,
 )
-# grad_gain has the dtype of mean, and is empty where there is no gain.
 register(
-    "weight_standardize_backward(Tensor grad_w_hat, Tensor weight, Tensor? gain, Tensor mean, Tensor var,"
-    " bool center, bool scale, bool unbiased, float eps, str eps_placement, float multiplier)"
-    " -> (Tensor grad_weight, Tensor grad_gain)",
+    "weight_standardize_backward(Tensor[] grad_w_hats, Tensor[] weights, Tensor[] gains, Tensor mean,"
+    " Tensor var, bool center, bool scale, bool unbiased, float[] eps, str eps_placement,"
+    " float[] multipliers) -> (Tensor[] grad_weights, Tensor grad_gain)",
     cpu=_backward,
-    cuda=_backward,
+    cuda=_cuda_backward,
+    reference=_backward,
     fake=_fake_backward,
     backward=_refuse_double_backward,
 )

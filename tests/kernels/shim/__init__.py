@@ -1,0 +1,107 @@
+"""Kernel files on the CPU: compiled by g++ with cuda_shim.h, which says what it checks."""
+
+import atexit
+import ctypes
+import functools
+import random
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import videonorm.kernels
+from videonorm.kernels.unit import Unit
+
+KERNELS = Path(videonorm.kernels.__file__).parent
+MAX_SHARED_BYTES = 227 * 1024
+
+# What the header declares and cannot define, as it does not know Params.
+ENTRY = """
+void shim::run_thread() {
+    reinterpret_cast<void (*)(Params)>(const_cast<void*>(kernel))(*static_cast<const Params*>(params));
+}
+extern const size_t shim::params_bytes = sizeof(Params);
+"""
+
+Edit = Callable[[str], str]
+
+_libraries = tempfile.TemporaryDirectory(prefix="videonorm_shim_")
+atexit.register(_libraries.cleanup)
+
+
+class Shim:
+    """A machine that runs kernels on CPU tensors, the threads of a block in a random order of `seed`.
+
+    A launch raises RuntimeError where a barrier or a shuffle is not reached by all its threads, an access is
+    misaligned or shared memory is overrun. `edit` maps the text of a kernel file to that which is run. `asan`
+    needs a process of the fixture `run_with_asan`, which an access out of bounds ends with a report.
+    """
+
+    multiprocessors = 4
+
+    def __init__(self, seed: int = 0, *, edit: Edit | None = None, asan: bool = False):
+        self._seeds = random.Random(seed)
+        self._edit = edit
+        self._asan = asan
+
+    def build(self, units: Iterable[Unit]) -> None:
+        """Compile ahead, two at a time."""
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(self._library, units))
+
+    def launch(
+        self, unit: Unit, kernel: str, grid: int, block: int, shared_bytes: int, params: ctypes.Structure
+    ) -> None:
+        """Run a kernel as a GPU would, in this thread. `params` points to CPU tensors."""
+        library = self._library(unit)
+        if not 1 <= grid < 2**31:
+            raise RuntimeError(f"grid ({grid}) must be at least 1 and below 2**31")
+        if not 1 <= block <= 1024:
+            raise RuntimeError(f"block ({block}) must be 1 to 1024 threads")
+        if shared_bytes % 4 or not 0 <= shared_bytes <= MAX_SHARED_BYTES:
+            raise RuntimeError(
+                f"shared_bytes ({shared_bytes}) must be a multiple of 4, at most {MAX_SHARED_BYTES}"
+            )
+        size, declared = ctypes.sizeof(params), library.shim_params_bytes()
+        if size != declared:
+            raise RuntimeError(
+                f"{type(params).__name__} ({size} bytes) must be Params of {unit.source} ({declared} bytes)"
+            )
+        function = ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
+        seed = self._seeds.getrandbits(64) | 1
+        error = library.shim_launch(function, grid, block, shared_bytes, seed, ctypes.byref(params))
+        if error:
+            raise RuntimeError(f"{kernel}: {error.decode()}")
+
+    def _library(self, unit: Unit) -> ctypes.PyDLL:
+        text = (KERNELS / unit.source).read_text()
+        text = self._edit(text) if self._edit else text
+        return _compile(Path(unit.source).name, unit.macros, text, self._asan)
+
+
+@functools.cache
+def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, asan: bool) -> ctypes.PyDLL:
+    if not shutil.which("g++"):
+        raise RuntimeError("g++ was not found: it is needed to run kernels on the CPU")
+    folder = Path(tempfile.mkdtemp(dir=_libraries.name))
+    (folder / "unit.cpp").write_text(f'#include "cuda_shim.h"\n#line 1 "{name}"\n{text}\n{ENTRY}')
+    flags = ["-std=c++20", "-O1", "-fPIC", "-shared"]
+    flags += ["-march=native"]  # fused multiply-add and fp16 conversions in hardware
+    flags += ["-Wl,-Bsymbolic", "-fno-gnu-unique"]  # no two libraries share a variable
+    if asan:
+        flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    else:  # without libubsan, in whose place the header reports
+        flags += ["-fsanitize=alignment", "-nodefaultlibs", "-lm", "-lc", "-lgcc"]
+    flags += [f"-I{Path(__file__).parent}", f"-I{KERNELS}"]
+    flags += [f"-D{macro}={value}" for macro, value in macros]
+    command = ["g++", "unit.cpp", "-o", "unit.so", *flags]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if built.returncode:
+        raise RuntimeError(f"g++ cannot compile {name} with {dict(macros)}:\n{built.stderr}")
+    library = ctypes.PyDLL(str(folder / "unit.so"))  # holds the GIL: a library has one set of fibers
+    library.shim_launch.restype = ctypes.c_char_p
+    library.shim_launch.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 3, ctypes.c_uint64, ctypes.c_void_p]
+    library.shim_params_bytes.restype = ctypes.c_size_t
+    return library

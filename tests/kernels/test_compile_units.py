@@ -1,0 +1,30 @@
+"""Every variant of every kernel file, compiled for data-centre and consumer GPUs of four generations."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from videonorm.kernels import units
+from videonorm.kernels.compiler import compile
+from videonorm.machine import available_cores
+
+pytest.importorskip("cuda.core")
+
+REGISTERS = 65536  # of a multiprocessor
+THREADS = 256  # at most, of a block
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "sm_120"])
+def test_no_variant_spills_or_crowds_a_multiprocessor(arch, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # an empty cache: everything is compiled
+    with ThreadPoolExecutor(available_cores()) as pool:  # NVRTC releases the interpreter lock
+        cubins = list(pool.map(lambda unit: compile(unit, arch), units()))
+    assert all(cubin.kernels for cubin in cubins)
+    too_much = [
+        f"{name} of {unit}: {usage}"
+        for unit, cubin in zip(units(), cubins, strict=True)
+        for name, usage in cubin.kernels.items()
+        # At least two blocks side by side.
+        if usage.spill_bytes or usage.stack_bytes or 2 * THREADS * usage.registers > REGISTERS
+    ]
+    assert not too_much, "\n".join(too_much)

@@ -1,0 +1,310 @@
+"""group_norm.cu, run on the CPU: every variant, forward and backward, against float64."""
+
+import itertools
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from videonorm.kernels import group_norm as kernels
+from videonorm.kernels.group_norm import Geometry, geometry, units
+from videonorm.ops import group_norm_reference
+
+from .shim import Shim
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FUSED = {"plain": (False, False), "relu": (True, False), "add": (False, True), "add_relu": (True, True)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def built() -> None:
+    Shim().build(units())
+
+
+def make_inputs(shape, dtype, memory_format, mean=30.0) -> list[Tensor]:
+    """x, weight, bias, residual and grad_y; weight and bias are fp32."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    x, residual, grad_y = (
+        t.to(dtype).contiguous(memory_format=memory_format)
+        for t in (mean + randn(*shape), randn(*shape), randn(*shape))
+    )
+    return [x, (1 + randn(shape[1])).float(), randn(shape[1]).float(), residual, grad_y]
+
+
+def run(shim, x, weight, bias, residual, grad_y, num_groups, relu, eps=1e-5) -> list[Tensor]:
+    """y, grad_x, grad_weight, grad_bias, grad_residual: both passes, with what autograd would save."""
+    y, mean, rstd = kernels.forward(shim, x, weight, bias, residual, num_groups, eps, relu)
+    masked = relu and residual is not None
+    grads = kernels.backward(
+        shim, grad_y, x, weight, bias, mean, rstd, y if masked else None, relu, [True, True, True, masked]
+    )
+    again = kernels.apply(shim, x, weight, bias, residual, mean, rstd, relu)
+    torch.testing.assert_close(again, y, rtol=0, atol=0, equal_nan=True)
+    return [y, *grads[:3], grads[3] if masked else grad_y]
+
+
+def check(shim, shape, num_groups, dtype, memory_format, fused, assert_at_most_twice, mean=30.0) -> None:
+    """The error of every result is at most twice that of PyTorch's own operations in the same dtype."""
+    relu, add = FUSED[fused]
+    x, weight, bias, residual, grad_y = make_inputs(shape, dtype, memory_format, mean)
+
+    def eager(to):
+        leaves = [t.to(to).requires_grad_() for t in (x, weight, bias, residual)]
+        z = F.group_norm(leaves[0].contiguous(), num_groups, leaves[1], leaves[2], 1e-5)
+        z = z + leaves[3] if add else z
+        y = F.relu(z) if relu else z
+        grads = torch.autograd.grad(y, leaves[: 3 + add], grad_y.to(to))
+        return [y, *grads], z
+
+    # A value that rounding moves across the kink has either gradient: leave those out.
+    grad_y = grad_y * (eager(torch.float64)[1].abs() > 0.1)
+    got = run(shim, x, weight, bias, residual if add else None, grad_y, num_groups, relu)
+    for values in zip(got, eager(dtype)[0], eager(torch.float64)[0], strict=False):
+        assert_at_most_twice(*values)
+    for tensor in (got[0], got[1]):
+        assert (tensor.dtype, tensor.stride()) == (x.dtype, x.stride())
+
+
+@pytest.mark.parametrize("unit", units(), ids=str)
+def test_every_variant(shim, unit, assert_at_most_twice):
+    macros = dict(unit.macros)
+    vector, last = int(macros["VECTOR"]), macros["CHANNELS_LAST"] == "1"
+    # The row of memory is an odd number of accesses, so that no wider one fits.
+    shape = (2, 3 * vector, 2, 3, 7) if last else (2, 6, 1, 9, 7 * vector)
+    launched = []
+    launch = shim.launch
+    shim.launch = lambda unit, kernel, *rest: (launched.append((unit, kernel)), launch(unit, kernel, *rest))
+    for fused in FUSED:
+        memory_format = FORMATS["channels_last" if last else "contiguous"]
+        check(shim, shape, 3, DTYPES[macros["SCALAR"]], memory_format, fused, assert_at_most_twice)
+    assert {used for used, _ in launched} == {unit}
+    kernel_file = (kernels.__file__ or "").removesuffix(".py") + ".cu"
+    with open(kernel_file) as source:
+        names = re.findall(r"^KERNEL (\w+)\(", source.read(), re.MULTILINE)
+    assert len(names) == 13 and {kernel for _, kernel in launched} == set(names)
+
+
+SHAPES = {  # ((N, C, T, H, W), G)
+    "one_channel_a_group": ((1, 32, 3, 5, 5), 32),
+    "two": ((2, 64, 2, 5, 5), 32),
+    "three": ((2, 96, 2, 5, 3), 32),
+    "six": ((1, 192, 1, 5, 3), 32),
+    "twenty_six": ((1, 832, 1, 3, 3), 32),
+    "one_wide_group": ((1, 2048, 1, 2, 2), 1),
+    "one_narrow_group": ((3, 8, 2, 3, 3), 1),
+    "prime": ((1, 7, 1, 3, 11), 7),
+    "two_sites": ((5, 64, 2, 1, 1), 32),
+    "one_site": ((2, 2048, 1, 1, 1), 32),
+    "one_site_one_group": ((2, 6, 1, 1, 1), 2),
+    "one_channel": ((4, 1, 5, 8, 8), 1),
+    "many_chunks": ((1, 16, 8, 20, 20), 4),
+    "two_samples_many_chunks": ((2, 40, 3, 20, 21), 5),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize(("shape", "num_groups"), SHAPES.values(), ids=SHAPES)
+def test_odd_sizes(shim, shape, num_groups, memory_format, dtype, assert_at_most_twice):
+    for fused in ("relu", "add_relu"):
+        check(shim, shape, num_groups, dtype, memory_format, fused, assert_at_most_twice)
+
+
+@pytest.mark.parametrize("mean", [0.0, 500.0])
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_any_mean(shim, memory_format, mean, assert_at_most_twice):
+    check(shim, (2, 64, 4, 7, 7), 32, torch.float32, memory_format, "plain", assert_at_most_twice, mean)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_bits_do_not_depend_on_the_order_of_threads(memory_format):
+    inputs = make_inputs((2, 24, 4, 11, 11), torch.float32, memory_format)
+    first, *others = (run(Shim(seed), *inputs, 4, relu=True) for seed in range(3))
+    for other in others:
+        assert all(map(torch.equal, first, other))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("multiprocessors", [1, 13, 148])
+def test_any_number_of_multiprocessors(shim, multiprocessors, memory_format, assert_at_most_twice):
+    shim.multiprocessors = multiprocessors
+    shape = (1, 24, 8, 19, 20)
+    check(shim, shape, 6, torch.float32, memory_format, "add_relu", assert_at_most_twice)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize(
+    "weight_dtype, bias_dtype",
+    list(itertools.product([None, torch.float32, torch.bfloat16], repeat=2)),
+    ids=str,
+)
+def test_parameters_of_any_dtype(shim, weight_dtype, bias_dtype, memory_format):
+    x, weight, bias, _, grad_y = make_inputs((2, 8, 2, 3, 5), torch.bfloat16, memory_format)
+    weight, bias = weight.bfloat16().float(), bias.bfloat16().float()  # both dtypes hold them exactly
+    given = [
+        None if dtype is None else t.to(dtype) for t, dtype in ((weight, weight_dtype), (bias, bias_dtype))
+    ]
+    filled = [
+        torch.full_like(t, default) if g is None else t
+        for t, g, default in ((weight, given[0], 1.0), (bias, given[1], 0.0))
+    ]
+    got = run(shim, x, *given, None, grad_y, 4, relu=True)
+    assert all(map(torch.equal, got, run(shim, x, *filled, None, grad_y, 4, relu=True)))
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_addresses_that_are_not_aligned(shim, memory_format):
+    x, weight, bias, residual, grad_y = make_inputs((1, 8, 1, 3, 8), torch.bfloat16, memory_format)
+    want = run(shim, x, weight, bias, residual, grad_y, 2, relu=True)
+
+    def moved(tensor: Tensor, scalars: int) -> Tensor:
+        memory = torch.empty(tensor.numel() + scalars, dtype=tensor.dtype)[scalars:]
+        return memory.as_strided(tensor.shape, tensor.stride(), scalars).copy_(tensor)
+
+    for scalars in (1, 2, 4):
+        got = run(shim, moved(x, scalars), weight, bias, residual, moved(grad_y, scalars), 2, relu=True)
+        for result, wanted in zip(got, want, strict=True):
+            torch.testing.assert_close(result, wanted)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_nan_and_inf_stay_in_their_group(shim, memory_format):
+    x, weight, bias, residual, grad_y = make_inputs((2, 8, 2, 3, 5), torch.float32, memory_format)
+    x[0, 0, 0, 0, 0], x[1, 7, 1, 1, 1] = float("nan"), float("inf")
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias, residual)]
+    y = group_norm_reference(*leaves, 4, 1e-5, True)[0]
+    want = [y, *torch.autograd.grad(y, leaves, grad_y.double())]
+    got = run(shim, x, weight, bias, residual, grad_y, 4, relu=True)
+    for result, wanted in zip(got, want, strict=True):
+        assert torch.equal(result.isfinite(), wanted.isfinite())
+        torch.testing.assert_close(result.double(), wanted, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+def test_constant_group(shim):
+    x, weight, bias, _, grad_y = make_inputs((1, 4, 1, 3, 5), torch.float32, torch.channels_last_3d)
+    x.fill_(1 / 3)
+    y, _, rstd = kernels.forward(shim, x, weight, bias, None, 2, 1e-5, False)
+    torch.testing.assert_close(y, bias.view(-1, 1, 1, 1).expand_as(y))
+    torch.testing.assert_close(rstd, torch.full_like(rstd, 1e-5**-0.5))
+
+
+@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=4)))
+def test_only_what_is_wanted(shim, wanted):
+    x, weight, bias, residual, grad_y = make_inputs((2, 8, 2, 3, 5), torch.float32, torch.channels_last_3d)
+    y, mean, rstd = kernels.forward(shim, x, weight, bias, residual, 2, 1e-5, True)
+    saved = (grad_y, x, weight, bias, mean, rstd, y, True)
+    every = kernels.backward(shim, *saved, [True] * 4)
+    for grad, asked, full in zip(kernels.backward(shim, *saved, list(wanted)), wanted, every, strict=True):
+        # A gradient that is not wanted may be there all the same where it costs nothing.
+        assert torch.equal(grad, full) if asked else grad.numel() in (0, full.numel())
+
+
+def without(text: str, occurrence: int):
+    """A source without one occurrence of `text`."""
+
+    def edit(source: str) -> str:
+        parts = source.split(text)
+        assert 0 <= occurrence < len(parts) - 1
+        return text.join(parts[: occurrence + 1]) + text.join(parts[occurrence + 1 :])
+
+    return edit
+
+
+MUTATIONS = [
+    *(("__syncthreads();", index) for index in range(4)),
+    ("mine.merge(other);", 0),
+    (" + delta * delta * number() * share", 0),
+    ("mean(slot) = fmaf(delta, share, mean(slot));", 0),
+    ("number() = all;", 0),
+    ("sum = fmaf(static_cast<float>(sites_of_chunk(p, chunk)), mean - shift, sum);", 0),
+]
+
+
+@pytest.mark.parametrize("text, occurrence", MUTATIONS, ids=[f"{text}-{n}" for text, n in MUTATIONS])
+def test_a_line_less_is_seen(text, occurrence):
+    """Of the barriers and the merges none is idle: without it results are wrong, or the machine objects."""
+    inputs = make_inputs((1, 48, 8, 12, 13), torch.float32, torch.channels_last_3d)
+    want = run(Shim(), *inputs, 4, relu=True)
+    with pytest.raises((RuntimeError, AssertionError)):
+        for seed in range(5):
+            got = run(Shim(seed, edit=without(text, occurrence)), *inputs, 4, relu=True)
+            for result, wanted in zip(got, want, strict=True):
+                torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_all_mutations_are_tried():
+    with open((kernels.__file__ or "").removesuffix(".py") + ".cu") as source:
+        text = source.read()
+    assert text.count("__syncthreads();") == sum(name == "__syncthreads();" for name, _ in MUTATIONS)
+
+
+ASAN = """
+import torch
+from shim import Shim
+from videonorm.kernels import group_norm as kernels
+
+for memory_format in (torch.contiguous_format, torch.channels_last_3d):
+    for shape, groups in (((2, 24, 2, 7, 9), 3), ((1, 40, 1, 6, 15), 5)):
+        x = torch.randn(shape).contiguous(memory_format=memory_format)
+        weight = torch.randn(shape[1])
+        y, mean, rstd = kernels.forward(Shim(asan=True), x, weight, weight, x, groups, 1e-5, True)
+        kernels.backward(Shim(asan=True), x, x, weight, weight, mean, rstd, y, True, [True] * 4)
+print("clean")
+"""
+
+
+def test_no_access_is_out_of_bounds(run_with_asan):
+    process = run_with_asan(ASAN)
+    assert process.stdout == "clean\n", process.stderr
+
+
+# ----------------------------------------------------------------------------------------------- geometry
+
+H100 = 132
+
+
+@pytest.mark.parametrize("samples", [1, 2, 8, 64])
+@pytest.mark.parametrize("channels", [1, 3, 24, 45, 64, 921, 2048])
+@pytest.mark.parametrize("sites", [1, 2, 49, 784, 16 * 56 * 56, 64 * 224 * 224])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_geometry_covers_everything_once(samples, channels, sites, channels_last):
+    row = channels if channels_last else sites
+    for vector in (v for v in (1, 2, 4, 8) if row % v == 0):
+        cut = geometry(
+            samples, channels, sites, channels_last=channels_last, vector=vector, multiprocessors=H100
+        )
+        per_lane = vector if channels_last else 1
+        assert (cut.columns - 1) * cut.width * per_lane < channels <= cut.columns * cut.width * per_lane
+        assert (cut.chunks - 1) * cut.sites_per_chunk < sites <= cut.chunks * cut.sites_per_chunk
+        assert 1 <= cut.width * cut.depth <= kernels.THREADS
+        assert channels_last or cut.sites_per_chunk % vector == 0
+
+
+@pytest.mark.parametrize("channels, sites", [(64, 16 * 56 * 56), (256, 8 * 28 * 28), (2048, 16 * 7 * 7)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_one_clip_fills_the_machine(channels, sites, channels_last):
+    vector = 8 if channels_last or sites % 8 == 0 else 1
+    cut = geometry(1, channels, sites, channels_last=channels_last, vector=vector, multiprocessors=H100)
+    assert cut.columns * cut.chunks >= H100
+
+
+def test_sites_beyond_an_int():
+    cut = geometry(1, 1, 2**33, channels_last=True, vector=1, multiprocessors=1)
+    assert cut.sites_per_chunk <= 2**30 and cut.chunks * cut.sites_per_chunk >= 2**33
+
+
+def test_a_known_geometry():
+    cut = geometry(8, 64, 8 * 56 * 56, channels_last=True, vector=8, multiprocessors=H100)
+    assert cut == Geometry(columns=1, width=8, depth=32, chunks=99, sites_per_chunk=254)
+
+
+def test_more_blocks_than_a_grid_holds():
+    with pytest.raises(ValueError, match=r"batch size \(2147483648\) must leave at most 2147483647 blocks"):
+        geometry(2**31, 1, 1, channels_last=True, vector=1, multiprocessors=1)

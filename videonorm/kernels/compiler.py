@@ -1,0 +1,190 @@
+"""Units compiled by NVRTC, in memory or from the user's cache folder. Needs neither a GPU nor a toolkit."""
+
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from videonorm.kernels.unit import KernelError, Unit
+
+FOLDER = Path(__file__).parent
+FORMAT = 1  # of a cache file: raise it when that changes
+
+# -v: registers and spills in the log. Line numbers: for compute-sanitizer and profilers; they cost no time.
+OPTIONS: dict[str, Any] = {"std": "c++17", "ptxas_options": "-v", "lineinfo": True}
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*"(.+)"', re.MULTILINE)
+
+_importing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a thread of a kernel, and a block, takes of a multiprocessor."""
+
+    registers: int  # 32-bit, a thread
+    shared_bytes: int  # static, a block
+    stack_bytes: int  # local memory, a thread: what the compiler could not keep in registers
+    spill_bytes: int  # stores and loads, a thread: the registers that it had too few of
+
+
+@dataclass(frozen=True)
+class Cubin:
+    """A compiled unit."""
+
+    code: bytes
+    log: str  # of `ptxas -v`
+
+    @property
+    def kernels(self) -> dict[str, Usage]:
+        """By name, in the order of the names."""
+        kernels = {}
+        for part in self.log.split("Compiling entry function '")[1:]:
+            frames = re.findall(
+                r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
+            )  # of the kernel and of functions in it that were not inlined
+            kernels[part[: part.index("'")]] = Usage(
+                registers=max(int(number) for number in re.findall(r"Used (\d+) registers", part)),
+                shared_bytes=sum(int(number) for number in re.findall(r"(\d+) bytes smem", part)),
+                stack_bytes=max(int(stack) for stack, _, _ in frames),
+                spill_bytes=sum(int(stores) + int(loads) for _, stores, loads in frames),
+            )
+        return dict(sorted(kernels.items()))
+
+
+def compile(unit: Unit, arch: str) -> Cubin:
+    """The unit for a GPU architecture, say "sm_90": from the cache folder, or by NVRTC in about a second.
+
+    Any number of processes may compile the same unit at once. A damaged cache file is made again; a cache
+    folder that cannot be used costs a warning and the compilation, every time.
+
+    Raises:
+        KernelError: NVRTC is not installed, does not know the architecture, or finds an error in the source.
+    """
+    source = FOLDER / unit.source
+    folders = [source.parent, FOLDER]
+    texts = list(_texts(source, folders))
+    ingredients = FORMAT, nvrtc_version(), arch, OPTIONS, unit.macros, texts
+    name = f"{source.stem}.{arch}.{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:32]}"
+
+    try:
+        cached = _unpack((cache_folder() / name).read_bytes())
+    except (OSError, RuntimeError):  # most often, not there yet
+        cached = None
+    if cached is not None:
+        return cached
+    cubin = _compile(unit, arch, texts[0], folders)
+    try:
+        _keep(cache_folder(), name, _pack(cubin))
+    except (OSError, RuntimeError) as error:
+        _warn_not_kept(getattr(error, "strerror", None) or str(error))
+    return cubin
+
+
+def cache_folder() -> Path:
+    """``videonorm/kernels`` in the user's cache folder. Raises RuntimeError for a user without a home."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "videonorm" / "kernels"
+
+
+def cuda_core() -> ModuleType:
+    """The module, imported in one thread at a time: `cuda.core` fails in a second one (version 1.2)."""
+    with _importing:
+        import cuda.core
+
+        core: ModuleType = cuda.core
+    return core
+
+
+@functools.cache
+def nvrtc_version() -> str:
+    """Of the NVRTC that compiles. Raises KernelError where there is none."""
+    try:
+        from cuda.bindings import nvrtc
+
+        status, major, minor = nvrtc.nvrtcVersion()
+    except Exception as error:  # no package, or no library: each has errors of its own
+        raise KernelError(f"NVRTC could not be loaded: {_first_line(error)}") from error
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise KernelError(f"NVRTC does not tell its version: {status.name}")
+    return f"{major}.{minor}"
+
+
+def _compile(unit: Unit, arch: str, text: str, folders: list[Path]) -> Cubin:
+    log = io.StringIO()
+    try:
+        core = cuda_core()
+        options = core.ProgramOptions(
+            name=unit.source,
+            arch=arch,
+            define_macro=list(unit.macros),
+            include_path=[str(folder) for folder in folders],
+            **OPTIONS,
+        )
+        code = core.Program(text, "c++", options).compile("cubin", logs=log).code
+    except Exception as error:  # cuda.core's errors have no public common class
+        raise KernelError(f"{unit} could not be compiled for {arch}: {error}") from error
+    assert isinstance(code, bytes)
+    return Cubin(code, log.getvalue())
+
+
+def _texts(path: Path, folders: list[Path]) -> Iterator[str]:
+    """The text of a file, then of all that it includes, which is compiled with it."""
+    paths = [path]
+    for path in paths:  # which grows on the way
+        text = path.read_text()
+        yield text
+        for name in INCLUDE.findall(text):
+            found = next((folder / name for folder in folders if (folder / name).exists()), None)
+            if found is not None and found not in paths:  # a missing one is for NVRTC to tell
+                paths.append(found)
+
+
+# A cache file is the SHA-256 of the rest, the log as a line of JSON, and the cubin.
+
+
+def _pack(cubin: Cubin) -> bytes:
+    rest = json.dumps(cubin.log).encode() + b"\n" + cubin.code
+    return hashlib.sha256(rest).digest() + rest
+
+
+def _unpack(data: bytes) -> Cubin | None:
+    """None if the file is damaged."""
+    digest, rest = data[:32], data[32:]
+    if hashlib.sha256(rest).digest() != digest:
+        return None
+    log, _, code = rest.partition(b"\n")
+    return Cubin(code, json.loads(log))
+
+
+def _keep(folder: Path, name: str, data: bytes) -> None:
+    """Written aside and then renamed, so that another process finds all of the file or none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
+        aside = Path(file.name)
+        try:
+            file.write(data)
+            file.close()
+            aside.replace(folder / name)
+        except OSError:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+@functools.cache  # once
+def _warn_not_kept(reason: str) -> None:
+    warnings.warn(f"Compiled kernels are not kept for the next run: {reason}", stacklevel=2)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

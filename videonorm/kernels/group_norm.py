@@ -1,0 +1,330 @@
+"""The launches of group_norm.cu that make a forward and a backward pass, and their geometry.
+
+Shapes: x, residual, y and their gradients (B, C, ...), dense, all with the strides of x: contiguous or with
+the channels last; weight, bias (C,) in fp32 or the dtype of x; mean, rstd (B, G) in fp32.
+"""
+
+import ctypes
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from videonorm.kernels.unit import Machine, Unit
+
+SCALARS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+ACCESS_BYTES = 16  # the widest access of a thread
+THREADS = 256  # of a block at most
+LANES = 32  # channel vectors that a block takes at most: rows of 512 bytes
+ACCESSES = 4  # of a thread at least, where there is so much to do
+BLOCKS_PER_MULTIPROCESSOR = 6
+MAX_BLOCKS = 2**31 - 1
+MAX_CHUNK = 2**30  # sites; a thread counts its accesses in an int
+
+
+class Params(ctypes.Structure):
+    """The struct of that name in group_norm.cu."""
+
+    _fields_ = [
+        ("x", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("grad_y", ctypes.c_void_p),
+        ("grad_x", ctypes.c_void_p),
+        ("grad_residual", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("mean", ctypes.c_void_p),
+        ("rstd", ctypes.c_void_p),
+        ("partial", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("slopes", ctypes.c_void_p),
+        ("grad_weight", ctypes.c_void_p),
+        ("grad_bias", ctypes.c_void_p),
+        ("sites", ctypes.c_longlong),
+        ("sites_per_chunk", ctypes.c_int),
+        ("samples", ctypes.c_int),
+        ("channels", ctypes.c_int),
+        ("channels_per_group", ctypes.c_int),
+        ("chunks", ctypes.c_int),
+        ("columns", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("depth", ctypes.c_int),
+        ("merge_width", ctypes.c_int),
+        ("merge_depth", ctypes.c_int),
+        ("weight_is_float32", ctypes.c_int),
+        ("bias_is_float32", ctypes.c_int),
+        ("eps", ctypes.c_float),
+    ]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a pass over a tensor is cut into blocks and threads; group_norm.cu says what the words mean."""
+
+    columns: int
+    width: int
+    depth: int
+    chunks: int
+    sites_per_chunk: int
+
+
+def geometry(
+    samples: int, channels: int, sites: int, *, channels_last: bool, vector: int, multiprocessors: int
+) -> Geometry:
+    """Blocks that fill the machine from one sample, with rows of memory as long as a warp reads at once.
+
+    Raises:
+        ValueError: there are more blocks than a grid holds.
+    """
+    if channels_last:
+        vectors = channels // vector
+        width = min(vectors, LANES)
+        columns = -(-vectors // width)
+        depth = min(THREADS // width, sites)
+        sites_per_step = depth
+    else:
+        accesses = sites // vector
+        depth = min(THREADS, 2 ** math.ceil(math.log2(accesses)))
+        width = min(THREADS // depth, channels)
+        columns = -(-channels // width)
+        sites_per_step = depth * vector
+    wanted = multiprocessors * BLOCKS_PER_MULTIPROCESSOR // (samples * columns)
+    chunks = max(1, min(wanted, sites // (sites_per_step * ACCESSES)), -(-sites // MAX_CHUNK))
+    sites_per_chunk = -(-sites // chunks)
+    if not channels_last:
+        sites_per_chunk = -(-sites_per_chunk // vector) * vector
+    chunks = -(-sites // sites_per_chunk)
+    if samples * columns * chunks > MAX_BLOCKS:
+        raise ValueError(f"batch size ({samples}) must leave at most {MAX_BLOCKS} blocks to launch")
+    return Geometry(columns, width, depth, chunks, sites_per_chunk)
+
+
+def units() -> list[Unit]:
+    """Every variant."""
+    return [
+        _unit(dtype, vector, channels_last)
+        for dtype, channels_last in itertools.product(SCALARS, (True, False))
+        for vector in (1, 2, 4, 8)
+        if vector * dtype.itemsize <= ACCESS_BYTES
+    ]
+
+
+def _unit(dtype: torch.dtype, vector: int, channels_last: bool) -> Unit:
+    macros = (
+        ("SCALAR", SCALARS[dtype]),
+        ("VECTOR", str(vector)),
+        ("CHANNELS_LAST", str(int(channels_last))),
+    )
+    return Unit("group_norm.cu", macros)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a call that does not depend on where its tensors are."""
+
+    unit: Unit
+    template: Params
+    pass_grid: int
+    pass_block: int
+    merge_grid: int
+    merge_moments_block: int
+    merge_sums_block: int
+    moments_bytes: int  # of shared memory, as the following
+    sums_bytes: int
+    merge_sums_bytes: int
+    partials: int  # pairs of floats
+
+
+@functools.lru_cache(maxsize=4096)
+def plan_for(
+    samples: int,
+    channels: int,
+    sites: int,
+    groups: int,
+    dtype: torch.dtype,
+    channels_last: bool,
+    vector: int,
+    multiprocessors: int,
+) -> Plan:
+    """How to launch the kernels for a tensor; looking it up is cheaper than working it out at every call."""
+    cut = geometry(
+        samples, channels, sites, channels_last=channels_last, vector=vector, multiprocessors=multiprocessors
+    )
+    per_group = channels // groups
+    slots = vector if channels_last else 1
+    to_merge = (cut.depth + 1) // 2 * cut.width  # records of a block's threads, in shared memory at a time
+    merge_width = min(per_group, THREADS)
+    merge_depth = min(THREADS // merge_width, cut.chunks)
+    merge_sums_block = _whole_warps(merge_width * merge_depth)
+    return Plan(
+        unit=_unit(dtype, vector, channels_last),
+        template=Params(
+            sites=sites,
+            sites_per_chunk=cut.sites_per_chunk,
+            samples=samples,
+            channels=channels,
+            channels_per_group=per_group,
+            chunks=cut.chunks,
+            columns=cut.columns,
+            width=cut.width,
+            depth=cut.depth,
+            merge_width=merge_width,
+            merge_depth=merge_depth,
+        ),
+        pass_grid=samples * cut.columns * cut.chunks,
+        pass_block=cut.width * cut.depth,
+        merge_grid=samples * groups,
+        merge_moments_block=_whole_warps(cut.chunks * per_group),
+        merge_sums_block=merge_sums_block,
+        moments_bytes=4 * to_merge * (2 * slots + 1),
+        sums_bytes=4 * to_merge * 2 * slots,
+        merge_sums_bytes=4 * max(merge_sums_block // 32, (merge_depth + 1) // 2 * merge_width * 2),
+        partials=samples * cut.chunks * channels,
+    )
+
+
+def _whole_warps(threads: int) -> int:
+    return min(THREADS, -(-threads // 32) * 32)
+
+
+def _planned(
+    machine: Machine,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    others: tuple[Tensor, ...],
+) -> tuple[Plan, Params]:
+    """The plan for x, and parameters that know x, weight, bias, mean and rstd.
+
+    Args:
+        others: what is read and written beside x, as it is.
+    """
+    sites = math.prod(x.shape[2:])
+    channels_last = x.movedim(1, -1).is_contiguous() and (sites == 1 or not x.is_contiguous())
+    row_bytes = (x.shape[1] if channels_last else sites) * x.itemsize
+    # An access is a power of two of bytes that divides the rows of memory and all addresses.
+    access_bytes = math.gcd(row_bytes, ACCESS_BYTES, x.data_ptr(), *(t.data_ptr() for t in others))
+    plan = plan_for(
+        *(x.shape[0], x.shape[1], sites, mean.shape[1]),
+        *(x.dtype, channels_last, access_bytes // x.itemsize, machine.multiprocessors),
+    )
+    params = Params.from_buffer_copy(plan.template)
+    params.x = x.data_ptr()
+    params.mean, params.rstd = mean.data_ptr(), rstd.data_ptr()
+    if weight is not None:
+        params.weight, params.weight_is_float32 = weight.data_ptr(), weight.dtype == torch.float32
+    if bias is not None:
+        params.bias, params.bias_is_float32 = bias.data_ptr(), bias.dtype == torch.float32
+    return plan, params
+
+
+def forward(
+    machine: Machine,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    num_groups: int,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, mean and rstd of ``torch.ops.videonorm.group_norm``."""
+    y = torch.empty_like(x)
+    mean = x.new_empty((x.shape[0], num_groups), dtype=torch.float32)
+    rstd = torch.empty_like(mean)
+    others = (y,) if residual is None else (y, residual)
+    plan, params = _planned(machine, x, weight, bias, mean, rstd, others)
+    partial = mean.new_empty(plan.partials * 2)
+    params.partial, params.eps = partial.data_ptr(), eps
+    machine.launch(plan.unit, "moments", plan.pass_grid, plan.pass_block, plan.moments_bytes, params)
+    merge_bytes = plan.merge_moments_block // 32 * 4
+    machine.launch(plan.unit, "merge_moments", plan.merge_grid, plan.merge_moments_block, merge_bytes, params)
+    _apply(machine, plan, params, y, residual, relu)
+    return y, mean, rstd
+
+
+def apply(
+    machine: Machine,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    relu: bool,
+) -> Tensor:
+    """y once more, from the statistics: to the bit what `forward` returned with them."""
+    y = torch.empty_like(x)
+    others = (y,) if residual is None else (y, residual)
+    plan, params = _planned(machine, x, weight, bias, mean, rstd, others)
+    _apply(machine, plan, params, y, residual, relu)
+    return y
+
+
+def _apply(
+    machine: Machine, plan: Plan, params: Params, y: Tensor, residual: Tensor | None, relu: bool
+) -> None:
+    params.y = y.data_ptr()
+    if residual is not None:
+        params.residual = residual.data_ptr()
+    kernel = "apply" + "_add" * (residual is not None) + "_relu" * relu
+    machine.launch(plan.unit, kernel, plan.pass_grid, plan.pass_block, 0, params)
+
+
+def backward(
+    machine: Machine,
+    grad_y: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    y: Tensor | None,
+    relu: bool,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of ``torch.ops.videonorm.group_norm_backward``; one that is not wanted may be there too.
+
+    Args:
+        y: given where there were a residual and a ReLU; without it a ReLU's mask is computed from x.
+    """
+    samples, channels = x.shape[:2]
+    grad_x, grad_weight, grad_bias, grad_residual = (mean.new_empty(0) for _ in wanted)
+    if wanted[0]:
+        grad_x = torch.empty_like(x)
+    if wanted[1] or wanted[2]:
+        grad_weight, grad_bias = mean.new_empty(channels), mean.new_empty(channels)
+    if y is not None:
+        grad_residual = torch.empty_like(x)
+    others = (grad_y, grad_x, grad_residual) if y is None else (grad_y, grad_x, grad_residual, y)
+    plan, params = _planned(machine, x, weight, bias, mean, rstd, others)
+    scratch = mean.new_empty((plan.partials + samples * channels + mean.numel()) * 2)
+    params.partial = scratch.data_ptr()
+    params.sums = params.partial + plan.partials * 8
+    params.slopes = params.sums + samples * channels * 8
+    params.grad_y, params.grad_x = grad_y.data_ptr(), grad_x.data_ptr()
+    params.grad_weight, params.grad_bias = grad_weight.data_ptr(), grad_bias.data_ptr()
+    kernels = ("sums", "grad_x")
+    if y is not None:
+        params.y, params.grad_residual = y.data_ptr(), grad_residual.data_ptr()
+        kernels = ("sums_add_relu", "grad_x")
+    elif relu:
+        kernels = ("sums_relu", "grad_x_relu")
+
+    machine.launch(plan.unit, kernels[0], plan.pass_grid, plan.pass_block, plan.sums_bytes, params)
+    if any(wanted[:3]):
+        block = plan.merge_sums_block
+        machine.launch(plan.unit, "merge_sums", plan.merge_grid, block, plan.merge_sums_bytes, params)
+    if wanted[1] or wanted[2]:
+        machine.launch(plan.unit, "add_samples", -(-channels // THREADS), THREADS, 0, params)
+    if wanted[0]:
+        if y is not None:  # masked already
+            params.grad_y = grad_residual.data_ptr()
+        machine.launch(plan.unit, kernels[1], plan.pass_grid, plan.pass_block, 0, params)
+    return grad_x, grad_weight, grad_bias, grad_residual

@@ -1,0 +1,177 @@
+"""The launches of weight_standardize.cu, each over a table of layers.
+
+Shapes: a weight is (C_out, ...), a gain (C_out,); mean, var and grad_gain hold all filters of all layers.
+"""
+
+import ctypes
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from videonorm.kernels.unit import Machine, Unit
+
+THREADS = 128
+SHARED_BYTES = THREADS // 32 * 3 * 4  # three sums a warp
+MAX_LAYERS = 70  # of a launch: the table travels in the 4 KB of its parameters
+
+SCALARS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+EPS_PLACEMENTS = {"under_root": 0, "on_std": 1, "floor": 2}
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [
+        ("weight", ctypes.c_void_p),
+        ("gain", ctypes.c_void_p),
+        ("w_hat", ctypes.c_void_p),
+        ("grad_weight", ctypes.c_void_p),
+        ("first_filter", ctypes.c_int),
+        ("n", ctypes.c_int),
+        ("vectorized", ctypes.c_int),
+        ("eps", ctypes.c_float),
+        ("multiplier", ctypes.c_float),
+    ]
+
+
+class Params(ctypes.Structure):
+    _fields_ = [
+        ("mean", ctypes.c_void_p),
+        ("var", ctypes.c_void_p),
+        ("grad_gain", ctypes.c_void_p),
+        ("layers", ctypes.c_int),
+        ("center", ctypes.c_int),
+        ("scale", ctypes.c_int),
+        ("unbiased", ctypes.c_int),
+        ("eps_placement", ctypes.c_int),
+        ("layer", Layer * MAX_LAYERS),
+    ]
+
+
+class Row(NamedTuple):
+    """A layer of the table, by its tensors. They live until the launch."""
+
+    weight: Tensor
+    gain: Tensor | None
+    w_hat: Tensor  # or its gradient
+    grad_weight: Tensor | None
+    eps: float
+    multiplier: float
+
+
+def units() -> list[Unit]:
+    """Every variant."""
+    return [_unit(weight, output) for weight, output in itertools.product(SCALARS, repeat=2)]
+
+
+def forward(
+    machine: Machine,
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor],
+    center: bool,
+    scale: bool,
+    unbiased: bool,
+    eps: Sequence[float],
+    eps_placement: str,
+    multipliers: Sequence[float],
+    dtype: torch.dtype,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """w_hats, mean and var of ``torch.ops.videonorm.weight_standardize``. Gains: of all layers, or none."""
+    sources = list(map(_dense, weights))
+    w_hats = [torch.empty_like(source, dtype=dtype) for source in sources]
+    mean = weights[0].new_empty(sum(weight.shape[0] for weight in weights), dtype=torch.float32)
+    var = torch.empty_like(mean)
+    rows = list(map(Row, sources, _vectors(gains), w_hats, itertools.repeat(None), eps, multipliers))
+    options = (center, scale, unbiased, EPS_PLACEMENTS[eps_placement])
+    _launch(machine, "weight_standardize", rows, (mean, var, None), options)
+    return list(map(_strided_like, weights, w_hats)), mean, var
+
+
+def backward(
+    machine: Machine,
+    grad_w_hats: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor],
+    mean: Tensor,
+    var: Tensor,
+    center: bool,
+    scale: bool,
+    unbiased: bool,
+    eps: Sequence[float],
+    eps_placement: str,
+    multipliers: Sequence[float],
+) -> tuple[list[Tensor], Tensor]:
+    """grad_weights and grad_gain of ``torch.ops.videonorm.weight_standardize_backward``."""
+    sources = list(map(_dense, weights))
+    grads = list(map(_strided_like, sources, grad_w_hats))
+    grad_weights = [torch.empty_like(source) for source in sources]
+    grad_gain = mean.new_empty(len(mean) if gains else 0)
+    rows = list(map(Row, sources, _vectors(gains), grads, grad_weights, eps, multipliers))
+    options = (center, scale, unbiased, EPS_PLACEMENTS[eps_placement])
+    per_filter = (mean, var, grad_gain if gains else None)
+    _launch(machine, "weight_standardize_backward", rows, per_filter, options)
+    return list(map(_strided_like, weights, grad_weights)), grad_gain
+
+
+def _launch(
+    machine: Machine,
+    kernel: str,
+    rows: Sequence[Row],
+    per_filter: tuple[Tensor, Tensor, Tensor | None],
+    options: tuple[bool, bool, bool, int],
+) -> None:
+    """Launch `kernel` for all layers, MAX_LAYERS at a time.
+
+    Args:
+        per_filter: mean, var, grad_gain.
+        options: center, scale, unbiased, eps_placement.
+    """
+    weight_dtype, output_dtype = rows[0].weight.dtype, rows[0].w_hat.dtype
+    unit = _unit(weight_dtype, output_dtype)
+    vector = 16 // max(weight_dtype.itemsize, output_dtype.itemsize)  # as in the kernel file
+    done = 0  # filters, by earlier launches
+    for begin in range(0, len(rows), MAX_LAYERS):
+        table, filters = rows[begin : begin + MAX_LAYERS], 0
+        params = Params(*(_address(values, done) for values in per_filter), len(table), *options)
+        for index, row in enumerate(table):
+            weight, gain, w_hat, grad_weight = map(_address, row[:4])
+            filters_of_layer = row.weight.shape[0]
+            n = row.weight.numel() // filters_of_layer
+            misaligned = (
+                (weight | grad_weight) % (vector * weight_dtype.itemsize)
+                or w_hat % (vector * output_dtype.itemsize)
+                or n % vector
+            )
+            params.layer[index] = Layer(
+                weight, gain, w_hat, grad_weight, filters, n, not misaligned, row.eps, row.multiplier
+            )
+            filters += filters_of_layer
+        machine.launch(unit, kernel, filters, THREADS, SHARED_BYTES, params)
+        done += filters
+
+
+def _unit(weight: torch.dtype, output: torch.dtype) -> Unit:
+    return Unit("weight_standardize.cu", (("WEIGHT", SCALARS[weight]), ("OUTPUT", SCALARS[output])))
+
+
+def _address(tensor: Tensor | None, index: int = 0) -> int:
+    return 0 if tensor is None else tensor.data_ptr() + index * tensor.itemsize
+
+
+def _vectors(gains: Sequence[Tensor]) -> Iterable[Tensor | None]:
+    """The gains as the kernels read them; None for every layer where there are none."""
+    return [gain.float().contiguous() for gain in gains] if gains else itertools.repeat(None)
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """The weight with each filter, and all of them, in one run of memory: itself where it is so already."""
+    last = weight.dim() == 5 and weight.is_contiguous(memory_format=torch.channels_last_3d)
+    return weight if last else weight.contiguous()
+
+
+def _strided_like(like: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor with its numbers in memory in the order of `like`: itself where they are so already."""
+    if tensor.stride() == like.stride() or (tensor.is_contiguous() and like.is_contiguous()):
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

@@ -1,0 +1,82 @@
+"""Weight standardization of many convolutions in one call of the operator."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+from torch import nn
+
+from videonorm.layers.reparametrized_conv import WeightAtHand, autocast_dtype, place
+from videonorm.layers.ws_conv import StandardizedConv3d
+from videonorm.ops.weight_standardize import weight_standardize_layers
+
+
+def group_weight_standardization(model: nn.Module) -> None:
+    """Standardize the weights of a stage of `model` together when its forward begins: in one kernel launch.
+
+    The groups are those direct children of `model` that hold a WSConv3d (or one of its halves); a child
+    without a forward, such as a ModuleList, counts by its own children. So in DistributedDataParallel the
+    gradients of a stage are on their way before those of the stage before it are computed. Outputs and
+    gradients are the same to the bit as without.
+
+    A convolution standardizes its own weight where it is called without the forward of its group, under
+    another autocast than it, or in an activation checkpoint within it: checkpoint whole groups to have both.
+
+    Calling this again groups what has come in since. ResNet3d and VGG3d are born grouped.
+    """
+    for group in _groups(model):
+        if _standardize not in group._forward_pre_hooks.values():
+            group.register_forward_pre_hook(_standardize)
+            group.register_forward_hook(_forget, always_call=True)
+
+
+def _groups(model: nn.Module) -> Iterator[nn.Module]:
+    for child in model.children():
+        if type(child).forward is nn.Module.forward:  # nn.Module has one that raises
+            yield from _groups(child)
+        elif not isinstance(child, StandardizedConv3d) and any(_convolutions(child)):
+            yield child
+
+
+def _convolutions(group: nn.Module) -> Iterator[StandardizedConv3d]:
+    return (module for module in group.modules() if isinstance(module, StandardizedConv3d))
+
+
+# The hooks look for the convolutions anew, which may have been copied, swapped or cast since.
+def _standardize(group: nn.Module, _arguments: tuple[Any, ...]) -> None:
+    alike: dict[Hashable, list[StandardizedConv3d]] = defaultdict(list)
+    for conv in _convolutions(group):
+        alike[_kind(conv)].append(conv)
+    for convs in alike.values():
+        formulas = [conv.formula for conv in convs]
+        w_hats = weight_standardize_layers(
+            [conv.weight for conv in convs],
+            [conv.gain for conv in convs if conv.gain is not None],
+            center=formulas[0].center,
+            scale=formulas[0].scale,
+            unbiased=formulas[0].unbiased,
+            eps=[formula.eps for formula in formulas],
+            eps_placement=formulas[0].eps_placement,
+            multipliers=[formula.multiplier for formula in formulas],
+            dtype=autocast_dtype(convs[0].weight.device),
+        )
+        for conv, w_hat in zip(convs, w_hats, strict=True):
+            conv.weight_at_hand = WeightAtHand(w_hat, place())
+
+
+def _kind(conv: StandardizedConv3d) -> Hashable:
+    """Equal for convolutions that one call can serve. A frozen weight in it would get gradients computed."""
+    *same, _eps, _multiplier = conv.formula
+    weight, gain = conv.weight, conv.gain
+    return (
+        *same,
+        weight.dtype,
+        weight.device,
+        weight.requires_grad,
+        gain if gain is None else gain.requires_grad,
+    )
+
+
+def _forget(group: nn.Module, _arguments: tuple[Any, ...], _output: Any) -> None:
+    for conv in _convolutions(group):
+        conv.weight_at_hand = None
