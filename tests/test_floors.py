@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "training": {"data"},
     "evaluation": {"models", "data"},
     "sweep": set(),
+    "bench": {"ops", "layers", "models", "data"},
 }
 
 

@@ -26,7 +26,7 @@ def test_a_mistyped_command_is_one_sentence():
     assert "did you mean sweep?" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["--help", "sweep", "export", "evaluate", "doctor"])
+@pytest.mark.parametrize("command", ["--help", "sweep", "export", "evaluate", "bench", "doctor"])
 def test_help_and_a_mistyped_option_import_nothing_heavy(command):
     options = [command] if command.startswith("-") else [command, "--no-such-option"]
     code = (

@@ -20,6 +20,7 @@ COMMANDS = {
     "sweep": ("videonorm.sweep.command", "train norm x clip length x batch size; table, plots, report"),
     "export": ("videonorm.evaluation.export", "turn a checkpoint into an artifact: safetensors, pt2, onnx"),
     "evaluate": ("videonorm.evaluation.evaluate", "score an exported artifact on a manifest of videos"),
+    "bench": ("videonorm.bench.command", "measure kernels and training steps beside their peers"),
     "doctor": ("videonorm.doctor", "say what this machine has and what would run on it"),
 }
 

@@ -1,0 +1,98 @@
+"""`videonorm bench step` on the CPU, on networks that are as narrow as they can be."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from videonorm.bench import step
+from videonorm.bench.command import main
+from videonorm.bench.records import read_rows
+from videonorm.bench.step import COLUMNS, Case, TorchGroupNorm3d, measure, saved_bytes
+from videonorm.bench.timing import GIB
+from videonorm.layers import GroupNorm3d
+
+CPU = torch.device("cpu")
+CASE = Case("r3d-18", crop_size=16, num_frames=2, batch_size=2, width=16, num_groups=4)
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(step, "QUICK_SIZES", ((2, 2), (3, 3)))
+    path = tmp_path / "step.csv"
+    options = ["--device", "cpu", "--quick", "--repeats", "1", "--out", str(path)]
+    main(["step", *options, "--contender", "bn", "gn_ws_recompute"])
+    rows = read_rows(path)
+    assert list(rows[0]) == list(COLUMNS)
+    assert [(row["num_frames"], row["batch_size"]) for row in rows] == [("2", "2")] * 2 + [("3", "3")] * 2
+    for row in rows:
+        bn = next(other for other in rows if other["num_frames"] == row["num_frames"])
+        assert bn["contender"] == "bn" and not row["error"]
+        milliseconds = float(row["milliseconds"])
+        assert float(row["ratio_to_bn"]) == pytest.approx(milliseconds / float(bn["milliseconds"]), rel=1e-4)
+        clips_per_second = 1e3 * int(row["batch_size"]) / milliseconds
+        assert float(row["clips_per_second"]) == pytest.approx(clips_per_second, rel=1e-4)
+        assert row["peak_memory_mib"] == row["max_clips"] == ""
+    assert str(path) in capsys.readouterr().out
+
+
+def test_a_contender_that_fails_is_a_row(monkeypatch):
+    new_model = Case.new_model
+
+    def fail(self, contender):
+        if contender == "gn":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return new_model(self, contender)
+
+    monkeypatch.setattr(Case, "new_model", fail)
+    bn, gn = measure(CASE, ("bn", "gn"), 1, CPU)
+    assert gn["error"] == "OutOfMemoryError: CUDA out of memory." and "milliseconds" not in gn
+    assert bn["error"] is None and bn["ratio_to_bn"] == 1
+
+
+def test_saved_bytes():
+    count = {name: saved_bytes(CASE, name, 2, CPU) for name in ("bn", "gn", "gn_ws_recompute")}
+    assert count["gn"] == pytest.approx(count["bn"], rel=0.1)
+    assert count["gn_ws_recompute"] < count["gn"]
+
+
+def test_torch_group_norm_is_ours():
+    x, residual = torch.randn(2, 2, 8, 3, 4, 4).unbind()
+    ours, torchs = GroupNorm3d(8, 4, activation="relu"), TorchGroupNorm3d(8, 4)
+    torchs.activation = "relu"
+    torch.testing.assert_close(ours(x, residual), torchs(x, residual))
+
+
+def test_the_models_are_those_of_the_names():
+    sizes = {
+        name: sum(p.numel() for p in CASE.new_model(name).parameters())
+        for name in ("bn", "gn_torch", "gn_ws")
+    }
+    assert len(set(sizes.values())) == 1
+    assert CASE.new_model("gn_ws_recompute").recompute_norms
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2, 37, 64])
+def test_most_clips(fitting, monkeypatch):
+    """On a GPU of 80 GiB that is not there, and holds so many clips."""
+
+    class Trainer:
+        def __init__(self, case, contender, device):
+            assert (case.net, case.num_frames, contender) == ("r3d-18", 32, "bn")
+            if case.batch_size > fitting:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+        def step(self):
+            pass
+
+    fractions = []
+    properties = SimpleNamespace(total_memory=80 * GIB)
+    monkeypatch.setattr(step, "Trainer", Trainer)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: fractions.append(share)
+    )
+    row = step.most_clips(CASE, "bn", 20, CPU)
+    assert (row["max_clips"], row["memory_limit_mib"], row["error"]) == (fitting, 20 * 1024, None)
+    assert fractions == [0.25, 1.0]
+    assert step.most_clips(CASE, "bn", 0, CPU)["memory_limit_mib"] == 80 * 1024

@@ -1,0 +1,265 @@
+"""``videonorm bench kernels``: group norm and weight standardization beside their peers.
+
+A case is an operator, a dtype and a shape; the shapes are those at which the norms of a network stand, with
+32 groups. All contenders of a case get the same tensors, of one dtype and memory format, and return theirs in
+these: where torch's group norm leaves it in another (fp32 under autocast, contiguous before torch 2.15), its
+time includes the conversion that the next convolution would make.
+
+    ours               videonorm.ops.group_norm, one operator; weight and bias fp32
+    bn                 F.batch_norm in training, then +, then ReLU in place; weight and bias fp32
+    torch_gn           F.group_norm, then +, then ReLU in place; weight and bias of x's dtype
+    torch_gn_autocast  the same under autocast; weight and bias fp32
+    torch_compile      torch.compile of torch_gn
+    copy               a plain copy of x, forward only
+
+"ws" is the standardization of all filters of a network, from fp32 to the dtype of the case:
+
+    ours_grouped       videonorm.ops' weight standardization, stem and stages each in one call
+    ours               the same, filter by filter
+    timm               F.batch_norm over the filters, as timm's StdConv2d, then the cast of autocast
+    var_mean           torch.var_mean and arithmetic, as Big Transfer's code, then the cast of autocast
+
+Forward includes what is saved for the backward pass. Backward is `torch.autograd.grad` for x, weight, bias
+and residual of a graph that was just made and is not retained, as in training. "both" is a forward and its
+backward together. On a GPU, ours has further rows, for one of its passes each: "moments" and "apply" in the
+forward, "sums" and "grad_x" in the backward direction, timed by torch's profiler.
+
+Minimal bytes: every large tensor that the operation needs, read or written once, whoever computes it and
+however. Forward: x, y, and the residual. Backward: grad_y, x, grad_x, and with a residual grad_residual and
+y, whose zeros are the ReLU's mask (without one, the mask follows from x). Weight standardization: the weight
+(fp32) and the result; backward the result's gradient, the weight and its gradient. Numbers a channel or group
+do not count. A pass: the tensors that this pass reads and writes.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from videonorm.bench.command import DTYPES, KERNEL_CONTENDERS, NETS, OPS
+from videonorm.bench.contenders import filter_contenders, norm_contenders
+from videonorm.bench.records import ORIGIN, Records, Row, choose_device, origin
+from videonorm.bench.sites import Stages, filter_stages, norm_sites
+from videonorm.bench.tables import PASSES
+from videonorm.bench.terminal import new_progress, show_kernels
+from videonorm.bench.timing import Clock, Contender, Timing, attempt, race, run_window
+from videonorm.errors import UserError
+from videonorm.ops import use
+
+PEERS = ("bn", "torch_gn", "torch_gn_autocast", "torch_compile", "timm", "var_mean")
+DIRECTIONS = ("forward", "backward", "both")
+QUICK_SHAPES = ((64, 4, 14, 14), (512, 1, 7, 7))
+QUICK_WIDTH = 8
+
+COLUMNS = ORIGIN | {
+    "nets": "networks that have this case: name, T x pixels of their clips, number of such norms",
+    "shape": "N x C x T x H x W of x; of ws the filters and weights",
+    "dtype": "of x, y and the residual; of ws the result's",
+    "memory_format": "of x, y and the residual; of ws the weights'",
+    "op": "gn, gn_relu, gn_add_relu: group norm, + residual, ReLU; ws: weight standardization",
+    "contender": "who does it",
+    "direction": "forward, backward, both; or one pass of ours",
+    "microseconds": "time of the device, median",
+    "host_microseconds": "time in which the host queues it, median",
+    "minimal_bytes": "large tensors that the operation needs, read or written once",
+    "gb_per_second": "10^9 minimal bytes a second",
+    "copy_gb_per_second": "10^9 bytes, read and written, a second, of a large plain copy in the same run",
+    "share_of_copy_rate": "gb_per_second / copy_gb_per_second",
+    "share_of_same_size_copy": "gb_per_second / that of a plain copy of x",
+    **{f"speedup_over_{peer}": f"microseconds of {peer} / microseconds" for peer in PEERS},
+    "error": "why there is no time",
+}
+
+# Tensors of x's size that are read or written: by any implementation that is minimal, and by passes of ours,
+# after which the kernels are named.
+TENSORS = {
+    "forward": {"gn": 2, "gn_relu": 2, "gn_add_relu": 3},
+    "backward": {"gn": 3, "gn_relu": 3, "gn_add_relu": 5},
+    "both": {"gn": 5, "gn_relu": 5, "gn_add_relu": 8},
+    "moments": {"gn": 1, "gn_relu": 1, "gn_add_relu": 1},
+    "apply": {"gn": 2, "gn_relu": 2, "gn_add_relu": 3},
+    "sums": {"gn": 2, "gn_relu": 2, "gn_add_relu": 4},
+    "grad_x": {"gn": 3, "gn_relu": 3, "gn_add_relu": 3},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        about: its columns.
+        shape: of x; empty for ws.
+        stages: shapes of the weights, for ws.
+    """
+
+    about: Row
+    op: str
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    shape: tuple[int, ...] = ()
+    stages: Stages = ()
+
+    def minimal_bytes(self, direction: str) -> int:
+        """See the module's docstring."""
+        size = self.dtype.itemsize
+        if self.op != "ws":
+            return TENSORS[direction][self.op] * prod(self.shape) * size
+        num_weights = sum(prod(weight) for stage in self.stages for weight in stage)
+        forward, backward = num_weights * (4 + size), num_weights * (size + 4 + 4)
+        return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what the options of `videonorm bench kernels` ask for.
+
+    Raises:
+        UserError: the device is not there, the options contradict each other, or the results cannot be
+            written.
+    """
+    device = choose_device(options.device)
+    names = options.contender or [
+        name for name in KERNEL_CONTENDERS if not (options.quick and name == "torch_compile")
+    ]
+    repeats = options.repeats or (3 if options.quick else 20)
+    cases = select_cases(options)
+    # Where our kernels cannot be had, that is an error, and not the time of something else.
+    ours = use("cuda") if device.type == "cuda" else nullcontext()
+    with ours, Records(options.out, COLUMNS) as records, new_progress() as progress:
+        clock, made_on = Clock(device), origin(device)
+        task = progress.add_task("", total=len(cases))
+        for case in cases:
+            what = " ".join(str(case.about[key]) for key in ("op", "shape", "dtype"))
+            progress.update(task, description=what)
+            records.add(made_on | row for row in measure(case, names, repeats, clock))
+            progress.advance(task)
+    show_kernels(records.rows, records.path)
+
+
+def select_cases(options: argparse.Namespace) -> list[Case]:
+    """The cases that the options ask for, every shape once."""
+    if options.quick and (options.num_frames or options.crop_size):
+        raise UserError("--quick has shapes of its own: it must stand without --num_frames and --crop_size")
+    nets = options.net or (("r3d-18",) if options.quick else NETS)
+    ops = options.op or OPS
+    found: dict[tuple[tuple[int, int, int, int], str], list[str]] = {}
+    if options.quick:
+        found = {(shape, op): [] for shape in QUICK_SHAPES for op in OPS if op != "ws"}
+    else:
+        sizes = product(options.num_frames or (8, 16, 32, 64), options.crop_size or (112, 224))
+        for net, (num_frames, crop_size) in product(nets, sizes):
+            for (shape, op), count in norm_sites(net, num_frames, crop_size).items():
+                found.setdefault((shape, op), []).append(f"{net}:{num_frames}x{crop_size}:{count}")
+    batch_sizes = options.batch_size or ((2,) if options.quick else (1, 2, 8))
+    memory_format = getattr(torch, options.memory_format)
+
+    cases = []
+    for name in options.dtype or (("bfloat16",) if options.quick else DTYPES):
+        dtype, about = getattr(torch, name), {"dtype": name, "memory_format": options.memory_format}
+        for ((shape, op), places), batch_size in product(found.items(), batch_sizes):
+            if op in ops:
+                full = (batch_size, *shape)
+                case = {"nets": " ".join(places), "shape": "x".join(map(str, full)), "op": op}
+                cases.append(Case(about | case, op, dtype, memory_format, shape=full))
+        for net in nets if "ws" in ops else ():
+            stages = filter_stages(net, width=QUICK_WIDTH if options.quick else 64)
+            weights = [prod(weight) for stage in stages for weight in stage]
+            case = {"nets": net, "shape": f"{len(weights)} filters, {sum(weights)} weights", "op": "ws"}
+            cases.append(Case(about | case, "ws", dtype, memory_format, stages=stages))
+    return cases
+
+
+def measure(case: Case, names: Sequence[str], repeats: int, clock: Clock) -> Iterator[Row]:
+    """The rows of a case: for each contender its directions, or its error."""
+    made: list[tuple[list[Contender], int]] = []
+
+    def make() -> None:
+        if case.op == "ws":
+            made.append((filter_contenders(names, case.stages, case.dtype, case.memory_format, clock), 1))
+        else:
+            add, relu = "add" in case.op, "relu" in case.op
+            made.append(norm_contenders(names, case.shape, case.dtype, case.memory_format, add, relu, clock))
+
+    if "torch_compile" in names:
+        torch.compiler.reset()  # else, after eight shapes, the ninth would not be compiled
+    if error := attempt(make, clock.device):
+        yield case.about | {"contender": "all", "error": error}
+        return
+    contenders, num_sets = made.pop()
+    timings = race(contenders, num_sets, repeats, clock)
+    for contender in contenders:
+        if error := timings[contender.name].error:
+            yield case.about | {"contender": contender.name, "error": error}
+        else:
+            yield from _rows(case, contender.name, timings, clock.copy_gb_per_second)
+    if clock.device.type == "cuda" and case.op != "ws":
+        for contender in contenders:
+            if contender.name == "ours" and not timings["ours"].error:
+                yield from _passes(case, contender, num_sets, clock)
+
+
+def _rows(case: Case, name: str, timings: Mapping[str, Timing], copy_gb_per_second: float) -> Iterator[Row]:
+    same_size = _copy_rate(case, timings)
+    for direction in DIRECTIONS:
+        microseconds = timings[name].microseconds(direction)
+        if microseconds is None:
+            continue  # a copy has no backward
+        count = (
+            2 * prod(case.shape) * case.dtype.itemsize if name == "copy" else case.minimal_bytes(direction)
+        )
+        row = case.about | {
+            "contender": name,
+            "direction": direction,
+            "microseconds": microseconds,
+            "host_microseconds": timings[name].microseconds(direction, "host"),
+        }
+        for peer in PEERS:
+            peers = timings[peer].microseconds(direction) if peer in timings else None
+            if peers is not None and peer != name and name != "copy":
+                row[f"speedup_over_{peer}"] = peers / microseconds
+        yield row | _rates(count, microseconds, copy_gb_per_second, same_size)
+
+
+def _passes(case: Case, ours: Contender, num_sets: int, clock: Clock) -> Iterator[Row]:
+    """Rows of the single passes, for a device whose profiler can be used."""
+    microseconds: dict[str, float] = {}
+
+    def watch() -> None:
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            run_window(ours, num_sets, clock, Timing())
+        for event in profiler.events() or ():
+            name = next((name for name in PASSES if event.name.startswith(name)), None)
+            if name and event.device_type.name == "CUDA":
+                time = event.time_range.elapsed_us() / num_sets
+                microseconds[name] = microseconds.get(name, 0.0) + time
+
+    error = attempt(watch, clock.device)
+    about = case.about | {"contender": "ours"}
+    if error or not microseconds:
+        reason = error or "the profiler saw no kernel of ours"
+        yield about | {"direction": "passes", "error": reason}
+    for name, time in microseconds.items():
+        row = about | {"direction": name, "microseconds": time}
+        yield row | _rates(case.minimal_bytes(name), time, clock.copy_gb_per_second, None)
+
+
+def _copy_rate(case: Case, timings: Mapping[str, Timing]) -> float | None:
+    """10^9 bytes a second of the plain copy of x."""
+    microseconds = timings["copy"].microseconds("forward") if "copy" in timings else None
+    return 2 * prod(case.shape) * case.dtype.itemsize / microseconds / 1e3 if microseconds else None
+
+
+def _rates(count: int, microseconds: float, copy_gb_per_second: float, same_size: float | None) -> Row:
+    rate = count / microseconds / 1e3
+    return {
+        "minimal_bytes": count,
+        "gb_per_second": rate,
+        "copy_gb_per_second": copy_gb_per_second,
+        "share_of_copy_rate": rate / copy_gb_per_second,
+        "share_of_same_size_copy": rate / same_size if same_size else None,
+    }
