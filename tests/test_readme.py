@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from videonorm.bench.tables import readme_tables
 from videonorm.data import MotionClips
 from videonorm.sweep.answer import answer
 from videonorm.sweep.markdown import as_markdown
@@ -126,3 +127,7 @@ def test_the_figures_are_those_of_the_committed_results():
     about = json.loads((RESULTS / "sweep.json").read_text())
     table = as_markdown(summaries, answer(summaries, "2 CPU cores"), about)
     assert f"<!-- quickstart:begin -->\n{table}<!-- quickstart:end -->" in README
+
+
+def test_the_times_are_those_of_the_committed_benchmarks():
+    assert f"<!-- bench:begin -->\n{readme_tables()}<!-- bench:end -->" in README
