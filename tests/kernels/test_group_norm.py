@@ -169,7 +169,8 @@ def test_addresses_that_are_not_aligned(shim, memory_format):
         return memory.as_strided(tensor.shape, tensor.stride(), scalars).copy_(tensor)
 
     for scalars in (1, 2, 4):
-        got = run(shim, moved(x, scalars), weight, bias, residual, moved(grad_y, scalars), 2, relu=True)
+        inputs = [moved(t, scalars) for t in (x, weight, bias, residual, grad_y)]
+        got = run(shim, *inputs, 2, relu=True)
         for result, wanted in zip(got, want, strict=True):
             torch.testing.assert_close(result, wanted)
 

@@ -56,10 +56,29 @@ using Access = Vector<SCALAR, VECTOR>;
 
 __device__ inline Access load(const SCALAR* address) { return load<SCALAR, VECTOR>(address); }
 
-__device__ inline float parameter(const void* values, int is_float32, int channel, float otherwise) {
-    if (!values) return otherwise;
-    return is_float32 ? static_cast<const float*>(values)[channel]
-                      : widen(static_cast<const SCALAR*>(values)[channel]);
+// The parameters of N channels from `channel` on.
+template <int N, typename T>
+__device__ void read(const T* values, int channel, float (&result)[N]) {
+    constexpr int AT_ONCE = N * sizeof(T) < 16 ? N : 16 / sizeof(T);
+#pragma unroll
+    for (int begin = 0; begin < N; begin += AT_ONCE) {
+        const auto access = load<T, AT_ONCE>(values + channel + begin);
+#pragma unroll
+        for (int k = 0; k < AT_ONCE; ++k) result[begin + k] = access[k];
+    }
+}
+
+template <int N>
+__device__ void read_parameters(const void* values, int is_float32, int channel, float otherwise,
+                                float (&result)[N]) {
+    if (!values) {
+#pragma unroll
+        for (int k = 0; k < N; ++k) result[k] = otherwise;
+    } else if (is_float32) {
+        read<N>(static_cast<const float32*>(values), channel, result);
+    } else {
+        read<N>(static_cast<const SCALAR*>(values), channel, result);
+    }
 }
 
 __device__ inline int sites_of_chunk(const Params& p, int chunk) {
@@ -102,12 +121,21 @@ struct Thread {
 
     __device__ long long at(int index) const { return offset + index * step; }
 
-    // Calls visit(slot, channel) for the channels of this thread.
-    template <typename Visit>
-    __device__ void for_each_slot(const Params& p, Visit visit) const {
+    // Calls visit(slot, of_group(group)) for the channels of this thread. of_group is called once a group.
+    template <typename OfGroup, typename Visit>
+    __device__ void for_each_slot(const Params& p, OfGroup of_group, Visit visit) const {
         if (channel >= p.channels) return;
+        int group = sample * (p.channels / p.channels_per_group) + channel / p.channels_per_group;
+        int within = channel % p.channels_per_group;
+        auto values = of_group(group);
 #pragma unroll
-        for (int slot = 0; slot < SLOTS; ++slot) visit(slot, channel + slot);
+        for (int slot = 0; slot < SLOTS; ++slot) {
+            visit(slot, values);
+            if (++within == p.channels_per_group && slot + 1 < SLOTS) {
+                within = 0;
+                values = of_group(++group);
+            }
+        }
     }
 };
 
@@ -244,9 +272,9 @@ KERNEL moments(const Params p) {
     merge_ranks(thread.lane, thread.rank, p.width, p.depth, mine);
     if (thread.rank) return;
     Pair* partial = p.partial + (static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels;
-    thread.for_each_slot(p, [&](int slot, int channel) {
-        partial[channel] = {mine.mean(slot), mine.squares(slot)};
-    });
+    if (thread.channel >= p.channels) return;
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; ++slot) partial[thread.channel + slot] = {mine.mean(slot), mine.squares(slot)};
 }
 
 // partial -> mean, rstd. One block a sample and group.
@@ -285,12 +313,13 @@ struct Affine {
     float mean[SLOTS], scale[SLOTS], bias[SLOTS];
 
     __device__ Affine(const Params& p, const Thread& thread) {
-        const int groups = p.channels / p.channels_per_group;
-        thread.for_each_slot(p, [&](int slot, int channel) {
-            const int group = thread.sample * groups + channel / p.channels_per_group;
-            mean[slot] = p.mean[group];
-            scale[slot] = p.rstd[group] * parameter(p.weight, p.weight_is_float32, channel, 1);
-            bias[slot] = parameter(p.bias, p.bias_is_float32, channel, 0);
+        if (thread.channel >= p.channels) return;
+        read_parameters(p.weight, p.weight_is_float32, thread.channel, 1, scale);
+        read_parameters(p.bias, p.bias_is_float32, thread.channel, 0, bias);
+        const auto statistics = [&](int group) { return Pair{p.mean[group], p.rstd[group]}; };
+        thread.for_each_slot(p, statistics, [&](int slot, Pair mean_and_rstd) {
+            mean[slot] = mean_and_rstd.first;
+            scale[slot] *= mean_and_rstd.second;
         });
     }
 
@@ -383,11 +412,10 @@ __device__ void sums_pass(const Params& p) {
     });
     merge_ranks(thread.lane, thread.rank, p.width, p.depth, mine);
     if (thread.rank) return;
-    const int groups = p.channels / p.channels_per_group;
     Pair* partial = p.partial + (static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels;
-    thread.for_each_slot(p, [&](int slot, int channel) {
-        const float rstd = p.rstd[thread.sample * groups + channel / p.channels_per_group];
-        partial[channel] = {mine.first(slot), mine.second(slot) * rstd};
+    const auto rstd_of = [&](int group) { return p.rstd[group]; };
+    thread.for_each_slot(p, rstd_of, [&](int slot, float rstd) {
+        partial[thread.channel + slot] = {mine.first(slot), mine.second(slot) * rstd};
     });
 }
 
@@ -418,9 +446,10 @@ KERNEL merge_sums(const Params p) {
         merge_ranks(lane, rank, p.merge_width, p.merge_depth, mine);
         if (mine_to_merge && rank == 0) {
             p.sums[static_cast<long long>(sample) * p.channels + channel] = {mine.first(0), mine.second(0)};
-            const float weight = parameter(p.weight, p.weight_is_float32, channel, 1);
-            gradient = fmaf(weight, mine.first(0), gradient);
-            projection = fmaf(weight, mine.second(0), projection);
+            float weight[1];
+            read_parameters(p.weight, p.weight_is_float32, channel, 1, weight);
+            gradient = fmaf(weight[0], mine.first(0), gradient);
+            projection = fmaf(weight[0], mine.second(0), projection);
         }
     }
     gradient = block_sum(gradient);
@@ -449,9 +478,8 @@ __device__ void grad_x_pass(const Params& p) {
     const Thread thread(p);
     const Affine affine(p, thread);
     float slope[SLOTS], constant[SLOTS];
-    const int groups = p.channels / p.channels_per_group;
-    thread.for_each_slot(p, [&](int slot, int channel) {
-        const Pair slopes = p.slopes[thread.sample * groups + channel / p.channels_per_group];
+    const auto slopes_of = [&](int group) { return p.slopes[group]; };
+    thread.for_each_slot(p, slopes_of, [&](int slot, Pair slopes) {
         slope[slot] = slopes.first;
         constant[slot] = slopes.second;
     });

@@ -191,6 +191,13 @@ def _whole_warps(threads: int) -> int:
     return min(THREADS, -(-threads // 32) * 32)
 
 
+def _aligned(parameter: Tensor | None) -> Tensor | None:
+    """Memory from which a thread can read the parameters of its channels at once; held by the caller."""
+    if parameter is None or parameter.data_ptr() % ACCESS_BYTES == 0:
+        return parameter
+    return parameter.clone()
+
+
 def _planned(
     machine: Machine,
     x: Tensor,
@@ -235,6 +242,7 @@ def forward(
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, mean and rstd of ``torch.ops.videonorm.group_norm``."""
+    weight, bias = _aligned(weight), _aligned(bias)
     y = torch.empty_like(x)
     mean = x.new_empty((x.shape[0], num_groups), dtype=torch.float32)
     rstd = torch.empty_like(mean)
@@ -260,6 +268,7 @@ def apply(
     relu: bool,
 ) -> Tensor:
     """y once more, from the statistics: to the bit what `forward` returned with them."""
+    weight, bias = _aligned(weight), _aligned(bias)
     y = torch.empty_like(x)
     others = (y,) if residual is None else (y, residual)
     plan, params = _planned(machine, x, weight, bias, mean, rstd, others)
@@ -294,6 +303,7 @@ def backward(
     Args:
         y: given where there were a residual and a ReLU; without it a ReLU's mask is computed from x.
     """
+    weight, bias = _aligned(weight), _aligned(bias)
     samples, channels = x.shape[:2]
     grad_x, grad_weight, grad_bias, grad_residual = (mean.new_empty(0) for _ in wanted)
     if wanted[0]:
