@@ -31,7 +31,7 @@ class Registered:
         library.impl = lambda name, function, key: implementations.__setitem__(key, function)
         monkeypatch.setattr(registration, "LIBRARY", library)
         monkeypatch.setattr(torch.library, "register_fake", lambda *args, **options: None)
-        monkeypatch.setattr(torch.library, "register_autograd", lambda *args, **options: None)
+        monkeypatch.setattr(registration, "_differentiable", lambda *args: None)
         registration.register(
             schema,
             cpu=lambda *args: "cpu",
