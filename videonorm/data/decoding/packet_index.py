@@ -17,6 +17,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from videonorm.data.decoding.disposable import DisposablePackets
 from videonorm.data.decoding.reader import BadVideoError, check_file
 
 # What PyAV raises for a file it cannot read; IndexError for a stream that first turns up in mid-file.
@@ -46,6 +47,7 @@ class PacketIndex:
     packet_pts: NDArray[np.int64]  # (P,)
     packet_dts: NDArray[np.int64]  # (P,)
     packet_is_key: NDArray[np.bool_]  # (P,)
+    packet_is_disposable: NDArray[np.bool_]  # (P,) no other picture refers to it
     damaged: NDArray[np.bool_]  # (N,) known to be damaged already
 
     @property
@@ -140,7 +142,7 @@ def describe(error: BaseException) -> str:
 
 def _build(path: str, container: InputContainer) -> PacketIndex:
     stream = video_stream(path, container)
-    packets = _check_complete(path, container, stream)
+    packets, disposable = _check_complete(path, container, stream)
     if container.format.name in _WITHOUT_TIMESTAMPS:
         return _count_frames(path, stream, container.format.name)
     shown = np.array([i for i, packet in enumerate(packets) if not packet.is_discard], dtype=np.int64)
@@ -175,6 +177,7 @@ def _build(path: str, container: InputContainer) -> PacketIndex:
         packet_pts=packet_pts,
         packet_dts=packet_dts,
         packet_is_key=np.array([p.is_key for p in packets]),
+        packet_is_disposable=disposable,
         damaged=damaged,
     )
     for i, packet in enumerate(packets):
@@ -192,13 +195,20 @@ class _Packet:
     is_corrupt: bool
 
 
-def _check_complete(path: str, container: InputContainer, stream: VideoStream) -> list[_Packet]:
-    """Read all packets of the stream; BadVideoError where the file holds less than its header promises."""
+def _check_complete(
+    path: str, container: InputContainer, stream: VideoStream
+) -> tuple[list[_Packet], NDArray[np.bool_]]:
+    """Read all packets of the stream; BadVideoError where the file holds less than its header promises.
+
+    Returns:
+        The packets, and which of them are disposable.
+    """
     name = container.format.name
     declared = float(container.duration or 0) / av.time_base if name in _DECLARE_DURATION else 0.0
     if name == "avi" and stream.average_rate:  # FFmpeg corrects its duration, not its count
         declared = max(declared, float(stream.frames / stream.average_rate))
     packets: list[_Packet] = []
+    disposable = DisposablePackets(stream)
     end = 0.0
     try:
         # The declared duration is that of the longest stream.
@@ -211,6 +221,7 @@ def _check_complete(path: str, container: InputContainer, stream: VideoStream) -
                 packets.append(
                     _Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
                 )
+                disposable.add(packet)
     except DECODER_ERRORS as error:
         raise BadVideoError(path, f"cannot be read past frame {len(packets)}: {describe(error)}") from None
     if not packets:
@@ -224,7 +235,7 @@ def _check_complete(path: str, container: InputContainer, stream: VideoStream) -
         raise BadVideoError(
             path, f"is truncated: its header declares {declared:.2f} s, the packets end at {end:.2f} s"
         )
-    return packets
+    return packets, disposable.disposable()
 
 
 def _count_frames(path: str, stream: VideoStream, container: str) -> PacketIndex:
@@ -259,6 +270,7 @@ def _count_frames(path: str, stream: VideoStream, container: str) -> PacketIndex
         packet_pts=empty,
         packet_dts=empty,
         packet_is_key=empty.astype(bool),
+        packet_is_disposable=empty.astype(bool),
         damaged=np.array(damaged),
     )
 

@@ -56,6 +56,10 @@ class PyAVReader(Reader):
             spoilt = index.damaged
         else:
             spoilt = self._decode_stretches(wanted, pictures)
+            if pictures.interlaced and index.packet_is_disposable.any():
+                # The second field of a picture may be a packet of its own.
+                index.packet_is_disposable[:] = False
+                return self._read(indices, short_side)
             if pictures.missing or spoilt[wanted].any():
                 # What needs more than its last keyframe is whole from the start of the file.
                 pictures = _Pictures(index.pts[wanted], short_side)
@@ -85,16 +89,28 @@ class PyAVReader(Reader):
                 stretches[-1] = (stretches[-1][0], max(stretches[-1][1], position))
             else:
                 stretches.append((key, position))
+        skip = index.packet_is_disposable.copy()
+        skip[index.position[wanted]] = False
         spoilt = np.zeros_like(index.damaged)
         for first, last in stretches:
             self._container.seek(int(index.packet_dts[first]), stream=self._stream)
-            spoilt |= self._decode(self._container, self._stream, first, last, pictures)
+            spoilt |= self._decode(self._container, self._stream, first, last, pictures, skip)
         return spoilt
 
     def _decode(
-        self, container: InputContainer, stream: VideoStream, first: int, last: int, pictures: "_Pictures"
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        first: int,
+        last: int,
+        pictures: "_Pictures",
+        skip: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.bool_]:
-        """Decode packets ``first`` to ``last``; returns (N,) which frames damage may have reached."""
+        """Decode packets ``first`` to ``last``, but not those to ``skip`` (P,).
+
+        Returns:
+            (N,) which frames damage may have reached. What is in a packet that was skipped reaches none.
+        """
         index = self._index
         first_pts = int(index.packet_pts[first])
         spoilt = np.zeros_like(index.damaged)
@@ -119,12 +135,14 @@ class PyAVReader(Reader):
 
         position = first - 1
         for packet in container.demux(stream):
-            if not packet.size or position == last:
+            if position == last:
                 break
-            if position < first and packet.pts != first_pts:
+            if not packet.size or (position < first and packet.pts != first_pts):
                 continue  # a seek may land on an earlier keyframe
             position += 1
-            take(packet, position)
+            # In a damaged file the packets behind a seek may be others than were indexed.
+            if skip is None or not skip[position] or packet.pts != index.packet_pts[position]:
+                take(packet, position)
         take(None, last)  # the pictures held back for reordering
         if not starts_whole:
             spoilt[:] = True  # what was called a keyframe only begins a gradual intra refresh
@@ -146,12 +164,14 @@ class _Pictures:
         self._short_side = short_side
         self._reformatter = VideoReformatter()  # keeps its swscale context from picture to picture
         self.missing = set(self._row)
+        self.interlaced = False
         self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
 
     def offer(self, pts: int, picture: VideoFrame) -> None:
         if pts not in self.missing:
             return
         self.missing.remove(pts)
+        self.interlaced |= picture.interlaced_frame
         turned = picture.rotation % 180 == 90
         if not len(self.frames):
             height, width = scaled_size(picture.height, picture.width, self._short_side)
