@@ -101,10 +101,12 @@ def test_the_commands_leave_what_the_readme_says(clone):
 
 def test_the_test_line_is_what_ci_runs():
     line = next(line for line in COMMANDS if "pytest" in line)
-    assert line == INSTALL + '".[test]" && .venv/bin/pytest'
+    assert line == INSTALL + '".[test]" && .venv/bin/pytest -n 2 --dist loadfile'
     ci = (ROOT / ".ci" / "run").read_text()
     assert (
-        '"$environment/bin/pip" install' in ci and '-e ".[test]"' in ci and '"$environment/bin/pytest"' in ci
+        '"$environment/bin/pip" install' in ci
+        and '-e ".[test]"' in ci
+        and '"$environment/bin/pytest" -n 2 --dist loadfile' in ci
     )
 
 
