@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from videonorm.data import open_video, read_manifest
 from videonorm.data.decoding.packet_index import packet_index
+from videonorm.data.manifest import parse_seconds
 from videonorm.errors import UserError
 
 
@@ -93,7 +94,9 @@ def _csv_rows(path: Path, base: Path) -> list[Row]:
             row = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
             if not row["path"]:
                 raise UserError(f"{where}: path () must not be empty")
-            start, end = (_bound(where, name, row.get(name, "")) for name in ("start_seconds", "end_seconds"))
+            start, end = (
+                parse_seconds(where, name, row.get(name, "")) for name in ("start_seconds", "end_seconds")
+            )
             if end is not None and end <= (start or 0.0):
                 raise UserError(
                     f"{where}: end_seconds ({end:g}) must be after start_seconds ({start or 0.0:g})"
@@ -104,18 +107,6 @@ def _csv_rows(path: Path, base: Path) -> list[Row]:
     if columns and not rows:
         raise UserError(f"manifest ({path}) must list at least one video")
     return rows
-
-
-def _bound(where: str, name: str, text: str) -> float | None:
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise UserError(f"{where}: {name} ({text}) must be a number of seconds, 0 or more")
-    return value
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:

@@ -117,8 +117,8 @@ def read_manifest(
             )
         else:
             raise UserError(f"{row.where}: label ({row.label}) must be one of the {len(names)} class names")
-        start = _seconds(row.where, "start_seconds", row.start_seconds)
-        end = _seconds(row.where, "end_seconds", row.end_seconds)
+        start = parse_seconds(row.where, "start_seconds", row.start_seconds)
+        end = parse_seconds(row.where, "end_seconds", row.end_seconds)
         if end is not None and end <= (start or 0.0):
             raise UserError(
                 f"{row.where}: end_seconds ({end:g}) must be after start_seconds ({start or 0.0:g})"
@@ -222,7 +222,8 @@ def _is_number(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
 
 
-def _seconds(where: str, name: str, text: str) -> float | None:
+def parse_seconds(where: str, name: str, text: str) -> float | None:
+    """A cell of a manifest: seconds, or None where it is empty. A UserError names `where` and `name`."""
     if not text:
         return None
     try:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videonorm.kernels.unit import Machine, Unit
+from videonorm.kernels.unit import SCALARS, Machine, Unit
 
-SCALARS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 ACCESS_BYTES = 16  # the widest access of a thread
 THREADS = 256  # of a block at most
 LANES = 32  # channel vectors that a block takes at most: rows of 512 bytes

@@ -4,6 +4,11 @@ import ctypes
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
+SCALARS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+"""The types of scalar.cuh."""
+
 
 class KernelError(RuntimeError):
     """Kernels cannot be had here; the message says why."""

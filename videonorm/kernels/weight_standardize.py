@@ -11,13 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from videonorm.kernels.unit import Machine, Unit
+from videonorm.kernels.unit import SCALARS, Machine, Unit
 
 THREADS = 128
 SHARED_BYTES = THREADS // 32 * 3 * 4  # three sums a warp
 MAX_LAYERS = 70  # of a launch: the table travels in the 4 KB of its parameters
 
-SCALARS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 EPS_PLACEMENTS = {"under_root": 0, "on_std": 1, "floor": 2}
 
 
