@@ -104,7 +104,7 @@ def decoders() -> Iterator[Row]:
     from videonorm.data import available_decoders
 
     problems = available_decoders()
-    package = {"pyav": "av", "torchcodec": "torchcodec", "decord": "decord"}
+    package = {"pyav": "av", "torchcodec": "torchcodec", "torchcodec_cuda": "torchcodec", "decord": "decord"}
     for name, problem in problems.items():
         version = _version(package[name])
         if name == "pyav" and problem is None:

@@ -12,11 +12,13 @@ def test_auto_is_pyav(videos):
 
 def test_available_decoders_give_reasons():
     decoders = available_decoders()
-    assert list(decoders) == ["pyav", "torchcodec", "decord"]
+    assert list(decoders) == ["pyav", "torchcodec", "torchcodec_cuda", "decord"]
     assert decoders["pyav"] is None
     assert all(reason is None or "\n" not in reason for reason in decoders.values())
 
 
 def test_unknown_decoder():
-    with pytest.raises(UserError, match=r"decoder \(opencv\) must be auto, pyav, torchcodec or decord"):
+    with pytest.raises(
+        UserError, match=r"decoder \(opencv\) must be auto, pyav, torchcodec, torchcodec_cuda or decord"
+    ):
         check_decoder("opencv")

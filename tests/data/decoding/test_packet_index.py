@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from videonorm.data.decoding import BadVideoError, open_video
-from videonorm.data.decoding.packet_index import packet_index
+from videonorm.data.decoding.packet_index import decode_all, open_container, packet_index
 
 
 def test_open_gop_is_decoded_from_the_keyframe_before(videos):
@@ -122,6 +122,61 @@ def test_all_frames_damaged(videos, tmp_path):
     path.write_bytes(content)
     with pytest.raises(BadVideoError, match="can(not)? be decoded"), open_video(str(path)) as video:
         video.read([0])
+
+
+def exp_golomb(number: int) -> str:
+    digits = f"{number + 1:b}"
+    return "0" * (len(digits) - 1) + digits
+
+
+def h264_of_size(blocks: int) -> bytes:
+    """The headers of a picture of that many macroblocks (16 x 16 pixels) squared, and nonsense behind."""
+    size = exp_golomb(blocks - 1)
+    zero, one, two, seven = (exp_golomb(number) for number in (0, 1, 2, 7))
+    units = {
+        b"\x67\x42\x00\x3e": zero + zero + two + one + "0" + size + size + "1100",
+        b"\x68": zero + zero + "00" + 3 * zero + "000" + 3 * zero + "000",
+        b"\x65": zero + seven + zero + "0000" + zero + "00" + zero + "10110101" * 40,
+    }
+    content = b""
+    for head, bits in units.items():
+        bits += "1" + "0" * (-(len(bits) + 1) % 8)
+        content += b"\0\0\0\1" + head + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return content
+
+
+def test_absurd_sizes_are_refused(tmp_path):
+    path = tmp_path / "large.h264"
+    path.write_bytes(h264_of_size(520))
+    with pytest.raises(BadVideoError, match="claims pictures of 8320x8320 pixels, more than 67108864 in all"):
+        open_video(str(path))
+
+
+def test_pictures_that_grow_beyond_all_measure_are_damaged(tmp_path):
+    path = tmp_path / "growing.h264"
+    path.write_bytes(h264_of_size(4) * 40 + h264_of_size(520))
+    with open_container(str(path)) as container:
+        sizes = {picture.width if picture else 0 for picture in decode_all(str(path), container)}
+    assert sizes == {64, 0}
+
+
+def test_a_decoder_that_takes_no_more_packets_is_started_anew(videos, tmp_path, decode_in_order):
+    """As VP9's does when it fails at the first of two pictures in one packet."""
+    content = bytearray(Path(videos("vp9.webm")).read_bytes())
+    with av.open(videos("vp9.webm")) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size and not p.is_keyframe]
+    start, size = max(packets, key=lambda packet: packet[1])  # holds a hidden picture and the one shown
+    content[start + 16 : start + size - 80] = b"\xff" * (size - 96)
+    path = tmp_path / "damaged.webm"
+    path.write_bytes(content)
+    with open_container(str(path)) as container:
+        pictures = list(decode_all(str(path), container))
+    assert None in pictures
+    last = pictures[-1]
+    assert last is not None
+    np.testing.assert_array_equal(last.to_ndarray(format="rgb24"), decode_in_order(videos("vp9.webm"))[-1])
+    with open_video(str(path)) as video:
+        assert video.read([0, 30, 39]).shape[0] == 3
 
 
 def test_file_that_changes_or_disappears_is_seen(make_video, tmp_path):

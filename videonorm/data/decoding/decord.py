@@ -6,26 +6,32 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
+from videonorm.data.decoding.fallback import RefusalError
+from videonorm.data.decoding.index_store import IndexStore
 from videonorm.data.decoding.packet_index import PacketIndex, packet_index
-from videonorm.data.decoding.reader import BadVideoError, Reader, scale
+from videonorm.data.decoding.reader import Reader, scale
 
 
 class DecordReader(Reader):
-    """See ``Reader``. Damage inside a file goes unnoticed: decord does not report it."""
+    """See ``Reader``. Damage inside a file goes unnoticed: decord does not report it.
 
-    def __init__(self, path: str) -> None:
-        index = packet_index(path)
+    Raises:
+        RefusalError: decord cannot read the file, or is known to read it wrongly.
+    """
+
+    def __init__(self, path: str, store: IndexStore | None = None) -> None:
+        index = packet_index(path, store=store)
         if problem := _known_problem(index):
-            raise BadVideoError(path, f"is not for decord, which {problem}; use decoder: pyav")
+            raise RefusalError(problem)
         self.path = path
         self.seconds = index.seconds
         try:
             self._video = decord.VideoReader(path, num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:
-            raise BadVideoError(path, f"cannot be opened by decord: {_first_line(error)}") from None
+            raise RefusalError("cannot open it", error) from None
         if len(self._video) != self.num_frames:
-            raise BadVideoError(
-                path, f"is not for decord, which finds {len(self._video)} of its {self.num_frames} frames"
+            raise RefusalError(
+                "miscounts the frames", f"it finds {len(self._video)} where there are {self.num_frames}"
             )
 
     def close(self) -> None:
@@ -35,23 +41,21 @@ class DecordReader(Reader):
         try:
             frames = self._video.get_batch(list(indices))
         except (decord.DECORDError, RuntimeError) as error:
-            raise BadVideoError(self.path, f"cannot be decoded by decord: {_first_line(error)}") from None
+            raise RefusalError("cannot decode it", error) from None
         # The type follows from decord's global bridge, which other libraries switch when they are imported.
         array = frames.asnumpy() if isinstance(frames, decord.ndarray.NDArray) else np.asarray(frames)
         return scale(array, short_side)
 
 
 def _known_problem(index: PacketIndex) -> str | None:
-    if index.codec in ("hevc", "av1"):
+    if index.codec in ("hevc", "av1", "mpeg4"):
         return f"reads {index.codec.upper()} wrongly or not at all"
-    if index.container == "mpeg":
-        return "returns wrong frames from MPEG-PS"
-    if not index.counted and not index.packet_is_key[0]:
-        return "returns shifted frames where the first keyframe is missing"
+    if index.container in ("avi", "mpeg", "mpegts"):
+        return f"returns wrong frames from {index.container.upper()} files"
+    if index.counted or not index.packet_is_key[0]:
+        return "returns shifted frames where timestamps or the first keyframe are missing"
+    if not index.keys_are_clean:
+        return "returns wrong frames where pictures refer to some before a keyframe (open GOP, intra refresh)"
     if min(index.width, index.height) < 64:
         return "mistakes the padding of rows shorter than 64 pixels for a fourth channel"
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]

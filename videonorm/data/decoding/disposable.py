@@ -31,6 +31,7 @@ class DisposablePackets:
         self._reference_num = 0
         self._group = 0  # the first packet of the group of pictures
         self._in_sequence = True  # so far in the group
+        self.all_keys_clean = True  # of H.264: no keyframe but IDR pictures, behind which nothing looks back
 
     def add(self, packet: "Packet[Any]") -> None:
         match self._codec:
@@ -48,6 +49,7 @@ class DisposablePackets:
 
     def _h264(self, data: bytes, is_key: bool) -> int:
         if self._frame_num_bits is None:
+            self.all_keys_clean = False
             return _REFERRED_TO
         layer = 0
         picture: bytes | None = None  # of the first slice
@@ -63,6 +65,7 @@ class DisposablePackets:
         if not follows:
             self._layers[self._group :] = [_REFERRED_TO] * (len(self._layers) - self._group)
         if is_key:
+            self.all_keys_clean &= picture is not None and picture[0] & 31 == 5
             self._group = len(self._layers)
             self._in_sequence = True
         self._in_sequence &= follows

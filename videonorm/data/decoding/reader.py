@@ -1,11 +1,12 @@
 """What every decoder offers: frames by index, upright, as uint8 RGB; and the error for a bad video."""
 
 import os
+import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import av
 import numpy as np
@@ -14,11 +15,28 @@ from numpy.typing import NDArray
 
 from videonorm.errors import UserError
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?<=://)[^/?#@]*@")
+_SECRET = re.compile(
+    r"(?<=[?&])([^=&#]*(?:key|token|secret|sig|credential|passw)[^=&#]*)=[^&#]*", re.IGNORECASE
+)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL, which fsspec reads: ``https://...``, ``s3://...``, ``gs://...``."""
+    return _URL.match(path) is not None
+
+
+def without_credentials(path: str) -> str:
+    """A path as it may be shown: of a URL without its user, password and signature."""
+    return _SECRET.sub(r"\1=***", _PASSWORD.sub("***@", path)) if is_remote(path) else path
+
 
 class BadVideoError(UserError):
     """A video that cannot be used; ``reason`` completes the sentence "the video ..."."""
 
     def __init__(self, path: str, reason: str) -> None:
+        path = without_credentials(path)
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
@@ -31,8 +49,9 @@ class Reader(ABC):
     """One open video file.
 
     Frame ``i`` is the i-th picture in display order, in every decoder. Pictures are rotated upright as the
-    file's display matrix asks; pixels count as square whatever the file's pixel aspect. Use it as a context
-    manager, inside the process that opened it.
+    file's display matrix asks; pixels count as square whatever the file's pixel aspect, as in PyTorchVideo,
+    decord and torchcodec; ``data_prep/transcode.py`` makes them so. Use it as a context manager, inside the
+    process that opened it.
     """
 
     path: str
@@ -94,8 +113,19 @@ def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, i
     return round(height * short_side / width), short_side
 
 
-def check_file(path: str) -> os.stat_result:
+class FileStatus(NamedTuple):
+    """Together they tell one version of a file from another."""
+
+    size: int  # bytes
+    stamp: int  # time of the last change in ns; of a URL a hash of what its server says of the version
+
+
+def check_file(path: str) -> FileStatus:
     """Raise BadVideoError for what no decoder should be given: opening a FIFO would wait for ever."""
+    if is_remote(path):
+        from videonorm.data.decoding.remote import check_remote  # only here is fsspec needed
+
+        return check_remote(path)
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
@@ -108,7 +138,7 @@ def check_file(path: str) -> os.stat_result:
         raise BadVideoError(path, "is not a regular file")
     if status.st_size == 0:
         raise BadVideoError(path, "is empty (0 bytes)")
-    return status
+    return FileStatus(status.st_size, status.st_mtime_ns)
 
 
 def scale(frames: NDArray[np.uint8], short_side: int | None) -> NDArray[np.uint8]:
