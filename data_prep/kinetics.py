@@ -5,7 +5,7 @@ import csv
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -24,13 +24,15 @@ from annotations import (
     split_of_folder,
     ucf101,
 )
-from script import positive, printable
+from script import positive, printable, seconds
 from script import run as run_script
 
 from videonorm.errors import UserError
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from rich.console import Console
+    from workers import Failed
 
 DESCRIPTION = """\
 Turn the published annotations of a data set, and the folder with its videos, into manifests for videonorm:
@@ -53,6 +55,8 @@ COLUMNS = (
     *("duration_seconds", "fps", "frames", "width", "height", "codec", "status"),
 )
 
+PICTURES_TRIED = 100  # until one can be decoded
+
 
 class Header(NamedTuple):
     """What a file says of its best video stream; None where it does not."""
@@ -60,7 +64,7 @@ class Header(NamedTuple):
     duration_seconds: float | None = None
     fps: float | None = None  # average
     frames: int | None = None
-    width: int | None = None  # pixels as coded, before rotation
+    width: int | None = None  # pixels of the upright picture
     height: int | None = None
     codec: str | None = None
 
@@ -155,7 +159,7 @@ class Videos:
 
 
 def read_header(path: str) -> Header:
-    """Read a video's header, without decoding.
+    """Read a video's header, and decode one picture, which alone tells how it is rotated.
 
     Raises:
         BadVideoError: no video, or a file that ends before what its header lists.
@@ -175,25 +179,29 @@ def read_header(path: str) -> Header:
                     total = len(stream.index_entries)
                     raise BadVideoError(path, f"is truncated: it ends before {cut} of its {total} frames")
             if stream.duration and stream.time_base:
-                seconds = float(stream.duration * stream.time_base)
+                duration = float(stream.duration * stream.time_base)
             else:
-                seconds = (container.duration or 0) / av.time_base
+                duration = (container.duration or 0) / av.time_base
             rate = stream.average_rate or stream.guessed_rate
             context = stream.codec_context
             if not context.width or not context.height:
                 raise BadVideoError(path, "has no picture size in its header")
-            return Header(
-                seconds or None,
-                float(rate) if rate else None,
-                stream.frames or None,
-                context.width,
-                context.height,
-                context.codec.canonical_name,
-            )
+            size = context.width, context.height
+            frames, codec = stream.frames or None, context.codec.canonical_name
+            upright = size[::-1] if _is_turned(path, container) else size
+            return Header(duration or None, float(rate) if rate else None, frames, *upright, codec)
         except DECODER_ERRORS as error:
             if isinstance(error, BadVideoError):
                 raise
             raise BadVideoError(path, f"cannot be read: {error}") from None
+
+
+def _is_turned(path: str, container: "InputContainer") -> bool:
+    """Whether the first picture that can be decoded is to be shown turned by 90 degrees."""
+    from videonorm.data.decoding.packet_index import decode_all
+
+    pictures = islice(decode_all(path, container), PICTURES_TRIED)
+    return any(picture.rotation % 180 == 90 for picture in islice(filter(None, pictures), 1))
 
 
 def match(listing: Listing, videos: Videos, replacement: Videos | None) -> tuple[list[Row], list[Problem]]:
@@ -250,25 +258,30 @@ def _problem(status: str, video: Listed, path: str, reason: str, class_names: li
     return Problem(status, video.split, path, *_label_and_name(video, class_names), video.where, reason)
 
 
-def probe_headers(rows: list[Row], jobs: int, console: "Console") -> dict[str, Header | str]:
+def probe_headers(
+    rows: list[Row], jobs: int, time_limit: float, console: "Console"
+) -> dict[str, Header | str]:
     """The header of each file, or the reason why it cannot be used."""
     from rich.progress import track
+    from workers import Failed, run_all
+
+    paths = list(dict.fromkeys(path for row in rows for path in row.paths))
+    results = run_all(_header_or_reason, paths, jobs=jobs, time_limit=time_limit)
+    return {
+        paths[number]: result.reason if isinstance(result, Failed) else result
+        for number, result in track(results, "Headers", len(paths), console=console, transient=True)
+    }
+
+
+def _header_or_reason(path: str) -> "Header | Failed":
+    from workers import Failed
 
     from videonorm.data.decoding.reader import BadVideoError
 
-    def read(path: str) -> Header | str:
-        try:
-            return read_header(path)
-        except BadVideoError as error:
-            return error.reason
-
-    paths = list(dict.fromkeys(path for row in rows for path in row.paths))
-    with ThreadPoolExecutor(jobs) as pool:  # FFmpeg runs without the interpreter lock
-        try:
-            headers = track(pool.map(read, paths), "Headers", len(paths), console=console, transient=True)
-            return dict(zip(paths, headers, strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        return read_header(path)
+    except BadVideoError as error:
+        return Failed(error.reason)
 
 
 def build(
@@ -278,6 +291,7 @@ def build(
     out: Path,
     *,
     jobs: int,
+    time_limit: float,
     probe: bool,
     console: "Console",
 ) -> tuple[list[Usable], list[Problem]]:
@@ -294,7 +308,7 @@ def build(
             f"--videos ({videos.root}) must hold the videos of the lists: "
             f"none of {len(listing.videos)} is there, such as {listing.videos[0].name}"
         )
-    headers = probe_headers(rows, jobs, console) if probe else {}
+    headers = probe_headers(rows, jobs, time_limit, console) if probe else {}
     usable: list[Usable] = []
     for video, paths in rows:
         # A broken replacement leaves the file itself.
@@ -446,6 +460,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="videos read at a time (default: as many as there are cores)",
     )
+    common.add_argument(
+        "--time-limit", type=seconds, default=60.0, metavar="S", help="seconds for a video (default: 60)"
+    )
     classes = argparse.ArgumentParser(add_help=False)
     classes.add_argument(
         "--classes",
@@ -542,6 +559,7 @@ def main(argv: list[str]) -> int:
         replacement,
         options.out,
         jobs=options.jobs,
+        time_limit=options.time_limit,
         probe=not options.no_probe,
         console=messages,
     )

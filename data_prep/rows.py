@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 from videonorm.data import open_video, read_manifest
 from videonorm.data.decoding.packet_index import packet_index
-from videonorm.data.manifest import parse_seconds
+from videonorm.data.manifest import (
+    check_root,
+    csv_rows,
+    delimiter_of,
+    joiner,
+    read_lines,
+    seconds_of,
+)
 from videonorm.errors import UserError
 
 
@@ -36,7 +43,7 @@ class Facts(NamedTuple):
         return {name: str(value) for name, value in zip(self._fields, rounded, strict=True)}
 
 
-def read_rows(path: Path, root: Path | None = None) -> list[Row]:
+def read_rows(path: Path, root: str | Path | None = None) -> list[Row]:
     """Read a manifest: a CSV with a header, or what else ``read_manifest`` takes.
 
     A CSV may have no labels, as the test lists of some data sets; they are for training to check.
@@ -46,67 +53,40 @@ def read_rows(path: Path, root: Path | None = None) -> list[Row]:
     """
     if not path.exists():
         raise UserError(f"manifest ({path}) must be a file or folder that exists")
-    rows = [] if path.is_dir() else _csv_rows(path, base_of(path, root))
-    if not rows:
-        manifest = read_manifest(path, root)
+    lines = [] if path.is_dir() else read_lines(path)
+    delimiter = delimiter_of(path, lines)
+    rows: list[Row] = []
+    if delimiter is None:
+        manifest = read_manifest(path, root, labels_required=False)
         names = manifest.class_names
         for entry in manifest.entries:
-            cells = {"path": entry.path, "label": str(entry.label)}
-            if names is not None:
+            cells = {"path": entry.path, "label": str(entry.label) if manifest.labelled else ""}
+            if names is not None and manifest.labelled:
                 cells["class_name"] = names[entry.label]
             rows.append(Row(entry.path, entry.start_seconds, entry.end_seconds, cells))
-    if not any(os.path.lexists(row.path) for row in rows[:10]):
-        raise UserError(
-            f"root ({base_of(path, root)}) must be where the paths in {path} start: no {rows[0].path}"
-        )
-    return rows
-
-
-def base_of(manifest: Path, root: Path | None) -> Path:
-    """The folder that relative paths of a manifest start from."""
-    return (manifest if manifest.is_dir() else root or manifest.parent).absolute()
-
-
-def _csv_rows(path: Path, base: Path) -> list[Row]:
-    """The rows of a CSV file with a header; none for a list without."""
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(f"manifest ({path}) must be readable: {error.strerror}") from None
-    # Not splitlines, which takes more characters for line ends than CSV does.
-    table = csv.reader((f"{line}\n" for line in text.split("\n")), skipinitialspace=True)
-    columns: list[str] = []
-    rows: list[Row] = []
-    try:
-        for cells in table:
-            where = f"{path} line {table.line_num}"
-            if not cells:
-                continue
-            if not columns:
-                columns = [name.strip() for name in cells]
-                if "path" not in columns:
-                    return []
-                continue
-            if len(cells) != len(columns):
-                raise UserError(
-                    f"{where}: the number of cells ({len(cells)}) must be that of the header ({len(columns)})"
-                )
-            row = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-            if not row["path"]:
-                raise UserError(f"{where}: path () must not be empty")
-            start, end = (
-                parse_seconds(where, name, row.get(name, "")) for name in ("start_seconds", "end_seconds")
-            )
-            if end is not None and end <= (start or 0.0):
-                raise UserError(
-                    f"{where}: end_seconds ({end:g}) must be after start_seconds ({start or 0.0:g})"
-                )
-            rows.append(Row(os.path.join(base, row["path"]), start, end, row))
-    except csv.Error as error:
-        raise UserError(f"{path} line {table.line_num}: the line must be readable as CSV: {error}") from None
-    if columns and not rows:
+        return rows
+    join = joiner(path, root)
+    for where, cells in csv_rows(path, lines, delimiter, ["path"]):
+        bounds = seconds_of(where, cells.get("start_seconds", ""), cells.get("end_seconds", ""))
+        rows.append(Row(join(cells["path"]), *bounds, cells))
+    if not rows:
         raise UserError(f"manifest ({path}) must list at least one video")
+    check_root(path, root, [row.path for row in rows[:10]])
     return rows
+
+
+def class_index(manifests: Sequence[Path]) -> bytes | None:
+    """What ``classes.txt`` beside the manifests holds, which a manifest of new files needs too.
+
+    Raises:
+        UserError: it is not the same beside all that have one.
+    """
+    files = [path.with_name("classes.txt") for path in manifests if not path.is_dir()]
+    contents = {file.read_bytes(): file for file in files if file.is_file()}
+    if len(contents) > 1:
+        first, second = list(contents.values())[:2]
+        raise UserError(f"manifests must be of the same classes: {first} and {second} differ")
+    return next(iter(contents), None)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:

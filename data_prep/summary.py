@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         help="the picture, .png or .svg (default: summary.png)",
     )
     options.add_argument(
-        "--root", type=Path, metavar="DIR", help="where relative paths start (default: at each manifest)"
+        "--root", metavar="DIR|URL", help="where relative paths start (default: at each manifest)"
     )
     options.add_argument(
         "--jobs", type=positive, metavar="N", help="videos opened at a time (default: cores)"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rows import Facts, Row
 
     from videonorm.data.decoding.packet_index import PacketIndex
+    from videonorm.data.decoding.reader import FileStatus
 
 DESCRIPTION = """\
 Encode the videos of a manifest as H.264 that a loader decodes quickly: small pictures, a keyframe every few
@@ -104,8 +105,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
     options.add_argument(
         "--root",
-        type=Path,
-        metavar="DIR",
+        metavar="DIR|URL",
         help="where relative paths start, and new ones too (default: at each manifest)",
     )
     picture = options.add_argument_group("picture")
@@ -165,9 +165,11 @@ def main(argv: list[str]) -> int:
     shard, num_shards = _shard(options.shard)
 
     from rich.progress import track
-    from rows import base_of, read_rows, write_rows
+    from rows import class_index, read_rows, write_rows
 
     from videonorm.data import BadVideo, BadVideos
+    from videonorm.data.decoding.reader import without_credentials
+    from videonorm.data.manifest import base_of
 
     out: Path = options.out.absolute()
     shown = printable(str(options.out))
@@ -175,10 +177,11 @@ def main(argv: list[str]) -> int:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"manifests ({twice}) must have different names, for new ones are called the same")
     rows = [
-        (name, row, str(base_of(path, options.root)))
+        (name, row, base_of(path, options.root))
         for name, path in zip(names, options.manifests, strict=True)
         for row in read_rows(path, options.root)
     ]
+    classes = class_index(options.manifests)
     targets = _targets([(row, base) for _, row, base in rows], out / "videos")
     rows_of: dict[str, list[tuple[str, Row]]] = {}  # the rows of a file: val and test may share it
     for target, (name, row, _) in zip(targets, rows, strict=True):
@@ -213,7 +216,8 @@ def main(argv: list[str]) -> int:
             continue
         if result.stop:
             raise UserError(f"--out ({shown}) must be writable and have room: {result.reason}")
-        print(f"bad: {printable(job.source)} {printable(result.reason)}", flush=True)
+        named = printable(without_credentials(job.source))
+        print(f"bad: {named} {printable(result.reason)}", flush=True)
         for name, row in rows_of[job.target]:
             bad.add(row.cells.get("split") or name, [BadVideo(row.path, result.reason)])
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -222,6 +226,10 @@ def main(argv: list[str]) -> int:
 
     try:
         bad.write(out / f"bad_videos{part}.csv")
+        if classes is not None:
+            unfinished_classes = out / f".classes.txt.{os.getpid()}"
+            unfinished_classes.write_bytes(classes)
+            unfinished_classes.replace(out / "classes.txt")
         for name in names:
             new = [
                 _new_cells(row, job.target, out, made[job.target].facts)
@@ -278,10 +286,15 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _targets(rows: "list[tuple[Row, str]]", folder: Path) -> list[str]:
     """The file of each row, by its path below its base, or else by its whole path: no other row moves it."""
+    from videonorm.data.decoding.reader import is_remote
+
+    def name_of(path: str) -> str:
+        """Of a URL without what would not do, or be too much, in the name of a file."""
+        return os.path.normpath(path.partition("://")[2].partition("?")[0] if is_remote(path) else path)
 
     def target(row: "Row", base: str, suffix: str) -> str:
-        path = os.path.normpath(row.path)
-        inside = path.removeprefix(os.path.join(base, "")).lstrip(os.sep)
+        path = name_of(row.path)
+        inside = path.removeprefix(os.path.join(name_of(base), "")).lstrip(os.sep)
         stem = re.sub(r"[\r\n]", "_", os.path.splitext(inside)[0])  # manifests are read by lines
         bounds = (row.start_seconds, row.end_seconds)
         if bounds != (None, None):
@@ -294,7 +307,9 @@ def _targets(rows: "list[tuple[Row, str]]", folder: Path) -> list[str]:
         made_of.setdefault(name, set()).add(os.path.normpath(row.path))
     # a.avi beside a.mp4 becomes a.avi.mp4
     targets = [
-        name if len(made_of[name]) == 1 else target(row, base, os.path.splitext(row.path)[1] + ".mp4")
+        name
+        if len(made_of[name]) == 1
+        else target(row, base, os.path.splitext(name_of(row.path))[1] + ".mp4")
         for name, (row, base) in zip(targets, rows, strict=True)
     ]
     owner: dict[str, Any] = {}
@@ -336,7 +351,7 @@ def transcode(job: Job) -> Made | Failed:
             os.replace(job.aside, job.target)
         else:
             facts = probe(job.target)
-        return Made(facts, status.st_size, os.path.getsize(job.target), kept=there == record)
+        return Made(facts, status.size, os.path.getsize(job.target), kept=there == record)
     except BadVideoError as error:
         return Failed(error.reason)
     except OSError as error:
@@ -345,7 +360,7 @@ def transcode(job: Job) -> Made | Failed:
         raise
 
 
-def _record(job: Job, status: os.stat_result) -> str:
+def _record(job: Job, status: "FileStatus") -> str:
     """What a file is made of, kept in its comment, so that it is true of the file wherever that goes."""
     return json.dumps(
         {
@@ -353,8 +368,8 @@ def _record(job: Job, status: os.stat_result) -> str:
             **job.settings._asdict(),
             "start_seconds": job.start_seconds,
             "end_seconds": job.end_seconds,
-            "source_bytes": status.st_size,
-            "source_mtime_ns": status.st_mtime_ns,
+            "source_bytes": status.size,
+            "source_mtime_ns": status.stamp,
         }
     )
 

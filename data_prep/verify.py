@@ -71,8 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--root",
-        type=Path,
-        metavar="DIR",
+        metavar="DIR|URL",
         help="where relative paths start (default: at each manifest)",
     )
     options.add_argument("--jobs", type=positive, metavar="N", help="videos at a time (default: cores)")
@@ -101,6 +100,7 @@ def main(argv: list[str]) -> int:
     from rows import read_rows
 
     from videonorm.data import BadVideo, BadVideos, check_decoder
+    from videonorm.data.decoding.reader import without_credentials
 
     check_decoder(options.decoder)
     splits: dict[Check, str] = {}  # val and test may share a video
@@ -118,7 +118,8 @@ def main(argv: list[str]) -> int:
         num_bad += 1
         check = checks[number]
         if bad.add(splits[check], [BadVideo(check.path, result.reason)]):
-            print(f"bad: {printable(check.path)} {printable(result.reason)}", flush=True)
+            named = printable(without_credentials(check.path))
+            print(f"bad: {named} {printable(result.reason)}", flush=True)
     try:
         bad.write(options.out)
     except OSError as error:

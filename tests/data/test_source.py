@@ -31,15 +31,48 @@ def test_training_settles_the_classes_of_all_splits(folder):
         source.manifest("test")
 
 
-def test_numbers_are_bounded_by_training(folder):
+def test_a_class_may_have_no_training_video(folder):
     train, val = write(folder / "train.csv", 0, 3), write(folder / "val.csv", 0, 4)
     source = Manifests(train=train, val=val)
-    assert (source.class_names, source.manifest("train").num_classes) == (None, 4)
+    assert source.class_names is None
+    assert [source.manifest(split).num_classes for split in ("train", "val")] == [4, 5]
+
+
+def test_names_of_numbers_hold_for_all_splits(folder):
+    def named(name, *rows):
+        lines = [f"a.mp4,{label},{class_name},{i}" for i, (label, class_name) in enumerate(rows)]
+        (folder / name).write_text("\n".join(["path,label,class_name,start_seconds", *lines]))
+        return folder / name
+
+    train, val = named("train.csv", (0, "jump"), (2, "sit")), named("val.csv", (1, "run"), (2, "sit"))
+    source = Manifests(train=train, val=val, test=named("test.csv", (2, "stand")))
+    assert source.class_names == ["jump", "1", "sit"]
+    assert [e.label for e in source.manifest("val").entries] == [1, 2]
     with pytest.raises(
-        UserError, match=r"val.csv line 3: label \(4\) must be below 4, the number of classes"
+        UserError, match=r"test.csv line 2: class_name \(stand\) must be sit, which is class 2"
     ):
-        source.manifest("val")
-    assert Manifests(val=val, test=train).manifest("test").num_classes == 4
+        source.manifest("test")
+    last = named("last.csv", (3, "walk"))
+    with pytest.raises(
+        UserError, match=r"last.csv line 2: label \(3\) must be below 3, the number of classes"
+    ):
+        Manifests(train=train, val=last).manifest("val")
+    (folder / "classes.txt").write_text("jump\nrun\nsit\nwalk\n")
+    source = Manifests(train=train, val=last)
+    assert source.class_names == ["jump", "run", "sit", "walk"]
+    assert source.manifest("val").entries[0].label == 3
+
+
+def test_only_the_test_split_may_have_no_labels(folder):
+    unlabelled = write(folder / "unlabelled.csv", "", "")
+    manifest = Manifests(train=write(folder / "train.csv", "run", "sit"), test=unlabelled).manifest("test")
+    assert (manifest.labelled, manifest.class_names) == (False, ["run", "sit"])
+    assert [entry.label for entry in manifest.entries] == [-1, -1]
+    for split in ("train", "val"):
+        with pytest.raises(
+            UserError, match=r"unlabelled.csv\) must have labels; only videonorm predict takes"
+        ):
+            Manifests(**{split: unlabelled}).manifest(split)
 
 
 def test_splits_and_names_that_are_not_given(folder):

@@ -19,6 +19,7 @@ SCRIPT = Path(__file__).parents[2] / "data_prep" / "kinetics.py"
 sys.path.insert(0, str(SCRIPT.parent))  # as `python data_prep/kinetics.py` has it
 
 import kinetics  # noqa: E402
+from rows import probe  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +95,21 @@ def problems() -> list[tuple[str, str, str]]:
 
 
 HEADER = "label,youtube_id,time_start,time_end,split"
+
+
+def test_sizes_are_those_of_the_upright_picture(make_video, write, run, tmp_path):
+    (tmp_path / "videos").mkdir()
+    for rotation in (0, 90, 180, 270):
+        make_video(tmp_path / f"videos/{rotation}.mp4", 4, height=64, width=80, rotation=rotation)
+    write("l.txt", "0.mp4 0\n90.mp4 0\n180.mp4 0\n270.mp4 0\n")
+    assert run("lists", "--train", "l.txt", probe=True) == 0
+    rows = table("out/train.csv")
+    assert [(row["width"], row["height"]) for row in rows] == [("80", "64"), ("64", "80")] * 2
+    facts = [probe(row["path"]).cells() for row in rows]
+    names = ("width", "height", "codec", "frames")
+    assert [[row[name] for name in names] for row in rows] == [
+        [fact[name] for name in names] for fact in facts
+    ]
 
 
 def test_kinetics_in_cvdfoundation_layout(put, write, run, capsys):

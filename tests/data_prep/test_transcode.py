@@ -47,6 +47,22 @@ def folder(tmp_path, make_video):
     return tmp_path / "source"
 
 
+def test_urls_and_class_names(folder, tmp_path):
+    (folder / "classes.txt").write_text("walk\njump\nsit\n")
+    rows = [f"file://{folder}/jump/c.mp4,1,jump", "jump/a b.mp4,1,jump", "walk/d.mp4?token=x,0,walk"]
+    (folder / "m.csv").write_text("\n".join(["path,label,class_name", *rows]))
+    assert (
+        run(tmp_path / "out", folder / "m.csv", "--root", f"file://{folder}", "--max-bad-fraction", 0.4) == 0
+    )
+    manifest = read_manifest(tmp_path / "out" / "m.csv")
+    assert [os.path.relpath(entry.path, tmp_path / "out/videos") for entry in manifest.entries] == [
+        *("jump/c.mp4", "jump/a b.mp4"),
+    ]
+    assert manifest.class_names == ["walk", "jump", "sit"]
+    bad = table(tmp_path / "out" / "bad_videos.csv")
+    assert [row["path"] for row in bad] == [f"file://{folder}/walk/d.mp4?token=***"]
+
+
 def test_a_folder(folder, tmp_path, number_of, capsys):
     out = tmp_path / "out"
     assert run(out, folder, "--short-side", 32, "--gop", 5) == 0

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from importlib.metadata import version
 
 import jsonargparse
@@ -124,6 +126,24 @@ def test_test_and_predict_go_by_the_saved_config(trained, tmp_path):
     assert sum(row["predicted"] == row["label"] for row in scored) / 5 == pytest.approx(result["top1"])
     assert "bad.mp4" in (tmp_path / "bad_videos.csv").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"test.json", "predictions.csv", "bad_videos.csv"}
+
+
+def test_videos_without_labels_can_be_predicted_not_scored(trained, videos, tmp_path):
+    name = os.fsdecode(b"\xff a.mp4")
+    shutil.copy(videos.folder / "10.mp4", tmp_path / name)
+    unlabelled = tmp_path / "unlabelled.csv"
+    unlabelled.write_bytes(b"path,label\n\xff a.mp4,\n" + bytes(videos.folder / "11.mp4") + b",\n")
+    test = ["--data.source.init_args.test", unlabelled]
+    run("predict", trained / "config.yaml", tmp_path, *test, "--ckpt_path", trained / "checkpoints/best.ckpt")
+    with open(tmp_path / "predictions.csv", newline="", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(tmp_path / name), str(videos.folder / "11.mp4")]
+    assert [row["label"] for row in rows] == ["", ""]
+    assert all(float(row["0"]) + float(row["1"]) == pytest.approx(1, abs=1e-5) for row in rows)
+    with pytest.raises(UserError, match=r"manifest \(.*unlabelled.csv\) must have labels for videonorm test"):
+        run(
+            "test", trained / "config.yaml", tmp_path, *test, "--ckpt_path", trained / "checkpoints/best.ckpt"
+        )
 
 
 class Killed(BaseException):

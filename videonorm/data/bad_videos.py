@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from videonorm.data.decoding.reader import without_credentials
 from videonorm.errors import UserError
 
 
@@ -27,7 +28,7 @@ class BadVideos:
         reasons = self._reasons.setdefault(split, {})
         before = len(reasons)
         for video in videos:
-            reasons.setdefault(video.path, video.reason)
+            reasons.setdefault(without_credentials(video.path), video.reason)
         return len(reasons) > before
 
     def count(self, split: str) -> int:

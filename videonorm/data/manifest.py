@@ -2,11 +2,14 @@
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import quote
 
+from videonorm.data.decoding.reader import is_remote, without_credentials
+from videonorm.data.entries import UNLABELLED, Entries, Entry
 from videonorm.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -17,23 +20,21 @@ VIDEO_SUFFIXES = (
 )
 
 
-class Entry(NamedTuple):
-    """One video, or one stretch of it where the seconds are given."""
-
-    path: str  # absolute
-    label: int
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-
-
 @dataclass(frozen=True)
 class Manifest:
     """The videos of one split."""
 
     path: Path
-    entries: list[Entry]
-    num_classes: int
+    entries: Sequence[Entry]  # kept as Entries
+    num_classes: int  # 0 where nothing tells
     class_names: list[str] | None = None  # by label; None where the manifest has bare numbers
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", Entries(self.entries))
+
+    @property
+    def labelled(self) -> bool:
+        return self.entries[0].label != UNLABELLED  # all of them have labels, or none
 
 
 class _Row(NamedTuple):
@@ -42,8 +43,9 @@ class _Row(NamedTuple):
     where: str  # "train.csv line 3", for messages
     path: str
     label: str
-    start_seconds: str
-    end_seconds: str
+    class_name: str = ""
+    start_seconds: str = ""
+    end_seconds: str = ""
 
 
 def read_manifest(
@@ -53,6 +55,7 @@ def read_manifest(
     split: Split | None = None,
     class_names: Sequence[str] | None = None,
     num_classes: int | None = None,
+    labels_required: bool = True,
 ) -> Manifest:
     """Read a manifest.
 
@@ -60,170 +63,328 @@ def read_manifest(
         path: one of
 
             - a CSV file with a header that names the columns ``path`` and ``label``, and perhaps
-              ``start_seconds`` and ``end_seconds`` (an empty cell is no bound) and ``split``; others are
-              passed over;
+              ``start_seconds`` and ``end_seconds`` (an empty cell is no bound), ``split`` and ``class_name``
+              (of a label that is a number); others are passed over. Tabs or semicolons may stand for commas;
             - a list with ``path label`` on each line; the path may hold blanks, the label may not;
             - a folder with one folder of videos for each class.
 
-            A label is a number from 0 or the name of a class.
-        root: folder that relative paths start from; by default that of the manifest.
+            A label is a number from 0 or the name of a class. A path may be a URL: see ``is_remote``.
+        root: folder or URL that relative paths start from; by default the folder of the manifest.
         split: take only the rows of this split where the CSV has the column ``split``.
-        class_names: names by label, so that all splits share one order; by default the names found, in
-            alphabetical order (which is the published order of Kinetics).
+        class_names: names by label, so that all splits share one order. By default, where labels are names,
+            those found in alphabetical order (which is the published order of Kinetics); where the CSV has
+            the column ``class_name``, those of ``classes.txt`` beside it, which ``data_prep/kinetics.py``
+            writes, or else of its rows, a label that has none being named by its number.
         num_classes: bound for labels that are numbers; by default the number of names or the largest label +
             1.
+        labels_required: False also takes a list of videos without any labels: a CSV whose column ``label`` is
+            empty or not there, paths alone on their lines, or a folder of videos.
 
     Raises:
         UserError: one sentence, with the line number where there is one.
     """
+    if is_remote(str(path)):
+        raise UserError(f"manifest ({without_credentials(str(path))}) must be a local file or folder")
     path = Path(path)
     if not path.exists():
         raise UserError(f"manifest ({path}) must be a file or folder that exists")
+    named = False  # it has the column class_name
     if path.is_dir():
-        if class_names is None:
-            class_names = sorted(folder.name for folder in _folders(path))
         rows = list(_tree_rows(path))
+        if rows and class_names is None:
+            class_names = sorted(folder.name for folder in _folders(path))
+        if not rows and not labels_required:
+            rows = [_Row(str(path), video.name, "") for video in _videos(path)]
+        if not rows:
+            raise UserError(f"manifest ({path}) must hold a folder with videos for each class, or be a file")
     else:
-        lines = _read_lines(path)
-        rows = list(_csv_rows(path, lines, split) if _is_csv(path, lines) else _list_rows(path, lines))
-    if not rows and path.is_dir():
-        raise UserError(f"manifest ({path}) must hold a folder with videos for each class, or be a file")
-    if not rows:
-        raise UserError(
-            f"manifest ({path}) must list at least one video{f' of split {split}' if split else ''}"
-        )
+        lines = read_lines(path)
+        delimiter = delimiter_of(path, lines)
+        if delimiter is None:
+            rows = list(_list_rows(path, lines))
+        else:
+            needed = ("path", "label") if labels_required else ("path",)
+            rows = []
+            for where, cells in csv_rows(path, lines, delimiter, needed):
+                named = "class_name" in cells
+                if split is None or cells.get("split", split) == split:
+                    rows.append(_Row(where, *(cells.get(column, "") for column in _Row._fields[1:])))
+        if not rows:
+            of_split = f" of split {split}" if split else ""
+            raise UserError(f"manifest ({path}) must list at least one video{of_split}")
+        _check_labels(path, rows, labels_required, is_list=delimiter is None)
 
-    if class_names is None and not any(_is_number(row.label) for row in rows):
-        class_names = sorted({row.label for row in rows})
     names = list(class_names) if class_names is not None else None
+    if names is None and named and all(_is_number(row.label) or not row.label for row in rows):
+        names = _names_of_rows(path, rows)
+    elif names is None and rows[0].label and not any(_is_number(row.label) for row in rows):
+        names = sorted({row.label for row in rows})
     if names is not None:
         num_classes = len(names)
     label_of = {name: label for label, name in enumerate(names or [])}
 
-    base = (path if path.is_dir() else Path(root or path.parent)).absolute()
+    join = joiner(path, root)
     entries: list[Entry] = []
     seen: dict[tuple[str, float | None, float | None], str] = {}
     for row in rows:
-        if row.label in label_of:  # before numbers: a folder may be called "100"
-            label = label_of[row.label]
-        elif _is_number(row.label):
-            label = int(row.label)
-            if label < 0 or (num_classes is not None and label >= num_classes):
-                bound = f"below {num_classes}, the number of classes" if label >= 0 else "0 or more"
-                raise UserError(f"{row.where}: label ({label}) must be {bound}")
-        elif names is None:
-            raise UserError(
-                f"{row.where}: label ({row.label}) must be a number, as others in this manifest are"
-            )
-        else:
-            raise UserError(f"{row.where}: label ({row.label}) must be one of the {len(names)} class names")
-        start = parse_seconds(row.where, "start_seconds", row.start_seconds)
-        end = parse_seconds(row.where, "end_seconds", row.end_seconds)
-        if end is not None and end <= (start or 0.0):
-            raise UserError(
-                f"{row.where}: end_seconds ({end:g}) must be after start_seconds ({start or 0.0:g})"
-            )
-        entry = Entry(os.path.join(base, row.path), label, start, end)
+        start, end = seconds_of(row.where, row.start_seconds, row.end_seconds)
+        entry = Entry(join(row.path), _label(row, label_of, names, num_classes), start, end)
         key = (entry.path, start, end)
+        if "/." in entry.path or "//" in entry.path[1:]:
+            key = (os.path.normpath(entry.path), start, end)
         if key in seen:
-            raise UserError(f"{row.where}: path ({row.path}) must be listed once, and is on {seen[key]} too")
+            shown = without_credentials(row.path)
+            raise UserError(f"{row.where}: path ({shown}) must be listed once, and is on {seen[key]} too")
         seen[key] = row.where
         entries.append(entry)
-
-    if not any(os.path.lexists(entry.path) for entry in entries[:10]):
-        raise UserError(
-            f"root ({base}) must be where the paths in {path} start: there is no {entries[0].path}"
-        )
+    check_root(path, root, [entry.path for entry in entries[:10]])
     if num_classes is None:
         num_classes = max(entry.label for entry in entries) + 1
     return Manifest(path, entries, num_classes, names)
 
 
-def _read_lines(path: Path) -> list[str]:
+def _check_labels(path: Path, rows: list[_Row], required: bool, is_list: bool) -> None:
+    """Raise UserError for a row without a label, unless no row has one and none is required."""
+    without = next((row for row in rows if not row.label), None)
+    if without is None or (not required and not any(row.label for row in rows)):
+        return
+    if not any(row.label for row in rows):
+        raise UserError(f"manifest ({path}) must have labels; only videonorm predict takes one without any")
+    if is_list:
+        line = without_credentials(without.path)
+        raise UserError(f"{without.where}: the line ({line}) must be a path, a blank and a label")
+    raise UserError(f"{without.where}: label () must not be empty")
+
+
+def _names_of_rows(path: Path, rows: list[_Row]) -> list[str] | None:
+    """Class names by label from the column class_name, and classes.txt where that is beside the manifest."""
+    names: dict[int, str] = {}
+    first: dict[int, _Row] = {}  # row that named a label
+    labels: dict[str, int] = {}
+    for row in rows:
+        name = row.class_name
+        if not name or not row.label:
+            continue
+        label = _number(row.label)
+        if names.setdefault(label, name) != name:
+            where = first[label].where
+            raise UserError(
+                f"{row.where}: class_name ({name}) must be {names[label]}, as label {label} has on {where}"
+            )
+        if labels.setdefault(name, label) != label:
+            where = first[labels[name]].where
+            raise UserError(
+                f"{row.where}: label ({label}) must be {labels[name]}, as class_name {name} has on {where}"
+            )
+        first.setdefault(label, row)
+    index = path.with_name("classes.txt")
+    if index.is_file():
+        listed = [line.strip() for line in read_lines(index)]
+        while listed and not listed[-1]:
+            listed.pop()
+        for label, name in names.items():
+            if listed[label : label + 1] != [name]:
+                raise UserError(
+                    f"{first[label].where}: class_name ({name}) must be on line {label + 1} of {index}"
+                )
+        return listed
+    if not names:
+        return None
+    return [names.get(label, str(label)) for label in range(max(_number(row.label) for row in rows) + 1)]
+
+
+def _label(row: _Row, label_of: dict[str, int], names: list[str] | None, num_classes: int | None) -> int:
+    if not row.label:
+        return UNLABELLED
+    if row.label in label_of and not row.class_name:  # before numbers: a folder may be called "100"
+        return label_of[row.label]
+    if _is_number(row.label):
+        label = _number(row.label)
+        if label < 0 or (num_classes is not None and label >= num_classes):
+            bound = f"below {num_classes}, the number of classes" if label >= 0 else "0 or more"
+            raise UserError(f"{row.where}: label ({label}) must be {bound}")
+        if row.class_name and names is not None and names[label] not in (row.class_name, str(label)):
+            raise UserError(
+                f"{row.where}: class_name ({row.class_name}) must be {names[label]}, which is class {label}"
+            )
+        return label
+    if row.label in label_of:
+        return label_of[row.label]
+    if names is None:
+        raise UserError(f"{row.where}: label ({row.label}) must be a number, as others in this manifest are")
+    raise UserError(f"{row.where}: label ({row.label}) must be one of the {len(names)} class names")
+
+
+def joiner(path: Path, root: str | Path | None) -> Callable[[str], str]:
+    """What makes a path in a manifest absolute."""
+    base = base_of(path, root)
+    remote, quoted = is_remote(base), base.startswith(("http://", "https://"))
+    prefix = f"{base}/" if remote else os.path.join(base, "")
+
+    def join(cell: str) -> str:
+        if "://" in cell and is_remote(cell):
+            return cell
+        if quoted:
+            return prefix + quote(cell, errors="surrogateescape")
+        return cell if cell.startswith("/") and not remote else prefix + cell
+
+    return join
+
+
+def base_of(path: Path, root: str | Path | None) -> str:
+    """The folder, or URL without its last slash, that relative paths of a manifest start from."""
+    if root is not None and is_remote(str(root)):
+        return str(root).rstrip("/")
+    return str((path if path.is_dir() else Path(root or path.parent)).absolute())
+
+
+def check_root(path: Path, root: str | Path | None, paths: Sequence[str]) -> None:
+    """Raise UserError if none of some paths of a manifest is there; URLs are taken to be."""
+    if any(is_remote(video) or _is_there(video) for video in paths):
+        return
+    raise UserError(
+        f"root ({base_of(path, root)}) must be where the paths in {path} start: there is no {paths[0]}"
+    )
+
+
+def _is_there(video: str) -> bool:
+    """Whether a file is there, or one that it is packed in."""
+    return os.path.lexists(video) or any(folder.is_file() for folder in Path(video).parents)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file."""
     try:
         # A name may hold any byte; a byte order mark is no part of the first word.
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"manifest ({path}) must be readable: {error.strerror}") from None
+    if "\0" in text:
+        raise UserError(f"manifest ({path}) must be text in UTF-8, and holds a zero byte")
     return text.split("\n")  # universal newlines have turned \r\n into \n
 
 
-def _is_csv(path: Path, lines: list[str]) -> bool:
+def delimiter_of(path: Path, lines: list[str]) -> str | None:
+    """What separates the cells of a CSV file with a header; None for a list."""
     first = next((line for line in lines if line.strip()), "")
-    if {"path", "label"} & set(_header(first)):
-        return True
+    for delimiter in ",\t;":
+        if {"path", "label"} & {name.strip().strip('"') for name in first.split(delimiter)}:
+            return delimiter
+    if {"path", "label"} <= set(first.split()):
+        raise UserError(f"{path} line 1: the header ({first.strip()}) must be separated by commas or tabs")
     # PySlowFast calls its space-separated lists train.csv.
-    return "," in first and not _is_number(first.split()[-1])
+    return "," if "," in first and not _is_number(first.split()[-1]) and not _is_path(first) else None
 
 
-def _header(line: str) -> list[str]:
-    return [name.strip().strip('"') for name in line.split(",")]
-
-
-def _csv_rows(path: Path, lines: list[str], split: Split | None) -> Iterator[_Row]:
-    table = csv.reader((f"{line}\n" for line in lines), skipinitialspace=True)
+def csv_rows(
+    path: Path, lines: list[str], delimiter: str, needed: Sequence[str]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The cells of each row by column, and where the row is; UserError without the columns ``needed``."""
+    table = csv.reader(
+        (f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
     columns: list[str] = []
+    where = ""
     try:
-        for cells in table:
-            where = f"{path} line {table.line_num}"
-            if not cells:
+        while True:
+            where = f"{path} line {table.line_num + 1}"  # a cell may go on over further lines
+            cells = next(table, None)
+            if cells is None:
+                return
+            if len(cells) < 2 and not "".join(cells).strip():
                 continue
             if not columns:
                 columns = [name.strip() for name in cells]
-                for name in ("path", "label"):
+                header = delimiter.join(columns)
+                for name in needed:
                     if name not in columns:
-                        raise UserError(
-                            f"{where}: the header ({','.join(columns)}) must name the column {name}"
-                        )
+                        raise UserError(f"{where}: the header ({header}) must name the column {name}")
+                for name in columns:
+                    if name and columns.count(name) > 1:
+                        raise UserError(f"{where}: the header ({header}) must name the column {name} once")
                 continue
             if len(cells) != len(columns):
                 raise UserError(
                     f"{where}: the number of cells ({len(cells)}) must be that of the header ({len(columns)})"
                 )
-            row = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-            for name in ("path", "label"):
-                if not row[name]:
-                    raise UserError(f"{where}: {name} () must not be empty")
-            if split is None or row.get("split", split) == split:
-                seconds = row.get("start_seconds", ""), row.get("end_seconds", "")
-                yield _Row(where, row["path"], row["label"], *seconds)
+            row = dict(zip(columns, map(str.strip, cells), strict=True))
+            if not row["path"]:
+                raise UserError(f"{where}: path () must not be empty")
+            yield where, row
     except csv.Error as error:
-        raise UserError(f"{path} line {table.line_num}: the line must be readable as CSV: {error}") from None
+        open_quote = "a quote is opened in it and not closed"
+        reason = open_quote if "unexpected end" in str(error) or "field limit" in str(error) else error
+        raise UserError(f"{where}: the line must be readable as CSV: {reason}") from None
 
 
 def _list_rows(path: Path, lines: list[str]) -> Iterator[_Row]:
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        line = line.strip()
+        if not line:
             continue
         where = f"{path} line {number}"
-        video, blank, label = line.strip().replace("\t", " ").rpartition(" ")
+        if _is_path(line):
+            yield _Row(where, _unquoted(line), "")
+            continue
+        video, blank, label = line.replace("\t", " ").rpartition(" ")
         video = video.strip()
         if not blank:
-            raise UserError(f"{where}: the line ({line.strip()}) must be a path, a blank and a label")
-        if video.endswith(","):
+            raise UserError(f"{where}: the line ({line}) must be a path, a blank and a label")
+        if video.endswith(",") or label.startswith(","):
             raise UserError(
                 f"{where}: the separator (comma) must be a blank, or the file must open with path,label"
             )
-        yield _Row(where, video, label, "", "")
+        yield _Row(where, _unquoted(video), label)
+
+
+def _is_path(line: str) -> bool:
+    """Whether a line of a list is a path alone."""
+    return _unquoted(line.strip()).lower().endswith(VIDEO_SUFFIXES)
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
 def _tree_rows(path: Path) -> Iterator[_Row]:
     for folder in _folders(path):
-        for video in sorted(folder.iterdir()):
-            if video.suffix.lower() in VIDEO_SUFFIXES and not video.name.startswith("."):
-                yield _Row(f"{folder}", f"{folder.name}/{video.name}", folder.name, "", "")
+        for video in _videos(folder):
+            yield _Row(f"{folder}", f"{folder.name}/{video.name}", folder.name)
 
 
 def _folders(path: Path) -> list[Path]:
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
+def _videos(folder: Path) -> list[Path]:
+    return sorted(
+        video
+        for video in folder.iterdir()
+        if video.suffix.lower() in VIDEO_SUFFIXES and not video.name.startswith(".")
+    )
+
+
 def _is_number(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+    # pandas writes 3.0 where another cell of the column was empty
+    return text.removeprefix("-").removesuffix(".0").isdecimal()
 
 
-def parse_seconds(where: str, name: str, text: str) -> float | None:
-    """A cell of a manifest: seconds, or None where it is empty. A UserError names `where` and `name`."""
+def _number(text: str) -> int:
+    return int(text.removesuffix(".0"))
+
+
+def seconds_of(where: str, start: str, end: str) -> tuple[float | None, float | None]:
+    """The cells start_seconds and end_seconds of a manifest; None where one is empty."""
+    if not start and not end:
+        return None, None
+    first = _seconds(where, "start_seconds", start)
+    last = _seconds(where, "end_seconds", end)
+    if last is not None and last <= (first or 0.0):
+        raise UserError(f"{where}: end_seconds ({last:g}) must be after start_seconds ({first or 0.0:g})")
+    return first, last
+
+
+def _seconds(where: str, name: str, text: str) -> float | None:
     if not text:
         return None
     try:

@@ -27,11 +27,14 @@ class Source(Protocol):
 class Manifests:
     """A manifest for each split; see ``read_manifest`` for what it can be.
 
-    The training manifest, or the first given without one, settles the classes and their order for all.
+    The training manifest, or the first given without one, settles the class names and their order for all.
+    Where labels are bare numbers, it is the model's number of classes that bounds them: a class may have no
+    training video.
 
     Args:
-        train, val, test: file or folder; one CSV with the column ``split`` may serve for several.
-        root: folder that relative paths start from; by default that of each manifest.
+        train, val, test: file or folder; one CSV with the column ``split`` may serve for several. That for
+            test may have no labels: it can be predicted, not scored.
+        root: folder or URL that relative paths start from; by default the folder of each manifest.
         class_names: names by label, where the manifests do not settle them.
     """
 
@@ -76,7 +79,7 @@ class Manifests:
             self._root,
             split=split,
             class_names=settled.class_names if settled else self._class_names,
-            num_classes=settled.num_classes if settled and first == "train" else None,
+            labels_required=split != "test",
         )
 
     def _first_split(self) -> Split | None:

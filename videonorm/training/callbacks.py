@@ -229,7 +229,8 @@ class EvaluationRecord(Callback):
     """Writes what `validate`, `test` and `predict` find into the run folder.
 
     validate.json, test.json: top1, top5, clip_top1 (fractions), loss, videos scored, bad videos, views.
-    predictions.csv: path, label, predicted class and the score of every class; a bad video has empty scores.
+    predictions.csv: path, label (empty where there is none), predicted class and the score of every class; a
+    bad video has empty scores.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -257,7 +258,8 @@ class EvaluationRecord(Callback):
                     if scored
                     else [""] * (len(row) + 1)
                 )
-                writer.writerow([entry.path, entry.label, *results])
+                label = entry.label if manifest.labelled else ""
+                writer.writerow([entry.path, label, *results])
         _say(trainer, f"wrote {path}")
 
     def _write_metrics(self, trainer: Trainer, stage: str) -> None:

@@ -35,7 +35,9 @@ def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, newline=None if "b" in mode else "") as file:
+        # Of text: a video's name may hold any byte.
+        newline, encoding, errors = (None,) * 3 if "b" in mode else ("", "utf-8", "surrogateescape")
+        with open(temporary, mode, newline=newline, encoding=encoding, errors=errors) as file:
             yield file
         os.replace(temporary, path)
     finally:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videonorm.data.entries import UNLABELLED
+
 
 class VideoScores:
     """A table with one row per video: what a sampler repeats counts once, what a bad video lacks not at all.
@@ -29,11 +31,10 @@ class VideoScores:
         """
         logits = logits.float()
         views = label[:, None].expand(logits.shape[:2])
-        loss = (
-            F.cross_entropy(logits.flatten(0, 1), views.flatten(), reduction="none")
-            .view_as(views)
-            .mean(dim=1)
+        each = F.cross_entropy(
+            logits.flatten(0, 1), views.flatten(), ignore_index=UNLABELLED, reduction="none"
         )
+        loss = each.view_as(views).mean(dim=1)
         right = (logits.argmax(dim=-1) == views).double().mean(dim=1)
         probabilities = logits.softmax(dim=-1).mean(dim=1)
         self.probabilities[index] = probabilities
