@@ -1,5 +1,6 @@
 """Two processes on the CPU (gloo), started by Lightning as a user starts them."""
 
+import csv
 import json
 import os
 import subprocess
@@ -9,6 +10,19 @@ from pathlib import Path
 import pytest
 
 import videonorm
+
+
+def run(command, recipe, options, timeout=200):
+    flat = [str(word) for pair in options.items() for word in pair]
+    finished = subprocess.run(
+        [sys.executable, "-m", "videonorm", command, "-c", str(recipe), *flat],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(videonorm.__file__).parents[1],
+    )
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +39,9 @@ def record(recipe, videos, tmp_path_factory):
         "--trainer.strategy": "ddp",
         "--trainer.default_root_dir": folder,
     }
-    flat = [str(word) for pair in options.items() for word in pair]
-    finished = subprocess.run(
-        [sys.executable, "-m", "videonorm", "fit", "-c", str(recipe), *flat],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(videonorm.__file__).parents[1],
-    )
-    assert finished.returncode == 0, finished.stderr
+    run("fit", recipe, options)
     bad = (folder / "bad_videos.csv").read_text()
-    return json.loads((folder / "run.json").read_text()) | {"bad": bad}
+    return json.loads((folder / "run.json").read_text()) | {"bad": bad, "folder": folder}
 
 
 def test_five_batch_sizes(record):
@@ -53,3 +58,39 @@ def test_every_video_is_scored_once(record):
     assert record["val_videos"] == 5
     assert any(record["val_top1"] == pytest.approx(right / 5) for right in range(6))
     assert record["bad_videos"] == 1 and record["bad"].count("bad.mp4") == 1
+
+
+def test_two_processes_score_each_of_101_videos_once(record, recipe, videos, tmp_path):
+    """The same scores as one process gives, which has no share to even out."""
+    rows = []
+    for number in range(101):
+        (tmp_path / f"{number}.mp4").symlink_to(videos.folder / f"{number % 15}.mp4")
+        rows.append((f"{number}.mp4", number % 15 % 2))
+    with open(tmp_path / "all.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    options = {
+        "--ckpt_path": record["folder"] / "checkpoints" / "last.ckpt",
+        "--model.backbone.init_args.norm": "videonorm.layers.SyncBatchNorm3d",
+        "--data.source.init_args.test": tmp_path / "all.csv",
+        "--data.batch_size": 8,
+        "--data.num_workers": 1,
+        "--trainer.strategy": "ddp",
+    }
+
+    def predictions(devices):
+        folder = tmp_path / f"on_{devices}"
+        where = {"--trainer.devices": devices, "--trainer.default_root_dir": folder}
+        run("predict", recipe, options | where)
+        with open(folder / "predictions.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    alone, shared = predictions(1), predictions(2)
+    assert [Path(row["path"]).name for row in shared] == [name for name, _ in rows]
+    assert [row["path"] for row in shared] == [row["path"] for row in alone]
+    for ours, theirs in zip(shared, alone, strict=True):
+        assert float(ours["0"]) == pytest.approx(float(theirs["0"]), abs=1e-5)
+
+    run("test", recipe, options | {"--trainer.devices": 2, "--trainer.default_root_dir": tmp_path / "test"})
+    result = json.loads((tmp_path / "test" / "test.json").read_text())
+    right = sum(row["predicted"] == row["label"] for row in alone)
+    assert (result["videos"], result["top1"]) == (101, pytest.approx(right / 101))

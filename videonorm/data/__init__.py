@@ -10,7 +10,9 @@ from videonorm.data.decoding import (
     check_decoder,
     open_video,
 )
-from videonorm.data.manifest import Entry, Manifest, Split, read_manifest
+from videonorm.data.entries import Entry
+from videonorm.data.loader import EpochSampler, VideoLoader, decoding_workers
+from videonorm.data.manifest import Manifest, Split, read_manifest
 from videonorm.data.motion import MotionClips
 from videonorm.data.sampling import (
     ClipStarts,
@@ -24,7 +26,8 @@ from videonorm.data.sampling import (
     uniform_clip_starts,
 )
 from videonorm.data.source import Manifests, Source
-from videonorm.data.transforms import EvalTransform, TrainTransform
+from videonorm.data.transforms import Crop, EvalTransform, RandomCrop, RandomResizedCrop, TrainTransform
+from videonorm.data.workers import WorkerDied, Workers
 
 __all__ = [
     "BadVideo",
@@ -32,13 +35,17 @@ __all__ = [
     "BadVideos",
     "Batch",
     "ClipStarts",
+    "Crop",
     "Decoder",
     "Entry",
+    "EpochSampler",
     "EvalTransform",
     "Manifest",
     "Manifests",
     "MotionClips",
     "RandomClips",
+    "RandomCrop",
+    "RandomResizedCrop",
     "Reader",
     "Sample",
     "Sampling",
@@ -48,10 +55,14 @@ __all__ = [
     "TrainTransform",
     "UniformClips",
     "VideoDataset",
+    "VideoLoader",
+    "WorkerDied",
+    "Workers",
     "available_decoders",
     "check_decoder",
     "clip_span",
     "collate",
+    "decoding_workers",
     "frame_indices",
     "open_video",
     "random_clip_start",

@@ -1,6 +1,6 @@
 """From a manifest to clips of uint8 frames, and from clips to batches; transforms.py goes on from there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Self
@@ -12,8 +12,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from videonorm.data.bad_videos import BadVideo
-from videonorm.data.decoding import BadVideoError, Decoder, Reader, check_decoder, open_video
-from videonorm.data.manifest import Entry, Manifest
+from videonorm.data.decoding import (
+    BadVideoError,
+    Decoder,
+    IndexStore,
+    Reader,
+    check_decoder,
+    open_video,
+)
+from videonorm.data.entries import Entry
+from videonorm.data.manifest import Manifest
 from videonorm.data.sampling import Sampling, ShortVideo, check_short_video, frame_indices
 from videonorm.errors import UserError
 
@@ -57,7 +65,8 @@ class Batch:
 class VideoDataset(Dataset[Sample]):
     """Clips of the videos of a manifest.
 
-    Every random choice follows from (seed, epoch, index), whichever process makes it.
+    Every random choice follows from (seed, epoch, index), whichever process makes it. What is learnt of the
+    files' packets is kept beside the manifest (``IndexStore``).
 
     Args:
         sampling: ``RandomClips`` or ``UniformClips``.
@@ -99,11 +108,16 @@ class VideoDataset(Dataset[Sample]):
         self.seed = seed
         self.replace_bad = replace_bad
         self.short_video = short_video
+        self._index_store = IndexStore.beside(manifest.path)
         # Shared memory: workers that outlive an epoch hold a copy of the dataset and must see the new number.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
         self._cache: dict[str, tuple[NDArray[np.float64], NDArray[np.uint8]]] = {}
         self._cache_bytes_left = cache_mib * 2**20
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch.item())
 
     def set_epoch(self, epoch: int) -> None:
         """Call before iterating over the loader anew, or every epoch sees the same clips."""
@@ -113,15 +127,36 @@ class VideoDataset(Dataset[Sample]):
         return len(self.manifest.entries)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.sample(index, self.epoch)
+
+    def sample(
+        self,
+        index: int,
+        epoch: int,
+        *,
+        sampling: Sampling | None = None,
+        refused: Mapping[int, str] | None = None,
+        begin: Callable[[int], None] = lambda index: None,
+    ) -> Sample:
+        """The clips of the video ``index`` in an epoch.
+
+        Args:
+            sampling: in place of the dataset's own.
+            refused: entries not to be tried, with the reasons: they count as bad.
+            begin: told each entry before its file is opened.
+        """
         bad: list[BadVideo] = []
         choice = index
         for attempt in range(_TRIES):
-            rng = Random(f"{self.seed} {self._epoch.item()} {index} {attempt}")
+            rng = Random(f"{self.seed} {epoch} {index} {attempt}")
             if attempt:
                 choice = rng.randrange(len(self))
             entry = self.manifest.entries[choice]
             try:
-                frames = torch.from_numpy(self._load(entry, rng))
+                if refused and choice in refused:
+                    raise BadVideoError(entry.path, refused[choice])
+                begin(choice)
+                frames = torch.from_numpy(self._load(entry, sampling or self.sampling, rng))
                 return Sample(frames, entry.label, choice, bad)
             except BadVideoError as error:
                 bad.append(BadVideo(error.path, error.reason))
@@ -132,20 +167,25 @@ class VideoDataset(Dataset[Sample]):
             f"manifest ({self.manifest.path}) must list usable videos; {_TRIES} in a row are not: {listed}"
         )
 
-    def _load(self, entry: Entry, rng: Random) -> NDArray[np.uint8]:
+    def _load(self, entry: Entry, sampling: Sampling, rng: Random) -> NDArray[np.uint8]:
         """(V, T, H, W, 3)"""
         short_side = rng.randint(*self._short_sides) if self._short_sides else None
         if (cached := self._cache.get(entry.path)) is not None:
             seconds, frames = cached
-            return frames[self._indices(entry, seconds, rng)]
-        with open_video(entry.path, self.decoder) as video:
-            indices = self._indices(entry, video.seconds, rng)
+            return frames[self._indices(entry, seconds, sampling, rng)]
+        with open_video(entry.path, self.decoder, self._index_store) as video:
+            indices = self._indices(entry, video.seconds, sampling, rng)
             if self._cache_bytes_left > 0 and (whole := self._keep(entry, video, short_side)) is not None:
                 return whole[indices]
             unique, inverse = np.unique(indices, return_inverse=True)
-            return video.read(unique.tolist(), short_side)[inverse.reshape(indices.shape)]
+            frames = video.read(unique.tolist(), short_side)
+            if (np.diff(inverse.ravel()) == 1).all():  # as they are, without a copy
+                return frames.reshape(*indices.shape, *frames.shape[1:])
+            return frames[inverse.reshape(indices.shape)]
 
-    def _indices(self, entry: Entry, seconds: NDArray[np.float64], rng: Random) -> NDArray[np.int64]:
+    def _indices(
+        self, entry: Entry, seconds: NDArray[np.float64], sampling: Sampling, rng: Random
+    ) -> NDArray[np.int64]:
         """(V, T) frames of the video, within the stretch that the entry asks for."""
         first, stop = 0, len(seconds)
         if entry.start_seconds is not None:
@@ -158,7 +198,6 @@ class VideoDataset(Dataset[Sample]):
                 f"has no frame between start_seconds ({entry.start_seconds}) "
                 f"and end_seconds ({entry.end_seconds})",
             )
-        sampling = self.sampling
         starts = sampling.starts(stop - first, rng)
         try:
             clips = [
@@ -184,18 +223,26 @@ class VideoDataset(Dataset[Sample]):
         return frames
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Make a batch of the samples that have frames; what was bad stays named."""
+def _empty(shape: tuple[int, ...]) -> Tensor:
+    return torch.empty(shape, dtype=torch.uint8)
+
+
+def collate(samples: Sequence[Sample], empty: Callable[[tuple[int, ...]], Tensor] = _empty) -> Batch:
+    """Make a batch of the samples that have frames; what was bad stays named.
+
+    Args:
+        empty: makes the uint8 tensor of a shape that the frames are copied into.
+    """
     good = [(sample, sample.frames) for sample in samples if sample.frames is not None]
     sizes = [(frames.shape[2], frames.shape[3]) for _, frames in good]
-    if len(set(sizes)) == 1:
-        batch = torch.stack([frames for _, frames in good])
-    elif good:
+    if good:
         num_clips, num_frames = good[0][1].shape[:2]
         height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
-        batch = torch.zeros(len(good), num_clips, num_frames, height, width, 3, dtype=torch.uint8)
+        batch = empty((len(good), num_clips, num_frames, height, width, 3))
         for row, (_, frames), (h, w) in zip(batch, good, sizes, strict=True):
             row[:, :, :h, :w] = frames
+            row[:, :, h:] = 0
+            row[:, :, :h, w:] = 0
     else:
         batch = torch.zeros(0, 0, 0, 0, 0, 3, dtype=torch.uint8)
     return Batch(

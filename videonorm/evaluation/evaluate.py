@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
         "folder with a folder of videos for each class",
     )
     what.add_argument(
-        "--root", type=Path, metavar="DIR", help="where relative paths start (default: at the manifest)"
+        "--root", metavar="DIR|URL", help="where relative paths start (default: at the manifest)"
     )
     what.add_argument(
         "--split", choices=["train", "val", "test"], help="rows to take, if the CSV has a column split"
@@ -87,6 +87,13 @@ def main(argv: list[str]) -> None:
         type=whole_number,
         metavar="N",
         help="decoding processes (default: up to 8 on CUDA, none on the CPU)",
+    )
+    how.add_argument(
+        "--time_limit_seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="what reading one video may take in such a process before it counts as bad (default: 60)",
     )
     how.add_argument(
         "--max_bad_fraction",
@@ -132,7 +139,7 @@ def evaluate_artifact(
     artifact: Path,
     data: Path,
     *,
-    root: Path | None = None,
+    root: str | Path | None = None,
     split: Split | None = None,
     num_clips: int = 10,
     num_crops: int = 3,
@@ -144,6 +151,7 @@ def evaluate_artifact(
     precision: Precision = "fp32",
     decoder: Decoder = "auto",
     num_workers: int | None = None,
+    time_limit_seconds: float = 60.0,
     max_bad_fraction: float = 0.05,
     all_scores: bool = False,
 ) -> dict[str, Any]:
@@ -191,6 +199,7 @@ def evaluate_artifact(
         precision=precision,
         decoder=decoder,
         num_workers=num_workers,
+        time_limit_seconds=time_limit_seconds,
     )
     indices: list[int] = []
     scores: list[Tensor] = []

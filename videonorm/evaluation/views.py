@@ -4,14 +4,23 @@ All views of a video come from one decode, by the sampling and the transform tha
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from videonorm.data import BadVideo, Decoder, EvalTransform, Manifest, UniformClips, VideoDataset, collate
+from videonorm.data import (
+    BadVideo,
+    Decoder,
+    EvalTransform,
+    Manifest,
+    UniformClips,
+    VideoDataset,
+    VideoLoader,
+    decoding_workers,
+)
 from videonorm.evaluation.artifact import Artifact, InputSpec
 from videonorm.machine import available_cores
 
@@ -39,6 +48,7 @@ def score_videos(
     precision: Precision = "fp32",
     decoder: Decoder = "auto",
     num_workers: int | None = None,
+    time_limit_seconds: float = 60.0,
 ) -> Iterator[Scores]:
     """Score every video of a manifest, some at a time, in its order.
 
@@ -49,6 +59,7 @@ def score_videos(
             of a batch of so many clips, however many views there are.
         precision: "bf16" runs the network under autocast.
         num_workers: decoding processes; None takes up to 8 on CUDA, and none on the CPU (the network's).
+        time_limit_seconds: what reading one video may take, where there are such processes, before it is bad.
     """
     on_cuda = device.type == "cuda"
     sampling = UniformClips(clips.num_frames, clips.frame_stride, num_clips, clips.clip_starts)
@@ -62,16 +73,20 @@ def score_videos(
     )
     if num_workers is None:
         num_workers = min(available_cores(), 8) if on_cuda else 0
-    loader = DataLoader(dataset, batch_size, num_workers=num_workers, collate_fn=collate, pin_memory=on_cuda)
-    transform = EvalTransform(clips.crop_size, clips.mean, clips.std, num_crops, channels_last=on_cuda).to(
-        device
-    )
-    for batch in loader:
-        if not len(batch.index):
-            yield Scores(batch.index, torch.zeros(0, artifact.card.num_classes), batch.bad)
-            continue
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            views, _ = transform(batch.to(device))
-            logits = torch.stack([artifact.network(view) for view in views.unbind(dim=1)], dim=1)
-            probabilities = logits.float().softmax(dim=-1).mean(dim=1)
-        yield Scores(batch.index, probabilities.cpu(), batch.bad)
+    with decoding_workers(num_workers, decoder, time_limit_seconds) or nullcontext() as workers:
+        loader = VideoLoader(dataset, batch_size, workers, pin_for=device if on_cuda else None)
+        transform = EvalTransform(
+            clips.crop_size, clips.mean, clips.std, num_crops, channels_last=on_cuda
+        ).to(device)
+        for batch in loader:
+            if not len(batch.index):
+                yield Scores(batch.index, torch.zeros(0, artifact.card.num_classes), batch.bad)
+                continue
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+            ):
+                views, _ = transform(batch.to(device))
+                logits = torch.stack([artifact.network(view) for view in views.unbind(dim=1)], dim=1)
+                probabilities = logits.float().softmax(dim=-1).mean(dim=1)
+            yield Scores(batch.index, probabilities.cpu(), batch.bad)

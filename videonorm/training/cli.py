@@ -160,7 +160,7 @@ def main(argv: list[str]) -> None:
     except jsonargparse.ArgumentError as error:
         raise UserError(one_sentence(str(error))) from error
     except UserError as error:
-        raise UserError(_without_worker(str(error))) from error
+        raise UserError(str(error)) from error
     except MisconfigurationException as error:
         raise UserError(str(error).partition("\n")[0]) from error
     except ValueError as error:
@@ -170,13 +170,6 @@ def main(argv: list[str]) -> None:
             case "jsonargparse":  # while it made the objects
                 raise UserError(one_sentence(str(error))) from error
         raise
-
-
-def _without_worker(message: str) -> str:
-    """The sentence of an error that a loader's worker raised, without the worker's traceback."""
-    if "in DataLoader worker process" not in message:
-        return message
-    return message.rsplit("UserError: ", 1)[-1].strip()
 
 
 def _raised_in(error: BaseException) -> str:

@@ -1,0 +1,193 @@
+"""Batches of clips. Their order and content follow from seed and epoch alone, not from who loads them."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
+
+from videonorm.data.bad_videos import BadVideo
+from videonorm.data.dataset import Batch, Sample, VideoDataset, collate
+from videonorm.data.decoding import Decoder
+from videonorm.data.sampling import Sampling
+from videonorm.data.shared_memory import Inbox, Outbox, Parcel
+from videonorm.data.workers import Note, WorkerDied, Workers
+from videonorm.errors import UserError
+
+_AHEAD = 2  # batches that each worker is asked for before they are wanted
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffles by (seed, epoch) and deals the videos out to the processes; tells the dataset the epoch."""
+
+    def __init__(self, dataset: VideoDataset, num_replicas: int, rank: int, seed: int) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+
+
+class VideoLoader:
+    """The batches of an epoch, each time it is iterated over.
+
+    A video whose decoder crashes or takes too long costs a worker, which is replaced: it is named in
+    ``Batch.bad`` with the reason, as every bad video is, and is not tried again. Without workers there is no
+    such protection. Workers serve any number of loaders, and clips of any length: the sampling that
+    ``dataset`` has when an epoch begins is told to them with each batch.
+
+    Args:
+        batch_size: videos of a batch.
+        workers: the processes that load; ``None`` loads in this one.
+        sampler: the indices of an epoch; by default all, in order.
+        drop_last: leave out a last batch that is not full.
+        pin_for: a CUDA device: batches come in pinned memory, for asynchronous copies to it.
+    """
+
+    batches = 0
+    """Batches of the current epoch that were handed out."""
+    resumed = 0
+    """Batches of the next epoch that an earlier session has used."""
+
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        batch_size: int,
+        workers: Workers | None = None,
+        *,
+        sampler: Sampler[int] | None = None,
+        drop_last: bool = False,
+        pin_for: torch.device | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size ({batch_size}) must be at least 1")
+        self.dataset = dataset
+        self.workers = workers
+        self.sampler = SequentialSampler(dataset) if sampler is None else sampler
+        self.batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)  # Lightning looks for both
+        self.pin_for = pin_for
+        self._task = workers.add(partial(_load_and_send, dataset)) if workers else -1
+        self._refused: Mapping[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing is drawn before the first batch is asked for, when Lightning has set the epoch.
+        self.batches, self.resumed = self.resumed, 0
+        requests = islice(self._requests(), self.batches, None)
+        loaded = self._load_ahead(requests, self.workers) if self.workers else self._load_here(requests)
+        for batch in loaded:
+            self.batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self.batches % len(self)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """The next epoch goes on behind the batches that were handed out; with any number of workers."""
+        self.resumed = state["batches"]
+
+    def _requests(self) -> Iterator["_Request"]:
+        for indices in self.batch_sampler:
+            yield _Request(indices, self.dataset.epoch, self.dataset.sampling, self._refused)
+
+    def _load_here(self, requests: Iterable["_Request"]) -> Iterator[Batch]:
+        for request in requests:
+            yield _pin(collate(_samples(self.dataset, request, lambda number: None)), self.pin_for)
+
+    def _load_ahead(self, requests: Iterable["_Request"], workers: Workers) -> Iterator[Batch]:
+        pending: deque[tuple[_Request, Future[Batch]]] = deque()
+        try:
+            for request in requests:
+                pending.append((request, self._submit(request, workers)))
+                if len(pending) > _AHEAD * workers.num_workers:
+                    yield self._result(*pending.popleft(), workers)
+            while pending:
+                yield self._result(*pending.popleft(), workers)
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+    def _result(self, request: "_Request", future: "Future[Batch]", workers: Workers) -> Batch:
+        while True:
+            try:
+                return future.result()
+            except WorkerDied as death:
+                if death.number is None:
+                    raise
+                self._refused = {**self._refused, death.number: death.reason}
+            future = self._submit(request._replace(refused=self._refused), workers)
+
+    def _submit(self, request: "_Request", workers: Workers) -> "Future[Batch]":
+        return workers.submit(self._task, request, partial(_receive, pin_for=self.pin_for))
+
+
+def decoding_workers(num_workers: int, decoder: Decoder, time_limit_seconds: float) -> Workers | None:
+    """Workers for loaders with such a decoder; ``None`` for none of them."""
+    if num_workers == 0:
+        return None
+    # CUDA cannot be used in a forked process.
+    return Workers(num_workers, time_limit_seconds, "spawn" if decoder == "torchcodec_cuda" else None)
+
+
+class _Request(NamedTuple):
+    indices: list[int]
+    epoch: int
+    sampling: Sampling
+    refused: Mapping[int, str]
+
+
+class _Loaded(NamedTuple):
+    """A batch on its way from a worker."""
+
+    frames: Parcel | None  # None if all videos were bad
+    sizes: list[tuple[int, int]]
+    labels: list[int]
+    indices: list[int]
+    bad: list[BadVideo]
+
+
+_outbox = Outbox()  # of this process, where it is a worker
+_inbox = Inbox()
+
+
+def _load_and_send(dataset: VideoDataset, request: _Request, note: Note) -> _Loaded:
+    samples = _samples(dataset, request, note)
+    note(None)
+    batch = collate(samples, _outbox.empty)
+    frames = _outbox.post(batch.frames) if len(batch) else None
+    return _Loaded(frames, batch.sizes, batch.label.tolist(), batch.index.tolist(), batch.bad)
+
+
+def _receive(loaded: _Loaded, pin_for: torch.device | None) -> Batch:
+    if loaded.frames is None:
+        return replace(collate([]), bad=loaded.bad)
+    batch = Batch(
+        _inbox.open(loaded.frames),
+        loaded.sizes,
+        torch.tensor(loaded.labels),
+        torch.tensor(loaded.indices),
+        loaded.bad,
+    )
+    return _pin(batch, pin_for)
+
+
+def _samples(dataset: VideoDataset, request: _Request, note: Note) -> list[Sample]:
+    _, epoch, sampling, refused = request
+    return [
+        dataset.sample(index, epoch, sampling=sampling, refused=refused, begin=note)
+        for index in request.indices
+    ]
+
+
+def _pin(batch: Batch, device: torch.device | None) -> Batch:
+    if device is None:
+        return batch
+    torch.cuda.set_device(device)  # of the thread that runs this, or it would open the first GPU
+    return batch.pin_memory()

@@ -1,0 +1,94 @@
+"""Memory that one process fills and another reads, used again and again.
+
+Fresh shared memory costs more than the batch that is put into it: the system clears every page, on both
+sides. Here a buffer goes back to its owner when the last tensor that shows it is gone.
+"""
+
+import math
+import os
+import weakref
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_HEADER = 64  # bytes; the first is 1 while the buffer is on its way or in use
+_SPARE = 3  # free buffers that are kept
+_GRAIN = 2**20  # bytes that sizes are rounded up to, so that a slightly larger batch fits too
+
+
+class Parcel(NamedTuple):
+    """A tensor under way."""
+
+    owner: int  # its process
+    number: int  # of the buffer
+    shape: tuple[int, ...]
+    memory: Tensor | None  # the buffer itself, sent along the first time
+    dropped: list[int]  # buffers that will not be used again
+
+
+class Outbox:
+    """The buffers of a process that sends."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[int, Tensor] = {}
+        self._made = 0
+        self._known: set[int] = set()  # to the receiver
+        self._dropped: list[int] = []
+
+    def empty(self, shape: tuple[int, ...]) -> Tensor:
+        """An uninitialized uint8 tensor in a buffer, to be filled and given to ``post``."""
+        size = math.prod(shape)
+        free = sorted((b.numel(), number) for number, b in self._buffers.items() if not b[0])
+        fitting = next((number for capacity, number in free if capacity >= size + _HEADER), None)
+        for _, number in free[: max(len(free) - _SPARE, 0)]:  # the smallest
+            if number != fitting:
+                del self._buffers[number]
+                self._dropped += [number] if number in self._known else []
+        if fitting is None:
+            fitting, self._made = self._made, self._made + 1
+            capacity = -(-(size + _HEADER) // _GRAIN) * _GRAIN
+            # As torch's own collate does in a worker; share_memory_() would copy what is not there yet.
+            storage = torch.UntypedStorage._new_shared(capacity)  # type: ignore[no-untyped-call]
+            self._buffers[fitting] = torch.empty(0, dtype=torch.uint8).set_(storage)
+        self._current = fitting
+        return self._buffers[fitting][_HEADER : _HEADER + size].view(shape)
+
+    def post(self, tensor: Tensor) -> Parcel:
+        """Pack the tensor that ``empty`` made last."""
+        number, dropped = self._current, self._dropped
+        buffer = self._buffers[number]
+        buffer[0] = 1
+        memory = None if number in self._known else buffer
+        self._known.add(number)
+        self._dropped = []
+        return Parcel(os.getpid(), number, tuple(tensor.shape), memory, dropped)
+
+
+class Inbox:
+    """The buffers that a process has received, of any number of senders."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[int, dict[int, Tensor]] = {}  # by owner and number
+
+    def open(self, parcel: Parcel) -> Tensor:
+        """The tensor, without a copy. Its buffer is kept from its owner as long as any view of it lives."""
+        if parcel.owner not in self._buffers:
+            self._forget_the_dead()
+        buffers = self._buffers.setdefault(parcel.owner, {})
+        for number in parcel.dropped:
+            buffers.pop(number, None)
+        if parcel.memory is not None:
+            buffers[parcel.number] = parcel.memory
+        buffer = buffers[parcel.number]
+        shown = buffer.numpy()[_HEADER : _HEADER + math.prod(parcel.shape)].reshape(parcel.shape)
+        # A tensor of its own storage, which holds `shown`: when it goes, so do all views.
+        weakref.finalize(shown, buffer.__setitem__, 0, 0).atexit = False
+        return torch.from_numpy(shown)
+
+    def _forget_the_dead(self) -> None:
+        for owner in list(self._buffers):
+            try:
+                os.kill(owner, 0)
+            except ProcessLookupError:
+                del self._buffers[owner]
