@@ -2,10 +2,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from torchvision.transforms import v2
 
-from videonorm.data import Manifests
+from videonorm.data import Manifests, RandomCrop, RandomResizedCrop
 from videonorm.errors import UserError
 from videonorm.training.classifier import TrainClips, VideoClassifier, Views
 from videonorm.training.datamodule import VideoDataModule
@@ -15,7 +19,7 @@ from videonorm.training.datamodule import VideoDataModule
 def make(videos, tmp_path):
     """A data module, attached to what it uses of a trainer."""
 
-    def make(stage="fit", source=None, num_classes=2, world_size=1, **options):
+    def make(stage="fit", source=None, num_classes=2, world_size=1, precision=None, **options):
         source = source or Manifests(videos.train, videos.val_bad)
         data = VideoDataModule(source, **({"num_frames": 4, "frame_stride": 2, "crop_size": 16} | options))
         backbone = nn.Sequential(nn.Flatten(), nn.Linear(4, num_classes))
@@ -23,6 +27,7 @@ def make(videos, tmp_path):
             state=SimpleNamespace(fn=TrainerFn(stage)),
             lightning_module=VideoClassifier(backbone, torch.optim.SGD),
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
+            precision_plugin=precision or Precision(),
             fit_loop=SimpleNamespace(total_batch_idx=0),
             world_size=world_size,
             global_rank=0,
@@ -50,6 +55,63 @@ def test_training_batch(make):
     assert batch.clips.shape == (4, 3, 4, 16, 16) and batch.clips.dtype == torch.float32
     bright = batch.clips.mean(dim=(1, 2, 3, 4)) > 0
     assert torch.equal(bright.long(), batch.label)  # normalized, and with the right label
+
+
+def test_clips_of_a_batch_follow_from_seed_and_batch_alone(make):
+    """A resumed run makes the batches that the unbroken run would have made."""
+    augmentation = {
+        "crop": RandomResizedCrop(),
+        "augment": [v2.RandAugment(), v2.ColorJitter(0.4, 0.4, 0.4, 0.1)],
+        "random_erasing": 0.5,
+        "mixup_alpha": 0.8,
+    }
+    data = make(batch_size=4, **augmentation)
+    data.trainer.training = True
+    batch = next(iter(data.train_dataloader()))
+    first, again = (data.on_after_batch_transfer(batch, 0) for _ in range(2))
+    assert torch.equal(first.clips, again.clips) and torch.equal(first.label, again.label)
+    assert first.label.shape == (4, 2) and first.label.sum().item() == pytest.approx(4)
+    data.trainer.fit_loop.total_batch_idx = 1
+    other = data.on_after_batch_transfer(batch, 0)
+    assert not torch.equal(first.clips, other.clips) and not torch.equal(first.label, other.label)
+
+
+@pytest.mark.parametrize(
+    "precision, dtype",
+    [
+        (Precision(), torch.float32),
+        (MixedPrecision("bf16-mixed", "cpu"), torch.bfloat16),
+        (HalfPrecision("16-true"), torch.float16),
+        (DoublePrecision(), torch.float64),
+    ],
+)
+def test_clips_have_the_dtype_that_the_network_computes_in(make, precision, dtype):
+    data = make(batch_size=2, precision=precision)
+    data.trainer.training = True
+    assert data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0).clips.dtype == dtype
+    data.trainer.training, data.trainer.validating = False, True
+    assert data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0).clips.dtype == dtype
+
+
+def test_augmentation_is_set_by_class_path(tmp_path):
+    (tmp_path / "data.yaml").write_text(
+        """
+source: videonorm.data.MotionClips
+crop: {class_path: videonorm.data.RandomCrop, init_args: {short_side: [128, 160]}}
+augment:
+- torchvision.transforms.v2.RandAugment
+- {class_path: torchvision.transforms.v2.ColorJitter, init_args: {brightness: 0.4, hue: 0.1}}
+"""
+    )
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(VideoDataModule, "data")
+    config = parser.parse_args(["--data", str(tmp_path / "data.yaml")])
+    again = parser.parse_string(parser.dump(config))  # what a run folder keeps
+    for parsed in (config, again):
+        data = parser.instantiate_classes(Namespace(data=parsed.data)).data
+        assert isinstance(data.crop, RandomCrop) and data.crop.short_side == (128, 160)
+        assert [type(module) for module in data.augment] == [v2.RandAugment, v2.ColorJitter]
+        assert data.augment[1].hue == (-0.1, 0.1) and data.augment[1].contrast is None
 
 
 def test_evaluation_batches_leave_the_bad_video_out_and_name_it(make, tmp_path):
@@ -89,8 +151,17 @@ def test_no_validation_videos_is_no_mistake_in_training(make, videos):
 
 
 def test_workers_by_default_none_on_the_cpu(make):
-    assert make().train_dataloader().num_workers == 0
-    assert make(num_workers=1).train_dataloader().num_workers == 1
+    assert make().train_dataloader().workers is None
+    data = make(num_workers=1, clips_per_video=2, batch_size=4)
+    train, val = data.train_dataloader(), data.val_dataloader()
+    assert train.workers is val.workers and train.workers.num_workers == 1
+    batch = next(iter(train))
+    assert batch.frames.shape[:2] == (2, 2)
+    data.trainer.training = True
+    assert len(data.on_after_batch_transfer(batch, 0).label) == 4
+    data.teardown("fit")
+    with pytest.raises(RuntimeError, match="the workers are closed"):
+        next(iter(val))
 
 
 MISTAKES = {
@@ -103,6 +174,8 @@ MISTAKES = {
     "no_batch": ({"batch_size": 0}, r"batch_size \(0\) must be at least 1"),
     "crop": ({"crop_size": 25}, r"crop_size \(25\) must be at most the shorter side"),
     "fraction": ({"max_bad_fraction": 2.0}, r"max_bad_fraction \(2.0\) must be from 0 to 1"),
+    "mixup": ({"mixup_alpha": -1.0}, r"mixup_alpha \(-1.0\) must be at least 0"),
+    "jitter": ({"crop": RandomCrop((8, 20))}, r"crop.short_side \(\(8, 20\)\) must start at crop_size"),
     "split": ({"stage": "test"}, "data.source must have a test split for videonorm test"),
     "num_frames": ({"num_frames": 0}, r"num_frames \(0\) must be at least 1"),
 }

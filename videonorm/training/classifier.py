@@ -26,7 +26,7 @@ class TrainClips(NamedTuple):
     clips: Tensor
     """(B, 3, T, H, W) float, normalized."""
     label: Tensor
-    """(B,) int64."""
+    """(B,) int64, or (B, K) class probabilities where clips were mixed."""
 
 
 class Views(NamedTuple):
@@ -38,20 +38,6 @@ class Views(NamedTuple):
     """(B,) int64."""
     rows: Tensor
     """(B,) int64: indices into the manifest."""
-
-
-def mixup(clips: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """MixUp (Zhang et al., arXiv:1710.09412): each clip and its target are blended with the clip before it.
-
-    One weight, drawn from Beta(alpha, alpha), serves the whole batch, as in the authors' code. A batch of one
-    clip is blended with itself, that is, not at all.
-
-    Args:
-        clips: (B, 3, T, H, W).
-        target: (B, K) class probabilities.
-    """
-    weight = torch.distributions.Beta(alpha, alpha).sample().item()
-    return clips.roll(1, 0).lerp(clips, weight), target.roll(1, 0).lerp(target, weight)
 
 
 def parameter_groups(model: nn.Module, norm_weight_decay: bool) -> list[dict[str, Any]]:
@@ -85,7 +71,6 @@ class VideoClassifier(LightningModule):
         norm_weight_decay: whether weight decay also acts on norm layers and biases. The GN paper: yes in
             ImageNet training, no in COCO fine-tuning.
         label_smoothing: probability spread evenly over all classes.
-        mixup_alpha: MixUp's Beta parameter; 0 is off.
     """
 
     def __init__(
@@ -97,13 +82,10 @@ class VideoClassifier(LightningModule):
         lr_per_256_clips: float | None = None,
         norm_weight_decay: bool = False,
         label_smoothing: float = 0.0,
-        mixup_alpha: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing ({label_smoothing}) must be at least 0 and below 1")
-        if mixup_alpha < 0:
-            raise UserError(f"mixup_alpha ({mixup_alpha}) must be at least 0")
         self.backbone = backbone
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -111,7 +93,6 @@ class VideoClassifier(LightningModule):
         self.lr_per_256_clips = lr_per_256_clips
         self.norm_weight_decay = norm_weight_decay
         self.label_smoothing = label_smoothing
-        self.mixup_alpha = mixup_alpha
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) to logits (B, num_classes)."""
@@ -183,9 +164,6 @@ class VideoClassifier(LightningModule):
 
     def training_step(self, batch: TrainClips, batch_idx: int) -> Tensor:
         clips, target = batch
-        if self.mixup_alpha:
-            one_hot = F.one_hot(target, self.num_classes).to(clips.dtype)
-            clips, target = mixup(clips, one_hot, self.mixup_alpha)
         loss = F.cross_entropy(self.backbone(clips), target, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(clips))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(clips))

@@ -9,14 +9,16 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DistributedSampler
 
 from videonorm.data import (
     BadVideo,
     BadVideos,
     Batch,
     ClipStarts,
+    Crop,
     Decoder,
+    EpochSampler,
     EvalTransform,
     Manifest,
     RandomClips,
@@ -26,12 +28,14 @@ from videonorm.data import (
     TrainTransform,
     UniformClips,
     VideoDataset,
+    VideoLoader,
+    Workers,
     collate,
+    decoding_workers,
 )
 from videonorm.errors import UserError
 from videonorm.machine import available_cores
 from videonorm.training.classifier import TrainClips, VideoClassifier, Views
-from videonorm.training.loader import EpochSampler, ResumableLoader
 
 SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -51,7 +55,8 @@ class ViewPlan(NamedTuple):
 class VideoDataModule(LightningDataModule):
     """Training clips, a random one a video; evaluation clips, ``num_clips`` x ``num_crops`` views a video.
 
-    Frames travel to the device as uint8; cropping, flipping and normalizing is done there.
+    Frames travel to the device as uint8; what is done to them, from the crop to MixUp, is done there, and
+    gives clips in the dtype that the trainer's precision computes in.
 
     Args:
         source: where the videos are: ``videonorm.data.Manifests`` for files, ``videonorm.data.MotionClips``
@@ -59,17 +64,28 @@ class VideoDataModule(LightningDataModule):
         num_frames: frames of a clip, T.
         frame_stride: source frames from one frame of a clip to the next.
         batch_size: clips per device and step in training, videos in evaluation.
+        clips_per_video: random clips that training takes from a video each time it is opened, all into the
+            same batch (repeated augmentation, Hoffer et al., arXiv:1901.09335); an epoch then has as many
+            clips of each video. It must divide batch_size.
         crop_size: height and width of a clip in pixels.
         short_side: shorter side in training that frames are scaled to before the crop: pixels, or a range to
-            draw from; None leaves them as they are.
+            draw from for each video; None leaves them as they are.
         eval_short_side: the same in evaluation; None leaves them as they are.
+        crop: how training clips are cut out: videonorm.data.RandomCrop, also with a short side
+            drawn for each clip, or videonorm.data.RandomResizedCrop. None: RandomCrop as it is.
         hflip: whether training clips are mirrored at random. Off where left and right are part of the label.
+        augment: what else is done to training clips, such as torchvision.transforms.v2.RandAugment and
+            ColorJitter: modules that take uint8 frames (T, 3, H, W) of one clip and keep dtype and shape.
+        random_erasing: probability that a rectangle of a training clip becomes noise.
+        mixup_alpha: MixUp's Beta parameter; 0 is off.
         num_val_clips, num_val_crops, num_test_clips, num_test_crops: views of a video in validation, and in
             test and predict. Clips are spread over the video; three crops over the longer side, one is the
             centre.
         clip_starts: how the clips are spread over the video.
-        num_workers: decoding processes per device. None: on CUDA this device's share of the cores, at most 8;
-            on the CPU none, as training has the cores.
+        num_workers: decoding processes per device, for training and validation together. None: on CUDA this
+            device's share of the cores, at most 8; on the CPU none, as training has the cores.
+        time_limit_seconds: what reading one video may take before its process is killed and the video counts
+            as bad. Without num_workers nothing ends a decoder that hangs, or survives one that crashes.
         decoder: "auto" takes the first that is installed and works.
         short_video: what becomes of a video that is shorter than a clip.
         max_bad_fraction: share of an epoch's videos that may be undecodable before it is an error.
@@ -85,15 +101,21 @@ class VideoDataModule(LightningDataModule):
         frame_stride: int = 4,
         batch_size: int = 8,
         crop_size: int = 112,
+        clips_per_video: int = 1,
         short_side: int | tuple[int, int] | None = None,
         eval_short_side: int | None = None,
+        crop: Crop | None = None,
         hflip: bool = True,
+        augment: list[nn.Module] | None = None,
+        random_erasing: float = 0.0,
+        mixup_alpha: float = 0.0,
         num_val_clips: int = 1,
         num_val_crops: Literal[1, 3] = 1,
         num_test_clips: int = 10,
         num_test_crops: Literal[1, 3] = 3,
         clip_starts: ClipStarts = "linspace",
         num_workers: int | None = None,
+        time_limit_seconds: float = 60.0,
         decoder: Decoder = "auto",
         short_video: ShortVideo = "loop",
         max_bad_fraction: float = 0.05,
@@ -106,20 +128,28 @@ class VideoDataModule(LightningDataModule):
         for name, value in {"batch_size": batch_size, "crop_size": crop_size}.items():
             if value < 1:
                 raise UserError(f"{name} ({value}) must be at least 1")
+        if clips_per_video < 1 or batch_size % clips_per_video:
+            raise UserError(f"clips_per_video ({clips_per_video}) must divide batch_size ({batch_size})")
         if not 0 <= max_bad_fraction <= 1:
             raise UserError(f"max_bad_fraction ({max_bad_fraction}) must be from 0 to 1")
         self.source = source
         self.num_frames = num_frames
         self.frame_stride = frame_stride
         self.batch_size = batch_size
+        self.clips_per_video = clips_per_video
         self.crop_size = crop_size
         self.short_side = short_side
         self.eval_short_side = eval_short_side
+        self.crop = crop
         self.hflip = hflip
+        self.augment = augment or []
+        self.random_erasing = random_erasing
+        self.mixup_alpha = mixup_alpha
         self.val_views = ViewPlan(num_val_clips, num_val_crops)
         self.test_views = ViewPlan(num_test_clips, num_test_crops)
         self.clip_starts = clip_starts
         self.num_workers = num_workers
+        self.time_limit_seconds = time_limit_seconds
         self.decoder = decoder
         self.short_video = short_video
         self.max_bad_fraction = max_bad_fraction
@@ -170,6 +200,8 @@ class VideoDataModule(LightningDataModule):
         for split in SPLITS[stage]:
             manifest = self.source.manifest(split)
             if manifest is not None:
+                if not manifest.labelled and stage != "predict":
+                    raise UserError(f"manifest ({manifest.path}) must have labels for videonorm {stage}")
                 self._check(split, manifest)
                 self.manifests[split] = manifest
             elif split != "val" or stage == "validate":
@@ -185,26 +217,27 @@ class VideoDataModule(LightningDataModule):
                 f"label ({label}) must be below num_classes ({classifier.num_classes}) of the model; it is "
                 f"in {manifest.path}"
             )
-        if split == "train" and self.batch_size * self.trainer.world_size > videos:
+        if split == "train" and self._videos_per_batch * self.trainer.world_size > videos:
             devices = f" x {self.trainer.world_size} devices" if self.trainer.world_size > 1 else ""
+            clips = f" times {self.clips_per_video} clips_per_video" if self.clips_per_video > 1 else ""
             raise UserError(
                 f"batch_size ({self.batch_size}){devices} must be at most the number of training videos "
-                f"({videos})"
+                f"({videos}){clips}"
             )
 
-    def train_dataloader(self) -> ResumableLoader:
+    def train_dataloader(self) -> VideoLoader:
         assert self.trainer is not None
         dataset = self._train_dataset(self._seed)
         sampler = EpochSampler(dataset, self.trainer.world_size, self.trainer.global_rank, self._seed)
-        return ResumableLoader(dataset, sampler=sampler, drop_last=True, **self._loading())
+        return self._loader(dataset, self._videos_per_batch, sampler, drop_last=True)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        return DataLoader(self._eval_dataset("val"), **self._loading()) if "val" in self.manifests else []
+    def val_dataloader(self) -> VideoLoader | list[Any]:
+        return self._eval_loader("val") if "val" in self.manifests else []
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self._eval_dataset("test"), **self._loading())
+    def test_dataloader(self) -> VideoLoader:
+        return self._eval_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Any]:
+    def predict_dataloader(self) -> VideoLoader:
         return self.test_dataloader()
 
     def views(self, split: Split) -> ViewPlan:
@@ -214,7 +247,7 @@ class VideoDataModule(LightningDataModule):
     def _train_dataset(self, seed: int) -> VideoDataset:
         return VideoDataset(
             self.manifests["train"],
-            RandomClips(self.num_frames, self.frame_stride),
+            RandomClips(self.num_frames, self.frame_stride, self.clips_per_video),
             short_side=self.short_side,
             seed=seed,
             replace_bad=True,
@@ -234,24 +267,44 @@ class VideoDataModule(LightningDataModule):
         """How videos are read, in training and evaluation alike."""
         return {"decoder": self.decoder, "short_video": self.short_video, "cache_mib": self.cache_mib}
 
-    def _loading(self) -> dict[str, Any]:
-        """How batches are loaded, in training and evaluation alike."""
+    def _eval_loader(self, split: Split) -> VideoLoader:
+        assert self.trainer is not None
+        dataset, world_size = self._eval_dataset(split), self.trainer.world_size
+        # Every process must have as many batches: some get a video a second time, which is scored once.
+        sampler: DistributedSampler[Any] | None = (
+            DistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
+            if world_size > 1
+            else None
+        )
+        return self._loader(dataset, self.batch_size, sampler, drop_last=False)
+
+    def _loader(self, dataset: VideoDataset, batch_size: int, sampler: Any, drop_last: bool) -> VideoLoader:
+        pin_for = self._device if self._on_cuda else None
+        return VideoLoader(
+            dataset, batch_size, self._workers, sampler=sampler, drop_last=drop_last, pin_for=pin_for
+        )
+
+    @property
+    def _videos_per_batch(self) -> int:
+        """In training."""
+        return self.batch_size // self.clips_per_video
+
+    @cached_property
+    def _workers(self) -> Workers | None:
         num_workers = self.num_workers
         if num_workers is None:
             assert self.trainer is not None
             num_workers = min(available_cores() // self.trainer.num_devices, 8) if self._on_cuda else 0
-        return {
-            "batch_size": self.batch_size,
-            "collate_fn": collate,
-            "num_workers": num_workers,
-            "persistent_workers": num_workers > 0,  # they keep their cache of decoded videos
-            "pin_memory": self._on_cuda,
-        }
+        return decoding_workers(num_workers, self.decoder, self.time_limit_seconds)
+
+    def teardown(self, stage: str) -> None:
+        if workers := self.__dict__.pop("_workers", None):
+            workers.close()
 
     # Device
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> TrainClips | Views:
-        """Crop, flip and normalize a batch that has arrived on the device."""
+        """Make clips of a batch that has arrived on the device."""
         split = self._split
         if batch.bad:
             self._bad_here += batch.bad
@@ -291,8 +344,33 @@ class VideoDataModule(LightningDataModule):
     def _transform(self, split: Split) -> TrainTransform | EvalTransform:
         channels_last = self._on_cuda if self.channels_last == "auto" else self.channels_last
         if split == "train":
-            return TrainTransform(self.crop_size, self.mean, self.std, self.hflip, channels_last)
-        return EvalTransform(self.crop_size, self.mean, self.std, self.views(split).num_crops, channels_last)
+            assert self.trainer is not None
+            classifier = self.trainer.lightning_module
+            assert isinstance(classifier, VideoClassifier)
+            return TrainTransform(
+                self.crop_size,
+                self.mean,
+                self.std,
+                self.hflip,
+                channels_last,
+                crop=self.crop,
+                augment=self.augment,
+                random_erasing=self.random_erasing,
+                mixup_alpha=self.mixup_alpha,
+                num_classes=classifier.num_classes,
+                dtype=self._dtype,
+            )
+        num_crops = self.views(split).num_crops
+        return EvalTransform(self.crop_size, self.mean, self.std, num_crops, channels_last, dtype=self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the network computes in: under mixed precision clips are cast once, here."""
+        assert self.trainer is not None
+        device = self._device.type
+        with self.trainer.precision_plugin.forward_context():
+            autocast = torch.is_autocast_enabled(device)
+            return torch.get_autocast_dtype(device) if autocast else torch.get_default_dtype()
 
     @property
     def _device(self) -> torch.device:
