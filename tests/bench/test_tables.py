@@ -1,8 +1,19 @@
 """The README's tables are drawn from results files alone."""
 
-from videonorm.bench import kernels, step
+from videonorm.bench import decode, kernels, loader, step, views
+from videonorm.bench.loading import new_case
 from videonorm.bench.records import Records
-from videonorm.bench.tables import UNMEASURED, kernel_table, pass_table, readme_tables
+from videonorm.bench.tables import (
+    UNMEASURED,
+    UNMEASURED_LOADING,
+    kernel_table,
+    loading_table,
+    pass_table,
+    readme_loading_tables,
+    readme_tables,
+    target_table,
+)
+from videonorm.bench.trial import Plan
 
 ORIGIN = {"device": "NVIDIA H100", "torch": "2.11", "cuda": "13.0", "driver": "580.1", "videonorm": "0.1.0"}
 ORIGIN["commit"] = "0123456789abcdef"
@@ -68,3 +79,77 @@ def test_readme_tables(tmp_path):
         in text
     )
     assert text.count("All figures: `videonorm/bench/results/h100_") == 2
+
+
+LOADING_ORIGIN = {"device": "AMD EPYC, 2 cores", "torch": "2.15", "av": "18.1", "decord": "0.6.0"}
+LOADING_ORIGIN |= {"pytorchvideo": "0.1.5", "videonorm": "0.1.0", "commit": "0123456789abcdef", "quick": 0}
+
+
+def loader_rows():
+    plans, answers = {}, []
+
+    def add(name, clip, side, files, clips_per_second, clips_per_video=1):
+        cases = plans.setdefault(name, Plan(name, [])).cases
+        figures = {"clips_per_second": clips_per_second, "first_batch_seconds": 0.5}
+        answers.append(
+            {"loader": name, "case": len(cases)} | (figures if clips_per_second else {"error": "E: no"})
+        )
+        cases.append(new_case(clip, side, files) | {"clips_per_video": clips_per_video})
+
+    add("limit_disposable", (8, 8), None, "gop250", 50.0)
+    add("limit_disposable", (32, 2), None, "gop250", 40.0)
+    for clip, clips_per_second in (((8, 8), 8.0), ((32, 2), 5.0)):
+        add("pytorchvideo_pyav", clip, 128, "gop250", clips_per_second)
+        add("ours_pyav", clip, 128, "gop250", 5 * clips_per_second)
+        add("ours_pyav", clip, 128, "gop250", 10 * clips_per_second, 4)
+    add("ours_packed", (8, 8), 128, "packed", 400.0)
+    add("torchcodec", (8, 8), 128, "gop250", None)
+    memory = {"loader": "ours_pyav", "clips_per_video": 1, "memory_clips": 5000, "memory_growth_mib": 3.5}
+    found = [*loader.rows(list(plans.values()), answers), new_case((8, 8), 128, "gop12_fast") | memory]
+    return [LOADING_ORIGIN | row for row in found]
+
+
+def test_loading_tables(tmp_path):
+    rows = write(tmp_path / "epyc_loader.csv", loader.COLUMNS, loader_rows())
+    assert loading_table(rows).header == ["loader", "files", "8x8@128", "32x2@128"]
+    assert loading_table(rows).rows == [
+        ["limit_disposable", "gop250", "50.0", "40.0"],
+        ["pytorchvideo_pyav", "gop250", "8.0", "5.0"],
+        ["ours_pyav", "gop250", "40.0", "25.0"],
+        ["ours_pyav", "gop250, 4 clips a decode", "80.0", "50.0"],
+        ["ours_packed", "packed", "400.0", ""],
+        ["torchcodec", "gop250", "E", ""],
+    ]
+    assert target_table(rows).rows == [
+        ["clips/s over PyTorchVideo's", "at least 4", "2", "5.0 (5.0 to 5.0)"],
+        ["... four clips a decode", "at least 8", "2", "10.0 (10.0 to 10.0)"],
+        ["... packed frames", "at least 40", "1", "50.0"],
+        ["share of the decode limit", "at least 0.8", "2", "0.71 (0.62 to 0.80)"],
+        ["first batch, s", "at most 3", "2", "0.50 (0.50 to 0.50)"],
+        ["a worker grows by MiB", "below 19", "1", "3.5"],
+    ]
+    assert readme_tables(tmp_path) == UNMEASURED
+    text = readme_loading_tables(tmp_path)
+    assert "| ours_pyav | gop250, 4 clips a decode | 80.0 | 50.0 |" in text
+    assert "Made on AMD EPYC, 2 cores; torch 2.15, av 18.1, decord 0.6.0, pytorchvideo 0.1.5" in text
+    assert text.endswith("All figures: `videonorm/bench/results/epyc_loader.csv`.\n")
+
+
+def test_decode_and_views_tables(tmp_path):
+    assert readme_loading_tables(tmp_path) == UNMEASURED_LOADING
+    case = LOADING_ORIGIN | new_case((8, 8), 128, "gop250")
+    decoded = [
+        case | {"case": "8x8", "short_side": None, "loader": "limit", "cpu_seconds_per_clip": 0.06},
+        case | {"loader": "ours_pyav", "cpu_seconds_per_clip": 0.07, "ratio_to_pytorchvideo": 2.5},
+    ]
+    rows = write(tmp_path / "decode.csv", decode.COLUMNS, decoded)
+    assert loading_table(rows).rows == [["limit", "gop250", "60.0"], ["ours_pyav", "gop250", "70.0"]]
+    assert not target_table(rows).rows
+    viewed = [
+        case | {"quick": 1, "loader": "ours", "cpu_seconds_per_video": 0.1, "ratio_to_pytorchvideo": 12.0}
+    ]
+    rows = write(tmp_path / "views.csv", views.COLUMNS, viewed)
+    assert loading_table(rows).rows == [["ours", "gop250", "100"]]
+    assert loading_table(rows).title.endswith("(quick: not for publication)")
+    assert target_table(rows).rows == [["CPU time of PyTorchVideo over ours", "at least 9", "1", "12.0"]]
+    assert readme_loading_tables(tmp_path).count("All figures:") == 2

@@ -22,6 +22,14 @@ KERNEL_CONTENDERS = (
 STEP_NETS = ("r3d-18", "i3d-50")
 STEP_CONTENDERS = ("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute")
 MEMORY_FORMATS = ("channels_last_3d", "contiguous_format")
+OURS = ("ours_pyav", "ours_torchcodec", "ours_decord")
+PYTORCHVIDEO = ("pytorchvideo_pyav", "pytorchvideo_decord")
+DECODE_LOADERS = ("limit", "limit_disposable", *OURS, "torchcodec", *PYTORCHVIDEO)
+LOADERS = (
+    *("limit_disposable", *OURS, "ours_packed", "ours_pyav_cpu", "ours_packed_cpu"),
+    *("torchcodec", *PYTORCHVIDEO),
+)
+VIEWS_LOADERS = ("ours", "pytorchvideo", "pyslowfast_steps")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,6 +45,7 @@ def kernels_parser() -> argparse.ArgumentParser:
         "batch norm, and a plain copy. All take turns in one run, on inputs that are not in the cache; the "
         "times are medians.",
     )
+    _add_device(parser)
     select = parser.add_argument_group("what is measured (everything by default)")
     _add_choices(select, "--net", NETS, "networks whose norms and filters are measured")
     _add_choices(select, "--op", OPS, "operators")
@@ -68,6 +77,7 @@ def step_parser() -> argparse.ArgumentParser:
         "64 x 1, with batch norm, torch's group norm, ours, ours with weight standardization, and that with "
         "norms recomputed in the backward pass. The models take turns in one run; the times are medians.",
     )
+    _add_device(parser)
     select = parser.add_argument_group("what is measured (everything by default)")
     _add_choices(select, "--net", STEP_NETS, "networks")
     _add_choices(select, "--contender", STEP_CONTENDERS, "norms and convolutions")
@@ -86,6 +96,58 @@ def step_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def decode_parser() -> argparse.ArgumentParser:
+    parser = _new_parser(
+        "decode",
+        "Measure what it costs one core to get the frames of a clip out of a file: ours with each decoder, "
+        "torchcodec's own, PyTorchVideo's, and libavcodec alone, which is the limit. The videos are made "
+        "at first use, like those of Kinetics: 340 x 256 pixels, 10 s, 30 frames a second, H.264 with a "
+        "keyframe every 250 frames, and transcoded with one every 12. Each contender has a process of its "
+        "own, in turn, round after round; the figures are medians.",
+    )
+    _add_loading(parser, DECODE_LOADERS, "8x8 16x4 32x2 64x4", "2; quick: 1")
+    parser.add_argument("--quick", action="store_true", help="two videos, one case, one round")
+    return parser
+
+
+def loader_parser() -> argparse.ArgumentParser:
+    parser = _new_parser(
+        "loader",
+        "Measure whole training loaders, from files to batches of 8 clips: ours with each decoder and from "
+        "packed frames (to uint8, or normalized on the CPU), PyTorchVideo's LabeledVideoDataset and "
+        "torchcodec's clip sampler (normalized in the workers), and a loader that only decodes, which is the "
+        "limit. The videos are made at first use, like those of Kinetics: "
+        "340 x 256 pixels, 10 s, 30 frames a second, H.264 with a keyframe every 250 frames, and transcoded "
+        "with one every 12. Each contender has a process of its own, in turn, round after round; the figures "
+        "are medians.",
+    )
+    _add_loading(parser, LOADERS, "8x8 16x4 32x2", "2; quick: 1")
+    parser.add_argument("--num_workers", type=_positive, default=2, metavar="N", help="(default: 2)")
+    parser.add_argument(
+        "--memory_clips",
+        type=_positive,
+        metavar="N",
+        help="clips that each worker loads while its memory is watched (default: 5000; quick: 200)",
+    )
+    parser.add_argument("--quick", action="store_true", help="two videos, one case, one round")
+    return parser
+
+
+def views_parser() -> argparse.ArgumentParser:
+    parser = _new_parser(
+        "views",
+        "Measure what all views of a video cost in a test, from the file to normalized crops: ours in one "
+        "pass over the file, PyTorchVideo's clip by clip, and PySlowFast's view by view (its steps, done "
+        "again here). The videos are made at first use, like those of Kinetics. Each contender has a process "
+        "of its own, in turn, round after round; the figures are medians.",
+    )
+    _add_loading(parser, VIEWS_LOADERS, "8x8 32x2", "2; quick: 1")
+    parser.add_argument("--num_clips", type=_positive, default=10, metavar="N", help="(default: 10)")
+    parser.add_argument("--num_crops", type=int, choices=(1, 3), default=3, help="of a clip (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="two videos, one case, one round")
+    return parser
+
+
 class Benchmark(NamedTuple):
     """What a benchmark is on the command line. The module's `run(options)` is the benchmark."""
 
@@ -97,6 +159,9 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "kernels": Benchmark("videonorm.bench.kernels", kernels_parser, "single operators beside their peers"),
     "step": Benchmark("videonorm.bench.step", step_parser, "a whole training step, norm beside norm"),
+    "decode": Benchmark("videonorm.bench.decode", decode_parser, "the frames of a clip out of a file"),
+    "loader": Benchmark("videonorm.bench.loader", loader_parser, "whole training loaders"),
+    "views": Benchmark("videonorm.bench.views", views_parser, "all views of a video for a test"),
 }
 
 
@@ -133,9 +198,6 @@ def main(argv: list[str]) -> None:
 def _new_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"videonorm bench {name}", description=description, allow_abbrev=False)
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), help="where to measure (default: cuda where there is a GPU)"
-    )
-    parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE.csv",
@@ -143,6 +205,29 @@ def _new_parser(name: str, description: str) -> argparse.ArgumentParser:
         help="the results (default: %(default)s); a run that is stopped leaves FILE.csv.partial",
     )
     return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), help="where to measure (default: cuda where there is a GPU)"
+    )
+
+
+def _add_loading(parser: argparse.ArgumentParser, loaders: tuple[str, ...], clips: str, rounds: str) -> None:
+    select = parser.add_argument_group("what is measured (everything by default)")
+    _add_choices(select, "--loader", loaders, "who takes part")
+    select.add_argument(
+        "--clip",
+        nargs="+",
+        type=_clip,
+        metavar="TxSTRIDE",
+        help=f"frames of a clip, and how far apart they are (default: {clips}; quick: 8x8)",
+    )
+    help_text = "pixels of the frames' shorter side, crops are 7/8 of it (default: 128 256; quick: 128)"
+    select.add_argument("--short_side", nargs="+", type=_positive, metavar="P", help=help_text)
+    parser.add_argument(
+        "--rounds", type=_positive, metavar="R", help=f"of which the median is taken (default: {rounds})"
+    )
 
 
 def _add_choices(group: argparse._ArgumentGroup, flag: str, choices: tuple[str, ...], text: str) -> None:
@@ -155,6 +240,14 @@ def _add_sizes(
 ) -> None:
     help_text = f"{text} (default: {' '.join(map(str, default))})"
     group.add_argument(flag, nargs="+", type=_positive, metavar=name, help=help_text)
+
+
+def _clip(text: str) -> tuple[int, int]:
+    num_frames, _, frame_stride = text.partition("x")
+    try:
+        return _positive(num_frames), _positive(frame_stride)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"({text}) must be frames x stride, as 8x8") from None
 
 
 def _positive(text: str) -> int:

@@ -1,7 +1,9 @@
 """The rows of a benchmark, and what they were made on."""
 
 import csv
+import importlib.metadata
 import os
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +25,12 @@ ORIGIN = {
     "driver": "version of the GPU's driver",
     "videonorm": "version of videonorm",
     "commit": "git commit of videonorm, with -dirty if a file was changed; empty outside a checkout",
+}
+
+LOADING_ORIGIN = {
+    "device": "name of the processor, and the number of its cores that were used",
+    **{name: f"version of {name}" for name in ("torch", "av", "torchcodec", "decord", "pytorchvideo")},
+    **{name: ORIGIN[name] for name in ("videonorm", "commit")},
 }
 
 
@@ -48,6 +56,24 @@ def origin(device: torch.device) -> Row:
         "videonorm": __version__,
         "commit": commit(),
     }
+
+
+def loading_origin() -> Row:
+    """The columns of LOADING_ORIGIN; no version where a package is not installed."""
+    row: Row = {"device": f"{_processor()}, {available_cores()} cores"}
+    for name in ("torch", "av", "torchcodec", "decord", "pytorchvideo"):
+        try:
+            row[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            row[name] = None
+    return row | {"videonorm": __version__, "commit": commit()}
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")  # of Linux
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _driver() -> str | None:

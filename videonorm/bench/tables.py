@@ -27,6 +27,39 @@ PEERS = {
 }
 OP_NAMES = {"gn": "GN", "gn_relu": "GN + ReLU", "gn_add_relu": "GN + add + ReLU", "ws": "WS"}
 
+UNMEASURED_LOADING = "No results of these benchmarks are kept yet: the speed of loading is unmeasured.\n"
+
+
+class Target(NamedTuple):
+    """What is asked of ours in the loading benchmarks."""
+
+    name: str
+    asked: str
+    column: str
+    form: str
+    loader: str
+    files: str
+    clips_per_video: str = "1"
+
+
+_RATIO, _SHARE = "ratio_to_pytorchvideo", "share_of_decode_limit"
+TARGETS: dict[str, list[Target]] = {
+    "decode": [],
+    "loader": [
+        Target("clips/s over PyTorchVideo's", "at least 4", _RATIO, "{:.1f}", "ours_pyav", "gop250"),
+        Target("... transform on the CPU", "", _RATIO, "{:.1f}", "ours_pyav_cpu", "gop250"),
+        Target("... four clips a decode", "at least 8", _RATIO, "{:.1f}", "ours_pyav", "gop250", "4"),
+        Target("... transcoded files", "at least 10", _RATIO, "{:.1f}", "ours_pyav", "gop12_fast"),
+        Target("... packed frames", "at least 40", _RATIO, "{:.1f}", "ours_packed", "packed"),
+        Target("... transform on the CPU", "", _RATIO, "{:.1f}", "ours_packed_cpu", "packed"),
+        Target("share of the decode limit", "at least 0.8", _SHARE, "{:.2f}", "ours_pyav", "gop250"),
+        Target("... transcoded files", "at least 0.8", _SHARE, "{:.2f}", "ours_pyav", "gop12_fast"),
+        Target("first batch, s", "at most 3", "first_batch_seconds", "{:.2f}", "ours_pyav", "gop250"),
+        Target("a worker grows by MiB", "below 19", "memory_growth_mib", "{:.1f}", "ours_pyav", "gop12_fast"),
+    ],
+    "views": [Target("CPU time of PyTorchVideo over ours", "at least 9", _RATIO, "{:.1f}", "ours", "gop250")],
+}
+
 
 class Table(NamedTuple):
     title: str
@@ -90,20 +123,88 @@ def clips_table(rows: Sequence[Row]) -> Table:
     return Table("The most clips whose training step fits", ["net", "pixels", "T", "GiB", *names], body)
 
 
+def target_table(rows: Sequence[Row]) -> Table:
+    """What is asked of ours, and what was measured: medians over the cases, with the worst and the best."""
+    body = []
+    for target in TARGETS[loading_kind(rows)]:
+        values = [
+            float(row[target.column])
+            for row in rows
+            if row["loader"] == target.loader and row["files"] == target.files and row[target.column]
+            if row.get("clips_per_video", "1") == target.clips_per_video
+        ]
+        if values:
+            body.append([target.name, target.asked, str(len(values)), _spread(values, target.form)])
+    return Table(f"Asked of ours, and measured{_quick(rows)}", ["", "asked", "cases", "measured"], body)
+
+
+def loading_table(rows: Sequence[Row]) -> Table:
+    """Clips a second of loaders, or CPU milliseconds of decoding or of views: contender by case."""
+    kind = loading_kind(rows)
+    figures = {
+        "decode": ("cpu_seconds_per_clip", 1e3, "{:.1f}", "CPU milliseconds of a clip"),
+        "loader": ("clips_per_second", 1, "{:.1f}", "Clips a second"),
+        "views": ("cpu_seconds_per_video", 1e3, "{:.0f}", "CPU milliseconds of all views of a video"),
+    }
+    column, scale, form, title = figures[kind]
+    timed = [row for row in rows if not row.get("memory_clips")]
+    names = list(dict.fromkeys(row["case"] for row in timed if row["short_side"]))
+    names = names or list(dict.fromkeys(row["case"] for row in timed))
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in timed:
+        several = row.get("clips_per_video", "1") != "1"
+        files = f"{row['files']}, {row['clips_per_video']} clips a decode" if several else row["files"]
+        cell = str(row["error"]).partition(":")[0] or form.format(scale * float(row[column]))
+        line = lines.setdefault((row["loader"], files), {})
+        # A limit has no short side: it is that of every one.
+        line |= {name: cell for name in names if row["case"] in (name, name.partition("@")[0])}
+    body = [[*who, *(line.get(name, "") for name in names)] for who, line in lines.items()]
+    return Table(f"{title}{_quick(rows)}", ["loader", "files", *names], body)
+
+
+def loading_kind(rows: Sequence[Row]) -> str:
+    """Which benchmark of loading made the rows."""
+    if "cpu_seconds_per_video" in rows[0]:
+        return "views"
+    return "loader" if "first_batch_seconds" in rows[0] else "decode"
+
+
+def _quick(rows: Sequence[Row]) -> str:
+    return " (quick: not for publication)" if rows[0]["quick"] == "1" else ""
+
+
 def readme_tables(folder: Path = RESULTS) -> str:
     """What the README says of the kernels' cost: the tables of every result file, or that there is none."""
     parts = []
-    for path in sorted(folder.glob("*.csv")):
-        rows = read_rows(path)
-        tables = (kernel_table, pass_table) if "op" in rows[0] else (step_table, clips_table)
-        parts += [as_markdown(table(rows)) for table in tables if table(rows).rows]
-        parts.append(f"{made_on(rows[0])} All figures: `videonorm/bench/results/{path.name}`.\n")
+    for path, rows in _results(folder):
+        if "contender" in rows[0]:
+            tables = (kernel_table, pass_table) if "op" in rows[0] else (step_table, clips_table)
+            parts += _parts(path, rows, [table(rows) for table in tables])
     return "\n".join(parts) or UNMEASURED
 
 
+def readme_loading_tables(folder: Path = RESULTS) -> str:
+    """What the README says of loading: what was asked and measured, or that nothing was."""
+    parts = []
+    for path, rows in _results(folder):
+        if "loader" in rows[0]:
+            parts += _parts(path, rows, [target_table(rows), loading_table(rows)])
+    return "\n".join(parts) or UNMEASURED_LOADING
+
+
+def _results(folder: Path) -> Iterable[tuple[Path, list[Row]]]:
+    return [(path, rows) for path in sorted(folder.glob("*.csv")) if (rows := read_rows(path))]
+
+
+def _parts(path: Path, rows: Sequence[Row], tables: Sequence[Table]) -> list[str]:
+    shown = [as_markdown(table) for table in tables if table.rows]
+    return [*shown, f"{made_on(rows[0])} All figures: `videonorm/bench/results/{path.name}`.\n"]
+
+
 def made_on(row: Row) -> str:
-    """The columns of ORIGIN in a sentence."""
-    versions = [f"{name} {row[name]}" for name in ("torch", "cuda", "driver", "videonorm") if row[name]]
+    """The columns of ORIGIN or LOADING_ORIGIN in a sentence."""
+    names = ("torch", "cuda", "driver", "av", "torchcodec", "decord", "pytorchvideo", "videonorm")
+    versions = [f"{name} {row[name]}" for name in names if row.get(name)]
     return f"Made on {row['device']}; {', '.join(versions)}; commit {row['commit'][:12] or 'unknown'}."
 
 
@@ -154,4 +255,4 @@ def _spread(values: Iterable[float], form: str) -> str:
 
 
 if __name__ == "__main__":
-    print(readme_tables(), end="")
+    print(f"{readme_tables()}\n{readme_loading_tables()}", end="")

@@ -9,7 +9,16 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from videonorm.bench.records import Row
-from videonorm.bench.tables import Table, clips_table, kernel_table, made_on, pass_table, step_table
+from videonorm.bench.tables import (
+    Table,
+    clips_table,
+    kernel_table,
+    loading_table,
+    made_on,
+    pass_table,
+    step_table,
+    target_table,
+)
 
 MOST_CASES = 40  # with a line each
 
@@ -46,6 +55,15 @@ def show_steps(rows: Sequence[Row], path: Path) -> None:
     _end(console, rows, path, ("net", "num_frames", "batch_size"))
 
 
+def show_loading(rows: Sequence[Row], path: Path) -> None:
+    """The figures of decode, loader or views, what was asked of ours, the errors, and where the rows are."""
+    console = _console()
+    if rows:
+        for table in (loading_table(rows), target_table(rows)):
+            _print(console, table)
+    _end(console, rows, path, ("case", "files"))
+
+
 def _times(rows: Sequence[Row]) -> Table:
     """Microseconds of each contender, forward + backward, a line a case."""
     names = list(dict.fromkeys(row["contender"] for row in rows if row["microseconds"]))
@@ -62,7 +80,8 @@ def _end(console: Console, rows: Sequence[Row], path: Path, case: Sequence[str])
     for row in rows:
         if row["error"]:
             what = " ".join(row[name] for name in case)
-            console.print(Text(f"{row['contender']} failed, {what}: {row['error']}", "red"), soft_wrap=True)
+            who = row.get("contender") or row["loader"]
+            console.print(Text(f"{who} failed, {what}: {row['error']}", "red"), soft_wrap=True)
     if rows:
         console.print(made_on(rows[0]), soft_wrap=True)
     console.print(Text(str(path)), soft_wrap=True)
@@ -71,7 +90,8 @@ def _end(console: Console, rows: Sequence[Row], path: Path, case: Sequence[str])
 def _print(console: Console, table: Table) -> None:
     if not table.rows:
         return
-    shown = RichTable(title=table.title, title_justify="left", header_style="bold", border_style="dim")
+    console.print(Text(table.title, "italic"), soft_wrap=True)  # a narrow table would wrap its own title
+    shown = RichTable(header_style="bold", border_style="dim")
     for index, heading in enumerate(table.header):
         shown.add_column(heading, justify="left" if index == 0 else "right")
     for row in table.rows:
