@@ -65,6 +65,16 @@ def test_what_was_needed_for_a_while_is_given_back(receive):
     assert buffers <= 5
 
 
+def test_tensors_made_before_one_is_posted_do_not_share_memory():
+    outbox = Outbox()
+    for _ in range(3):
+        tensors = [outbox.empty((size,)).fill_(size) for size in (10, 20, 30)]
+        assert [tensor[0].item() for tensor in tensors] == [10, 20, 30]
+        parcel = outbox.post(tensors[-1][:7])
+        assert parcel.shape == (7,)
+    assert len(outbox._buffers) <= 5
+
+
 def test_sizes_may_change(receive):
     for number, size in enumerate([10, 3_000_000, 10, 9_000_000, 1, 9_000_001], start=1):
         tensor, _ = receive(size)

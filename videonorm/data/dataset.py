@@ -1,6 +1,6 @@
 """From a manifest to clips of uint8 frames, and from clips to batches; transforms.py goes on from there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Self
@@ -227,28 +227,48 @@ def _empty(shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=torch.uint8)
 
 
-def collate(samples: Sequence[Sample], empty: Callable[[tuple[int, ...]], Tensor] = _empty) -> Batch:
-    """Make a batch of the samples that have frames; what was bad stays named.
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Make a batch of the samples that have frames; what was bad stays named."""
+    return stack(samples, len(samples))
+
+
+def stack(
+    samples: Iterable[Sample], at_most: int, empty: Callable[[tuple[int, ...]], Tensor] = _empty
+) -> Batch:
+    """``collate`` samples that need not be in memory together: each is copied before the next is asked for.
 
     Args:
+        at_most: samples.
         empty: makes the uint8 tensor of a shape that the frames are copied into.
     """
-    good = [(sample, sample.frames) for sample in samples if sample.frames is not None]
-    sizes = [(frames.shape[2], frames.shape[3]) for _, frames in good]
-    if good:
-        num_clips, num_frames = good[0][1].shape[:2]
-        height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
-        batch = empty((len(good), num_clips, num_frames, height, width, 3))
-        for row, (_, frames), (h, w) in zip(batch, good, sizes, strict=True):
-            row[:, :, :h, :w] = frames
-            row[:, :, h:] = 0
-            row[:, :, :h, w:] = 0
-    else:
-        batch = torch.zeros(0, 0, 0, 0, 0, 3, dtype=torch.uint8)
+    frames = torch.zeros(0, 0, 0, 0, 0, 3, dtype=torch.uint8)
+    sizes: list[tuple[int, int]] = []
+    labels: list[int] = []
+    indices: list[int] = []
+    bad: list[BadVideo] = []
+    for sample in samples:
+        bad += sample.bad
+        if sample.frames is None:
+            continue
+        num_clips, num_frames, height, width, _ = sample.frames.shape
+        room = tuple(frames.shape[3:5])
+        if height > room[0] or width > room[1]:
+            smaller = frames
+            frames = empty((at_most, num_clips, num_frames, max(height, room[0]), max(width, room[1]), 3))
+            for row, (h, w) in enumerate(sizes):
+                frames[row, :, :, :h, :w] = smaller[row, :, :, :h, :w]
+        frames[len(sizes), :, :, :height, :width] = sample.frames
+        sizes.append((height, width))
+        labels.append(sample.label)
+        indices.append(sample.index)
+    frames = frames[: len(sizes)]
+    for row, (h, w) in zip(frames, sizes, strict=True):
+        row[:, :, h:] = 0
+        row[:, :, :h, w:] = 0
     return Batch(
-        frames=batch,
+        frames=frames,
         sizes=sizes,
-        label=torch.tensor([sample.label for sample, _ in good], dtype=torch.int64),
-        index=torch.tensor([sample.index for sample, _ in good], dtype=torch.int64),
-        bad=[video for sample in samples for video in sample.bad],
+        label=torch.tensor(labels, dtype=torch.int64),
+        index=torch.tensor(indices, dtype=torch.int64),
+        bad=bad,
     )

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
 from videonorm.data.bad_videos import BadVideo
-from videonorm.data.dataset import Batch, Sample, VideoDataset, collate
+from videonorm.data.dataset import Batch, Sample, VideoDataset, collate, stack
 from videonorm.data.decoding import Decoder
 from videonorm.data.sampling import Sampling
 from videonorm.data.shared_memory import Inbox, Outbox, Parcel
@@ -99,7 +99,8 @@ class VideoLoader:
 
     def _load_here(self, requests: Iterable["_Request"]) -> Iterator[Batch]:
         for request in requests:
-            yield _pin(collate(_samples(self.dataset, request, lambda number: None)), self.pin_for)
+            samples = _samples(self.dataset, request, lambda number: None)
+            yield _pin(stack(samples, len(request.indices)), self.pin_for)
 
     def _load_ahead(self, requests: Iterable["_Request"], workers: Workers) -> Iterator[Batch]:
         pending: deque[tuple[_Request, Future[Batch]]] = deque()
@@ -158,9 +159,7 @@ _inbox = Inbox()
 
 
 def _load_and_send(dataset: VideoDataset, request: _Request, note: Note) -> _Loaded:
-    samples = _samples(dataset, request, note)
-    note(None)
-    batch = collate(samples, _outbox.empty)
+    batch = stack(_samples(dataset, request, note), len(request.indices), _outbox.empty)
     frames = _outbox.post(batch.frames) if len(batch) else None
     return _Loaded(frames, batch.sizes, batch.label.tolist(), batch.index.tolist(), batch.bad)
 
@@ -178,12 +177,12 @@ def _receive(loaded: _Loaded, pin_for: torch.device | None) -> Batch:
     return _pin(batch, pin_for)
 
 
-def _samples(dataset: VideoDataset, request: _Request, note: Note) -> list[Sample]:
-    _, epoch, sampling, refused = request
-    return [
-        dataset.sample(index, epoch, sampling=sampling, refused=refused, begin=note)
-        for index in request.indices
-    ]
+def _samples(dataset: VideoDataset, request: _Request, note: Note) -> Iterator[Sample]:
+    indices, epoch, sampling, refused = request
+    for index in indices:
+        sample = dataset.sample(index, epoch, sampling=sampling, refused=refused, begin=note)
+        note(None)
+        yield sample
 
 
 def _pin(batch: Batch, device: torch.device | None) -> Batch:

@@ -33,11 +33,12 @@ class Outbox:
     def __init__(self) -> None:
         self._buffers: dict[int, Tensor] = {}
         self._made = 0
+        self._taken: list[int] = []  # and not posted yet
         self._known: set[int] = set()  # to the receiver
         self._dropped: list[int] = []
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
-        """An uninitialized uint8 tensor in a buffer, to be filled and given to ``post``."""
+        """An uninitialized uint8 tensor in a buffer. The one made last is for ``post``; it frees others."""
         size = math.prod(shape)
         free = sorted((b.numel(), number) for number, b in self._buffers.items() if not b[0])
         fitting = next((number for capacity, number in free if capacity >= size + _HEADER), None)
@@ -51,14 +52,17 @@ class Outbox:
             # As torch's own collate does in a worker; share_memory_() would copy what is not there yet.
             storage = torch.UntypedStorage._new_shared(capacity)  # type: ignore[no-untyped-call]
             self._buffers[fitting] = torch.empty(0, dtype=torch.uint8).set_(storage)
-        self._current = fitting
+        self._taken.append(fitting)
+        self._buffers[fitting][0] = 1
         return self._buffers[fitting][_HEADER : _HEADER + size].view(shape)
 
     def post(self, tensor: Tensor) -> Parcel:
-        """Pack the tensor that ``empty`` made last."""
-        number, dropped = self._current, self._dropped
-        buffer = self._buffers[number]
-        buffer[0] = 1
+        """Pack the tensor that ``empty`` made last, or the first rows of it."""
+        *others, number = self._taken
+        for other in others:
+            self._buffers[other][0] = 0
+        self._taken = []
+        buffer, dropped = self._buffers[number], self._dropped
         memory = None if number in self._known else buffer
         self._known.add(number)
         self._dropped = []
