@@ -124,8 +124,14 @@ def test_python_example(capsys):
     assert "GroupNorm3d" in capsys.readouterr().out
 
 
+def test_the_augmentation_shown_trains(clone):
+    (shown,) = (block for block in blocks("yaml") if block.startswith("data:"))
+    (clone / "configs" / "shown_data.yaml").write_text(shown)
+    run(clone, "videonorm fit -c configs/motion_r18.yaml -c configs/shown_data.yaml --data.batch_size 4")
+
+
 def test_the_sweep_file_shown_is_a_valid_one(clone):
-    (shown,) = blocks("yaml")
+    (shown,) = (block for block in blocks("yaml") if block.startswith("name:"))
     path = clone / "configs" / "sweep" / "shown.yaml"
     path.write_text(shown)
     run(clone, "videonorm sweep -c configs/sweep/shown.yaml --dry-run")

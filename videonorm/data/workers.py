@@ -115,6 +115,7 @@ class Workers:
                 raise RuntimeError("the workers are closed")
             self._waiting.append(_Work(task, item, finish, future))
             if self._thread is None:
+                _give_back_free_memory()
                 self._workers = [_Worker(self._context, self._tasks) for _ in range(self.num_workers)]
                 self._thread = threading.Thread(target=self._dispatch, name="video workers", daemon=True)
                 self._thread.start()
@@ -272,6 +273,13 @@ class _Worker:
         self._process.join()
         self.connection.close()
         return self._process.exitcode or 0
+
+
+def _give_back_free_memory() -> None:
+    """What this process has freed but malloc keeps would become a forked worker's own, page by page."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 def _how_it_ended(code: int) -> str:

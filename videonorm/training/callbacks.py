@@ -245,7 +245,8 @@ class EvaluationRecord(Callback):
             return
         classifier, data = _parts(trainer)
         scores, manifest = classifier.scores, data.manifests["test"]
-        names = data.source.class_names or [str(label) for label in range(classifier.num_classes)]
+        named = data.source.class_names or []
+        names = [*named, *map(str, range(len(named), classifier.num_classes))]
         path = Path(trainer.default_root_dir) / "predictions.csv"
         with written_whole(path) as file:
             writer = csv.writer(file)

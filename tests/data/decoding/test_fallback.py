@@ -71,3 +71,11 @@ def test_a_bad_video_is_no_refusal(tmp_path):
         warnings.simplefilter("error")
         with pytest.raises(BadVideoError, match="cannot be opened"):
             open_video(str(path), "decord")
+
+
+def test_only_pyav_reads_urls(monkeypatch):
+    opened = []
+    monkeypatch.setattr("videonorm.data.decoding.PyAVReader", lambda path, store: opened.append(path))
+    with pytest.warns(UserWarning, match="v.mp4 is read by pyav, for decord reads local files only"):
+        open_video("https://user:secret@example.org/v.mp4", "decord")
+    assert opened == ["https://user:secret@example.org/v.mp4"]

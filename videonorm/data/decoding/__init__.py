@@ -7,7 +7,7 @@ from typing import Literal
 from videonorm.data.decoding.fallback import FallbackReader, RefusalError, say
 from videonorm.data.decoding.index_store import IndexStore
 from videonorm.data.decoding.pyav import PyAVReader
-from videonorm.data.decoding.reader import BadVideoError, Reader
+from videonorm.data.decoding.reader import BadVideoError, Reader, is_remote
 from videonorm.data.packed import PackedReader, is_packed
 from videonorm.errors import UserError
 
@@ -53,6 +53,8 @@ def open_video(path: str, decoder: Decoder = "auto", store: IndexStore | None = 
 
 
 def _open_by(decoder: Decoder, path: str, store: IndexStore | None) -> Reader:
+    if is_remote(path):
+        raise RefusalError("reads local files only")
     # Imported here: torchcodec and decord need not be installed.
     if decoder == "decord":
         from videonorm.data.decoding.decord import DecordReader

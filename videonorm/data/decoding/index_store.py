@@ -123,6 +123,7 @@ class IndexStore:
         try:
             # Without waiting for the disk: a killed writer does no harm, a power failure may.
             connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA cache_size = -256")  # KiB: hardly a row is asked for twice
             if _application(connection) != _APPLICATION:
                 _create(connection)
         except sqlite3.OperationalError:

@@ -159,7 +159,7 @@ class PacketIndex:
 
 
 class _Recent:
-    """The indices used last, up to a number of frames in all; 50,000 frames take about 5 MB."""
+    """The indices used last, up to a number of frames in all; 20,000 frames take about 2 MB."""
 
     def __init__(self, max_frames: int) -> None:
         self._max_frames = max_frames
@@ -179,7 +179,7 @@ class _Recent:
             self._frames -= len(oldest.pts)
 
 
-_recent = _Recent(max_frames=50_000)
+_recent = _Recent(max_frames=20_000)
 
 
 def packet_index(
