@@ -92,7 +92,8 @@ def cuda() -> Iterator[Row]:
 
 
 def packages() -> Iterator[Row]:
-    for name in ("lightning", "jsonargparse", "torchvision", "pytorchvideo", "safetensors", "simplejpeg", "fsspec"):
+    needed = ("lightning", "jsonargparse", "torchvision", "pytorchvideo", "safetensors")
+    for name in (*needed, "simplejpeg", "fsspec"):
         yield name, _version(name) or "not installed, and needed: pip install -e ."
     for name, extra in {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "ray": "ray"}.items():
         yield name, _version(name) or f"not installed; of the extra [{extra}]"
