@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from script import fraction, positive, printable, run, seconds
+from script import add_max_bad_fraction, add_work, new_parser, positive, printable, run
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
@@ -109,24 +109,8 @@ class Packing(NamedTuple):
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(
-        prog="pack.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    options.add_argument(
-        "manifests",
-        type=Path,
-        nargs="+",
-        metavar="manifest",
-        help="CSV, list, or folder of class folders",
-    )
+    options = new_parser("pack.py", DESCRIPTION, EXAMPLES)
     options.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
-    options.add_argument(
-        "--root", type=Path, metavar="DIR", help="where relative paths start (default: at each manifest)"
-    )
     options.add_argument(
         "--split", metavar="NAME", help="only the rows that have it in the column split (default: all)"
     )
@@ -151,8 +135,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="keep every Nth frame; a frame_stride of training then counts those (default: 1)",
     )
-    work = options.add_argument_group("work")
-    work.add_argument("--jobs", type=positive, metavar="N", help="videos at a time (default: cores)")
+    work = add_work(options, time_limit=1800)
     work.add_argument(
         "--shard-mib",
         type=positive,
@@ -160,16 +143,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="size of a shard; takes three times that in memory (default: 256)",
     )
-    work.add_argument(
-        "--time-limit", type=seconds, default=1800.0, metavar="S", help="seconds for a video (default: 1800)"
-    )
-    work.add_argument(
-        "--max-bad-fraction",
-        type=fraction,
-        default=0.05,
-        metavar="F",
-        help="share of the videos that may fail (default: 0.05)",
-    )
+    add_max_bad_fraction(work)
     return options
 
 
@@ -185,7 +159,7 @@ def main(argv: list[str]) -> int:
     settings = Settings(options.short_side, options.quality, options.frame_step)
 
     from rich.progress import track
-    from rows import read_rows, write_rows
+    from rows import class_index, read_rows, write_class_index, write_rows
 
     from videonorm.data import BadVideo, BadVideos
 
@@ -195,6 +169,7 @@ def main(argv: list[str]) -> int:
     names = ["manifest" if path.is_dir() else path.stem for path in options.manifests]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"manifests ({twice}) must have different names, for new ones are called the same")
+    classes = class_index(options.manifests)
     packings = []
     for name, path in zip(names, options.manifests, strict=True):
         rows = [
@@ -229,6 +204,7 @@ def main(argv: list[str]) -> int:
             write_rows(out / f"{packing.name}.csv", cells)
             print(f"{len(cells)} videos in {printable(str(out / f'{packing.name}.csv'))}")
         bad.write(out / "bad_videos.csv")
+        write_class_index(out, classes)
     except OSError as error:
         raise _unwritable(shown, str(error.strerror)) from None
     if num_bad:

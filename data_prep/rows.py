@@ -89,6 +89,14 @@ def class_index(manifests: Sequence[Path]) -> bytes | None:
     return next(iter(contents), None)
 
 
+def write_class_index(out: Path, classes: bytes | None) -> None:
+    """Write what ``class_index`` found to a folder, aside and then renamed."""
+    if classes is not None:
+        unfinished = out / f".classes.txt.{os.getpid()}"
+        unfinished.write_bytes(classes)
+        unfinished.replace(out / "classes.txt")
+
+
 def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
     """Write rows to a CSV file, aside and then renamed; columns in the order in which they first come up."""
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["path", "label"]

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from videonorm.errors import UserError
@@ -19,6 +20,52 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def new_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser for a script that reads manifests."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "manifests",
+        type=Path,
+        nargs="+",
+        metavar="manifest",
+        help="CSV, list, or folder of class folders",
+    )
+    parser.add_argument(
+        "--root", metavar="DIR|URL", help="where relative paths start (default: at each manifest)"
+    )
+    return parser
+
+
+def add_work(parser: argparse.ArgumentParser, time_limit: float) -> argparse._ArgumentGroup:
+    """The options of work on many videos; ``time_limit`` is the default, in seconds."""
+    work = parser.add_argument_group("work")
+    work.add_argument("--jobs", type=positive, metavar="N", help="videos at a time (default: cores)")
+    work.add_argument(
+        "--time-limit",
+        type=seconds,
+        default=time_limit,
+        metavar="S",
+        help="seconds for a video (default: %(default)g)",
+    )
+    return work
+
+
+def add_max_bad_fraction(work: argparse._ArgumentGroup) -> None:
+    work.add_argument(
+        "--max-bad-fraction",
+        type=fraction,
+        default=0.05,
+        metavar="F",
+        help="share of the videos that may be bad (default: 0.05)",
+    )
 
 
 def positive(text: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from script import positive, printable, run, seconds
+from script import add_work, new_parser, printable, run
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
@@ -68,16 +68,7 @@ class Video(NamedTuple):
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(
-        prog="summary.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    options.add_argument(
-        "manifests", type=Path, nargs="+", metavar="manifest", help="CSV, list, or folder of class folders"
-    )
+    options = new_parser("summary.py", DESCRIPTION, EXAMPLES)
     options.add_argument(
         "--out",
         type=Path,
@@ -85,15 +76,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the picture, .png or .svg (default: summary.png)",
     )
-    options.add_argument(
-        "--root", metavar="DIR|URL", help="where relative paths start (default: at each manifest)"
-    )
-    options.add_argument(
-        "--jobs", type=positive, metavar="N", help="videos opened at a time (default: cores)"
-    )
-    options.add_argument(
-        "--time-limit", type=seconds, default=60.0, metavar="S", help="seconds to open a video (default: 60)"
-    )
+    add_work(options, time_limit=60)
     return options
 
 

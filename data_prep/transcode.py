@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from script import fraction, positive, printable, run, seconds
+from script import add_max_bad_fraction, add_work, new_parser, positive, printable, run
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
@@ -88,25 +88,13 @@ class Made(NamedTuple):
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(
-        prog="transcode.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    options = new_parser("transcode.py", DESCRIPTION, EXAMPLES)
     options.add_argument(
-        "manifests",
+        "--out",
         type=Path,
-        nargs="+",
-        metavar="manifest",
-        help="CSV, list, or folder of class folders",
-    )
-    options.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
-    options.add_argument(
-        "--root",
-        metavar="DIR|URL",
-        help="where relative paths start, and new ones too (default: at each manifest)",
+        required=True,
+        metavar="DIR",
+        help="folder for what is written; the paths of videos in it are those below --root",
     )
     picture = options.add_argument_group("picture")
     picture.add_argument(
@@ -136,21 +124,11 @@ def parser() -> argparse.ArgumentParser:
         help="fastdecode is about 12 %% larger and quicker to decode (default: fastdecode)",
     )
     coding.add_argument("--audio", action="store_true", help="keep the sound, as AAC (default: drop it)")
-    work = options.add_argument_group("work")
-    work.add_argument("--jobs", type=positive, metavar="N", help="files at a time (default: cores)")
+    work = add_work(options, time_limit=1800)
     work.add_argument(
         "--shard", default="0/1", metavar="I/N", help="only part I, counted from 0, of N (default: 0/1)"
     )
-    work.add_argument(
-        "--time-limit", type=seconds, default=1800.0, metavar="S", help="seconds for a file (default: 1800)"
-    )
-    work.add_argument(
-        "--max-bad-fraction",
-        type=fraction,
-        default=0.05,
-        metavar="F",
-        help="share of the files that may fail (default: 0.05)",
-    )
+    add_max_bad_fraction(work)
     return options
 
 
@@ -165,7 +143,7 @@ def main(argv: list[str]) -> int:
     shard, num_shards = _shard(options.shard)
 
     from rich.progress import track
-    from rows import class_index, read_rows, write_rows
+    from rows import class_index, read_rows, write_class_index, write_rows
 
     from videonorm.data import BadVideo, BadVideos
     from videonorm.data.decoding.reader import without_credentials
@@ -226,10 +204,7 @@ def main(argv: list[str]) -> int:
 
     try:
         bad.write(out / f"bad_videos{part}.csv")
-        if classes is not None:
-            unfinished_classes = out / f".classes.txt.{os.getpid()}"
-            unfinished_classes.write_bytes(classes)
-            unfinished_classes.replace(out / "classes.txt")
+        write_class_index(out, classes)
         for name in names:
             new = [
                 _new_cells(row, job.target, out, made[job.target].facts)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from script import fraction, positive, printable, run, seconds
+from script import add_max_bad_fraction, add_work, new_parser, printable, run
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
@@ -41,20 +41,7 @@ class Check(NamedTuple):
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(
-        prog="verify.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    options.add_argument(
-        "manifests",
-        type=Path,
-        nargs="+",
-        metavar="manifest",
-        help="CSV, list, or folder of class folders",
-    )
+    options = new_parser("verify.py", DESCRIPTION, EXAMPLES)
     options.add_argument("--full", action="store_true", help="decode every frame")
     options.add_argument(
         "--decoder",
@@ -69,22 +56,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the bad videos (default: bad_videos.csv)",
     )
-    options.add_argument(
-        "--root",
-        metavar="DIR|URL",
-        help="where relative paths start (default: at each manifest)",
-    )
-    options.add_argument("--jobs", type=positive, metavar="N", help="videos at a time (default: cores)")
-    options.add_argument(
-        "--time-limit", type=seconds, default=600.0, metavar="S", help="seconds for a video (default: 600)"
-    )
-    options.add_argument(
-        "--max-bad-fraction",
-        type=fraction,
-        default=0.05,
-        metavar="F",
-        help="share of the videos that may be bad (default: 0.05)",
-    )
+    work = add_work(options, time_limit=600)
+    add_max_bad_fraction(work)
     return options
 
 

@@ -82,7 +82,9 @@ def test_stretches_columns_and_splits(tmp_path, make_video, number_of):
         "path,label,split,start_seconds,end_seconds,frames,note\n"
         "v.mp4,3,train,0.8,1.2,99,n\nvariable.mp4,2,train,,,99,\nv.mp4,1,val,,0.4,99,\n"
     )
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
     assert run(tmp_path / "out", manifest, "--split", "train") == 0
+    assert (tmp_path / "out/classes.txt").read_text() == "a\nb\nc\nd\n"
     one, other = table(tmp_path / "out/all.csv")
     assert list(one)[:3] == ["path", "label", "split"]
     assert "start_seconds" not in one and "end_seconds" not in one

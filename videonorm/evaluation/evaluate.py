@@ -81,7 +81,8 @@ def main(argv: list[str]) -> None:
     how.add_argument(
         "--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast (default: fp32)"
     )
-    how.add_argument("--decoder", choices=["auto", "pyav", "torchcodec", "decord"], default="auto")
+    decoders = ["auto", "pyav", "torchcodec", "torchcodec_cuda", "decord"]
+    how.add_argument("--decoder", choices=decoders, default="auto")
     how.add_argument(
         "--num_workers",
         type=whole_number,
