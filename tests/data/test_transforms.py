@@ -99,7 +99,7 @@ def test_clips_of_one_video_differ_and_the_seed_repeats_them():
     assert torch.equal(first, transform(both)[0])
 
 
-def test_centre_and_three_crops():
+def test_centre_and_crops_from_end_to_end():
     batch = make_batch()
     clips, label = EvalTransform(8, MEAN, STD, num_crops=3)(batch)
     assert clips.shape == (2, 6, 3, 3, 8, 8)
@@ -117,6 +117,11 @@ def test_centre_and_three_crops():
         )
     centre, _ = EvalTransform(8, MEAN, STD)(batch)
     assert torch.equal(centre, clips[:, 1::3])
+    five, _ = EvalTransform(8, MEAN, STD, num_crops=5)(batch)
+    assert five.shape == (2, 10, 3, 3, 8, 8)
+    assert torch.equal(five[:, [0, 2, 4, 5, 7, 9]], clips)
+    two, _ = EvalTransform(8, MEAN, STD, num_crops=2)(batch)
+    assert torch.equal(two, clips[:, [0, 2, 3, 5]])
 
 
 @pytest.mark.parametrize("window", [(2, 3, 5, 6), (0, 1, 12, 12), (4, 0, 8, 8)])
@@ -333,7 +338,7 @@ def test_picture_smaller_than_the_crop(transform):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: EvalTransform(8, num_crops=2), r"num_crops \(2\) must be 1 or 3"),
+        (lambda: EvalTransform(8, num_crops=0), r"num_crops \(0\) must be at least 1"),
         (lambda: TrainTransform(8, mean=(0.5,)), r"mean \(\[0.5\]\) must have three values"),
         (lambda: TrainTransform(8, std=(0.5, 0.5, 0.0)), r"std \(.*\) must be above 0"),
         (lambda: TrainTransform(8, random_erasing=1.5), r"random_erasing \(1.5\) must be a probability"),

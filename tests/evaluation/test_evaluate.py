@@ -178,7 +178,7 @@ def test_device_that_is_not_there(artifact: Path, manifest: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option, value", [("--num_clips", "0"), ("--num_workers", "-1"), ("--num_crops", "2")]
+    "option, value", [("--num_clips", "0"), ("--num_workers", "-1"), ("--num_crops", "0")]
 )
 def test_numbers_out_of_range(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     from videonorm.evaluation.evaluate import main

@@ -222,10 +222,11 @@ def mixup(clips: Tensor, target: Tensor, alpha: float, clips_per_video: int = 1)
 
 
 class EvalTransform(nn.Module):
-    """The centre crop, or three square crops along the longer side; then normalized floats. Nothing random.
+    """The centre crop, or square crops along the longer side; then normalized floats. Nothing random.
 
     Args:
-        num_crops: 1 (centre) or 3 (left, centre, right, or top, centre, bottom if the picture is upright).
+        num_crops: 1 (centre) or more, spread from end to end of the longer side; 3 are the usual ones (left,
+            centre, right, or top, centre, bottom if the picture is upright).
         others: see ``TrainTransform``.
 
     Shape:
@@ -244,8 +245,8 @@ class EvalTransform(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if num_crops not in (1, 3):
-            raise UserError(f"num_crops ({num_crops}) must be 1 or 3")
+        if num_crops < 1:
+            raise UserError(f"num_crops ({num_crops}) must be at least 1")
         self.crop_size = crop_size
         self.num_crops = num_crops
         self.normalize = Normalize(mean, std, channels_last, dtype)
@@ -266,11 +267,12 @@ class EvalTransform(nn.Module):
         """(top, left) of each crop."""
         check_crop_fits(self.crop_size, height, width)
         bottom, right = height - self.crop_size, width - self.crop_size
-        if self.num_crops == 1:
+        last = self.num_crops - 1
+        if last == 0:
             return [(bottom // 2, right // 2)]
         if width >= height:
-            return [(bottom // 2, left) for left in (0, right // 2, right)]
-        return [(top, right // 2) for top in (0, bottom // 2, bottom)]
+            return [(bottom // 2, right * i // last) for i in range(self.num_crops)]
+        return [(bottom * i // last, right // 2) for i in range(self.num_crops)]
 
 
 class _Erase(nn.Module):

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
         "--num_clips", type=positive_integer, default=10, metavar="N", help="clips a video (default: 10)"
     )
     views.add_argument(
-        "--num_crops", type=int, choices=[1, 3], default=3, help="crops of each clip (default: 3)"
+        "--num_crops", type=positive_integer, default=3, metavar="N", help="crops of each clip (default: 3)"
     )
     views.add_argument("--num_frames", type=positive_integer, metavar="T", help="frames of a clip")
     views.add_argument(

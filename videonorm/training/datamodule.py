@@ -49,7 +49,7 @@ class ViewPlan(NamedTuple):
     """How many clips of a video are scored, and how many crops of each."""
 
     num_clips: int
-    num_crops: Literal[1, 3]
+    num_crops: int
 
 
 class VideoDataModule(LightningDataModule):
@@ -79,14 +79,13 @@ class VideoDataModule(LightningDataModule):
         random_erasing: probability that a rectangle of a training clip becomes noise.
         mixup_alpha: MixUp's Beta parameter; 0 is off.
         num_val_clips, num_val_crops, num_test_clips, num_test_crops: views of a video in validation, and in
-            test and predict. Clips are spread over the video; three crops over the longer side, one is the
-            centre.
+            test and predict. Clips are spread over the video, crops over the longer side; one is the centre.
         clip_starts: how the clips are spread over the video.
         num_workers: decoding processes per device, for training and validation together. None: on CUDA this
             device's share of the cores, at most 8; on the CPU none, as training has the cores.
         time_limit_seconds: what reading one video may take before its process is killed and the video counts
             as bad. Without num_workers nothing ends a decoder that hangs, or survives one that crashes.
-        decoder: "auto" takes the first that is installed and works.
+        decoder: see ``videonorm.data.open_video``; "auto" is PyAV.
         short_video: what becomes of a video that is shorter than a clip.
         max_bad_fraction: share of an epoch's videos that may be undecodable before it is an error.
         mean, std: of red, green and blue in [0, 1].
@@ -110,9 +109,9 @@ class VideoDataModule(LightningDataModule):
         random_erasing: float = 0.0,
         mixup_alpha: float = 0.0,
         num_val_clips: int = 1,
-        num_val_crops: Literal[1, 3] = 1,
+        num_val_crops: int = 1,
         num_test_clips: int = 10,
-        num_test_crops: Literal[1, 3] = 3,
+        num_test_crops: int = 3,
         clip_starts: ClipStarts = "linspace",
         num_workers: int | None = None,
         time_limit_seconds: float = 60.0,
