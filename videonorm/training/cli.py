@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from videonorm.errors import UserError
+from videonorm.messages import one_sentence
 from videonorm.training.callbacks import (
     BadVideoReport,
     EvaluationRecord,
@@ -24,7 +25,6 @@ from videonorm.training.callbacks import (
 )
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
-from videonorm.training.messages import one_sentence
 from videonorm.training.run_folder import MetricsTable, WholeCheckpointIO, read_checkpoint, written_whole
 
 # Warnings of Lightning's about what is meant to be as it is.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from videonorm.training.messages import one_sentence
+from videonorm.messages import one_sentence
 
 CALLABLE = "Type collections.abc.Callable[[int], torch.nn.Module] expects a function or a callable class:"
 UNION = """

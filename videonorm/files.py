@@ -1,0 +1,132 @@
+"""How a file is written: aside, synced to the disk, then renamed. A reader finds all of it or what was there.
+
+A process that is killed, a full disk, a machine that loses power: none of them leaves half a file under its
+name. Everything that videonorm and data_prep write goes through here.
+"""
+
+import errno
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+def cache_folder() -> Path:
+    """Where files are kept that can be made again: `~/.cache/videonorm`, or below `XDG_CACHE_HOME`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videonorm"
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A path beside ``path``, with its suffix, for something that writes files by name; made into ``path``.
+
+    An exception inside leaves what was there before. A link stays one: the file that it names is replaced.
+    The folder is made if need be.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
+    """
+    target = Path(os.path.realpath(path))
+    with _named(path):
+        if target.exists() and not target.is_file():  # a device, say: it would be replaced by a file
+            raise OSError(errno.EINVAL, "is no ordinary file", str(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(target)
+        try:
+            yield aside
+            _sync(aside)
+            os.replace(aside, target)
+            _sync(target.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_new(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """``new_file``, open for writing: "w" or "wb". Text is UTF-8, and takes the name of any video."""
+    newline, encoding, errors = (None,) * 3 if "b" in mode else ("", "utf-8", "surrogateescape")
+    with (
+        new_file(path) as aside,
+        open(aside, mode, newline=newline, encoding=encoding, errors=errors) as file,
+    ):
+        yield file
+
+
+def write(path: str | Path, content: str | bytes) -> None:
+    """Write a whole file; see ``open_new``."""
+    with open_new(path, "w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a record; a number that is not finite, such as the loss of a run that diverged, becomes null."""
+    write(path, json.dumps(_finite(content), indent=2) + "\n")
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder beside ``path`` to write into, which takes its name at the end and vanishes on an error.
+
+    Raises:
+        OSError: it cannot be written, or ``path`` exists and is no empty folder.
+    """
+    target = Path(os.path.realpath(path))
+    with _named(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(target)
+        aside.mkdir()
+        try:
+            yield aside
+            for folder, _, files in os.walk(aside):
+                for name in files:
+                    _sync(Path(folder) / name)
+                _sync(Path(folder))
+            os.replace(aside, target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    # Two machines may share the folder, so a process's number would not do. Names end at 255 bytes.
+    return target.with_name(f".{secrets.token_hex(4)}.{target.name[-60:]}")
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold the bytes of a file, or the names in a folder, before what follows."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Errors about files beside ``path`` name it instead: the user knows no others."""
+    folder = os.path.dirname(os.path.realpath(path))
+    try:
+        yield
+    except OSError as error:
+        of = error.filename
+        if error.errno is not None and (of is None or os.path.dirname(os.fsdecode(of)) == folder):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

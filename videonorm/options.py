@@ -1,0 +1,87 @@
+"""The options of commands: a parser whose errors are one sentence, types that say what a value must be."""
+
+import argparse
+import difflib
+import math
+from typing import Any, NoReturn
+
+from videonorm.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, but that a user's mistake is a UserError, with what was perhaps meant.
+
+    Options are spelled as in the recipes, `--num_clips`; `--num-clips` is a mistake with that hint.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            first = unknown[0].partition("=")[0]
+            spelled = {option.replace("-", "_"): option for option in self._long_options()}
+            near = difflib.get_close_matches(first.replace("-", "_"), spelled, n=1)
+            hint = f"; did you mean {spelled[near[0]]}?" if near else ""
+            self.error(f"{first} is no option here{hint}")
+        return options
+
+    def _long_options(self) -> list[str]:
+        own = [option for option in self._option_string_actions if option.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                own += [option for parser in action.choices.values() for option in parser._long_options()]
+        return own
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def positive_integer(text: str) -> int:
+    """A whole number of at least 1."""
+    return _whole_number(text, 1)
+
+
+def whole_number(text: str) -> int:
+    """A whole number of at least 0."""
+    return _whole_number(text, 0)
+
+
+def seconds(text: str) -> float:
+    """A number above 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"({text}) must be a number of seconds above 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"({text}) must be a number from 0 to 1")
+    return value
+
+
+def clip(text: str) -> tuple[int, int]:
+    """Frames of a clip and the source frames from one to the next, as 8x8."""
+    num_frames, _, frame_stride = text.partition("x")
+    try:
+        return positive_integer(num_frames), positive_integer(frame_stride)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"({text}) must be frames x stride, as 8x8") from None
+
+
+def _whole_number(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"({text}) must be a whole number, {least} or more")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
