@@ -57,3 +57,9 @@ def test_a_mistake_is_one_sentence(argv, sentence):
     with pytest.raises(UserError) as raised:
         parser.parse_args(argv)
     assert str(raised.value) == sentence
+
+
+def test_help_wraps_a_paragraph_and_keeps_lines():
+    parser = Parser(prog="it", description="word " * 60, epilog="examples:\n  it --this\n  it --that")
+    lines = parser.format_help().splitlines()
+    assert max(map(len, lines)) < 120 and "  it --that" in lines

@@ -1,4 +1,4 @@
-"""jsonargparse's messages, outlines of all that it tried, as one sentence with key, value, requirement."""
+"""Other libraries' messages as one sentence: jsonargparse's are outlines of all that it tried."""
 
 import re
 
@@ -11,6 +11,16 @@ NOISE = (
     "Given value type:",
     "Given value: NestedArg",
 )
+
+
+def one_line(error: BaseException | str) -> str:
+    """All of a message, without its line breaks."""
+    return " ".join(str(error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its class where it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def one_sentence(message: str) -> str:

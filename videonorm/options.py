@@ -8,6 +8,15 @@ from typing import Any, NoReturn
 from videonorm.errors import UserError
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Wraps a description or epilog that is one paragraph; one with lines of its own stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" not in text.strip():
+            return super()._fill_text(text, width, indent)
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's, but that a user's mistake is a UserError, with what was perhaps meant.
 
@@ -15,7 +24,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Formatter)
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

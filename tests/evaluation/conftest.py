@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from videonorm.evaluation.artifact import build_backbone
+from videonorm.evaluation.checkpoint import build_backbone
 
 CONV = "torch.nn.Conv3d"
 WS_CONV = "videonorm.layers.WSConv3d"
@@ -53,11 +53,11 @@ def checkpoint(tmp_path: Path, backbone: Callable[[str], dict[str, Any]]) -> Cal
             for tensor in [*model.parameters(), *model.buffers()]:
                 if tensor.is_floating_point():  # running statistics, too, are others than 0 and 1
                     tensor.add_(0.1 * torch.rand_like(tensor))
-        data = {
+        clips = {
             "num_frames": 4,
             "frame_stride": 2,
             "crop_size": 32,
-            "eval_short_side": None,
+            "short_side": None,
             "mean": [0.45, 0.45, 0.45],
             "std": [0.225, 0.225, 0.225],
             "clip_starts": "linspace",
@@ -70,7 +70,7 @@ def checkpoint(tmp_path: Path, backbone: Callable[[str], dict[str, Any]]) -> Cal
             "videonorm": {
                 "version": "0.1.0",
                 "backbone": backbone(name),
-                "data": data,
+                "input": clips,
                 "class_names": ["left", "right", "still"],
             },
         }

@@ -7,7 +7,9 @@ import torch
 import yaml
 
 from videonorm.errors import UserError
-from videonorm.evaluation import export_checkpoint, load_artifact, load_checkpoint
+from videonorm.evaluation.artifact import load_artifact
+from videonorm.evaluation.checkpoint import load_checkpoint
+from videonorm.evaluation.export import export_checkpoint
 
 CPU = torch.device("cpu")
 Checkpoint = Callable[..., Path]
@@ -50,7 +52,7 @@ def test_foreign_checkpoint(tmp_path: Path) -> None:
 
 
 def test_checkpoint_without_its_description(checkpoint: Checkpoint) -> None:
-    with pytest.raises(UserError, match="must describe its model and clips, and 'data' is missing"):
+    with pytest.raises(UserError, match="must describe its model and clips, and 'backbone' is missing"):
         load_checkpoint(checkpoint("bn", videonorm={"version": "0.1.0"}))
 
 
@@ -118,3 +120,17 @@ def test_program_of_somebody_else(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.zeros(2),)), tmp_path / "relu.pt2")
     with pytest.raises(UserError, match=r"relu.pt2 must be a program made by `videonorm export`"):
         load_artifact(tmp_path / "relu.pt2", CPU)
+
+
+def test_a_network_without_class_names(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = checkpoint("gn")
+    content = torch.load(path, weights_only=True)
+    content["videonorm"]["class_names"] = None
+    torch.save(content, path)
+    export_checkpoint(path, tmp_path / "exported")
+    assert load_artifact(tmp_path / "exported", CPU).card.class_names is None
+    card = yaml.safe_load((tmp_path / "exported" / "model.yaml").read_text())
+    del card["class_names"]
+    (tmp_path / "exported" / "model.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(UserError, match="must be a model card, with a `class_names` entry"):
+        load_artifact(tmp_path / "exported", CPU)

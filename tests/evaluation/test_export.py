@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from videonorm.errors import UserError
-from videonorm.evaluation import export_checkpoint, load_artifact, load_checkpoint
-from videonorm.evaluation.export import main
+from videonorm.evaluation.artifact import load_artifact
+from videonorm.evaluation.checkpoint import load_checkpoint
+from videonorm.evaluation.export import export_checkpoint, main
 
 CPU = torch.device("cpu")
 SHAPES = [(1, 1), (3, 2), (1, 9), (2, 16)]  # B, T; the checkpoint's clips have T = 4
@@ -143,7 +144,7 @@ def test_command(checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureF
 def test_help_and_mistyped_options_import_nothing_heavy() -> None:
     script = """
 import sys
-from videonorm.evaluation import evaluate, export
+from videonorm.evaluation.artifact import evaluate, export
 for main in (evaluate.main, export.main):
     for argv in (["--help"], ["--chpt", "x"]):
         try:

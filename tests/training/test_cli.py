@@ -39,6 +39,7 @@ def test_run_folder(trained):
         "config.yaml",
         "metrics.csv",
         "run.json",
+        "val.csv",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
     }
@@ -96,11 +97,11 @@ def test_checkpoint_is_self_contained(trained):
     about = checkpoint["videonorm"]
     assert about["backbone"]["class_path"] == "videonorm.models.ResNet3d"
     assert about["backbone"]["init_args"]["norm"]["init_args"]["momentum"] == 0.2
-    assert about["data"] == {
+    assert about["input"] == {
         "num_frames": 4,
         "frame_stride": 1,
         "crop_size": 16,
-        "eval_short_side": None,
+        "short_side": None,
         "mean": [0.45] * 3,
         "std": [0.225] * 3,
         "clip_starts": "linspace",
@@ -125,7 +126,12 @@ def test_test_and_predict_go_by_the_saved_config(trained, tmp_path):
     assert all(float(row["0"]) + float(row["1"]) == pytest.approx(1, abs=1e-5) for row in scored)
     assert sum(row["predicted"] == row["label"] for row in scored) / 5 == pytest.approx(result["top1"])
     assert "bad.mp4" in (tmp_path / "bad_videos.csv").read_text()
-    assert {path.name for path in tmp_path.iterdir()} == {"test.json", "predictions.csv", "bad_videos.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "test.json",
+        "test.csv",
+        "predictions.csv",
+        "bad_videos.csv",
+    }
 
 
 def test_videos_without_labels_can_be_predicted_not_scored(trained, videos, tmp_path):
@@ -303,7 +309,7 @@ def test_mistake_is_one_sentence_and_leaves_nothing(recipe, tmp_path, options, m
 
 def test_garbage_checkpoint(recipe, tmp_path):
     (tmp_path / "garbage.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match=r"garbage.ckpt\) must be a readable checkpoint"):
+    with pytest.raises(UserError, match=r"garbage.ckpt\) must be a checkpoint that torch can read"):
         run("fit", recipe, tmp_path / "run", "--ckpt_path", tmp_path / "garbage.ckpt")
     with pytest.raises(UserError, match=r"ckpt_path \(null\) must name a checkpoint for videonorm test"):
         run("test", recipe, tmp_path / "run")

@@ -1,32 +1,11 @@
 import csv
-import json
 
 import pytest
 import torch
 
 from videonorm.errors import UserError
-from videonorm.training.run_folder import (
-    MetricsTable,
-    WholeCheckpointIO,
-    read_checkpoint,
-    write_json,
-    written_whole,
-)
-
-
-def test_broken_off_writing_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), written_whole(path) as file:
-        file.write("new, but only half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
-def test_json_has_no_nan(tmp_path):
-    write_json(tmp_path / "run.json", {"loss": float("nan"), "lr": float("inf"), "top1": 0.5, "norm": None})
-    content = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
-    assert content == {"loss": None, "lr": None, "top1": 0.5, "norm": None}
+from videonorm.evaluation.checkpoint import read_checkpoint
+from videonorm.training.run_folder import MetricsTable, WholeCheckpointIO
 
 
 def rows_of(path):
@@ -79,16 +58,16 @@ class Code:
 
 
 UNREADABLE = {
-    "text": (lambda path: path.write_text("text"), "readable checkpoint"),
-    "empty": (lambda path: path.touch(), "readable checkpoint"),
+    "text": (lambda path: path.write_text("text"), "a checkpoint that torch can read"),
+    "empty": (lambda path: path.touch(), "a checkpoint that torch can read"),
     "cut_off": (
         lambda path: (torch.save({"state_dict": {}}, path), path.write_bytes(path.read_bytes()[:-60])),
-        "readable checkpoint",
+        "a checkpoint that torch can read",
     ),
-    "code": (lambda path: torch.save({"state_dict": Code()}, path), "readable checkpoint"),
+    "code": (lambda path: torch.save({"state_dict": Code()}, path), "a checkpoint that torch can read"),
     "weights_only": (
         lambda path: torch.save({"weight": torch.zeros(1)}, path),
-        "that videonorm fit has written",
+        "written by `videonorm fit`",
     ),
     "folder": (lambda path: path.mkdir(), "an existing file"),
 }
@@ -99,5 +78,5 @@ def test_unreadable_checkpoint(tmp_path, capsys, make, requirement):
     path = tmp_path / "some.ckpt"
     make(path)
     with pytest.raises(UserError, match=rf"ckpt_path \(.*some.ckpt\) must be .*{requirement}"):
-        read_checkpoint(path)
+        read_checkpoint(path, "ckpt_path")
     assert not capsys.readouterr().out

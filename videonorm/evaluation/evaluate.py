@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -12,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
+from videonorm.files import write
+from videonorm.options import Parser, fraction, positive_integer, seconds, whole_number
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
-    import torch
-    from torch import Tensor
-
-    from videonorm.data import Decoder, Entry, Split
+    from videonorm.data import Decoder, Manifest, Split
+    from videonorm.evaluation.scores import VideoScores
     from videonorm.evaluation.views import Precision
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="videonorm evaluate",
         description="Score every video of a manifest over num_clips x num_crops views, softmax averaged over "
         "them, as `videonorm test` does. A video that cannot be decoded is never replaced: it is listed with "
@@ -91,14 +90,14 @@ def main(argv: list[str]) -> None:
     )
     how.add_argument(
         "--time_limit_seconds",
-        type=float,
+        type=seconds,
         default=60.0,
         metavar="S",
         help="what reading one video may take in such a process before it counts as bad (default: 60)",
     )
     how.add_argument(
         "--max_bad_fraction",
-        type=float,
+        type=fraction,
         default=0.05,
         metavar="X",
         help="share of the videos that may be undecodable before it is an error (default: 0.05)",
@@ -113,27 +112,17 @@ def main(argv: list[str]) -> None:
     out = options.pop("out")
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"out ({out}) must be a file in an existing folder")
-    text = json.dumps(evaluate_artifact(**options), indent=2)
+    if out is not None and not os.access(out.parent, os.W_OK):
+        raise UserError(f"out ({out}) must be a file that can be written")
+    text = json.dumps(evaluate_artifact(**options), indent=2) + "\n"
     if out is None:
-        print(text)
-    else:
-        unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-        unfinished.write_text(text + "\n")
-        unfinished.replace(out)
-
-
-def positive_integer(text: str) -> int:
-    return _at_least(1, int(text))
-
-
-def whole_number(text: str) -> int:
-    return _at_least(0, int(text))
-
-
-def _at_least(least: int, number: int) -> int:
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{number} must be at least {least}")
-    return number
+        print(text, end="")
+        return
+    try:
+        write(out, text)
+    except OSError as error:
+        print(text, end="")  # what took hours must not be lost
+        raise UserError(f"out ({out}) must be a file that can be written ({error.strerror})") from error
 
 
 def evaluate_artifact(
@@ -159,25 +148,24 @@ def evaluate_artifact(
     """Score an artifact on a manifest; shows a progress bar. The arguments are those of `videonorm evaluate`.
 
     Returns:
-        top1, top5, mean_class_accuracy (fractions, over the videos that have scores), num_videos (that have
-        scores), bad_videos, classes, videos, and what was done: views, artifact, data, precision and so on.
+        What `VideoScores.metrics` has, over the num_videos that have scores; bad_videos, classes, videos
+        (rank: place of the label among the scores, from 1, the mean of its places where others tie with it),
+        and what was done: views, artifact, data, precision and so on.
 
     Raises:
         UserError: an artifact, manifest or device that cannot be used, a label that the model does not know,
             more bad videos than allowed, or scores that are not finite.
     """
-    import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from videonorm.data import BadVideo, BadVideos, read_manifest
-    from videonorm.evaluation.accuracy import accuracy, rank_of_label
+    from videonorm.data import read_manifest
     from videonorm.evaluation.artifact import load_artifact
     from videonorm.evaluation.views import score_videos
-    from videonorm.machine import commit, machine, versions
+    from videonorm.machine import choose_device, commit, machine, versions
 
     started = time.perf_counter()
-    where = _device(device)
+    where = choose_device(device)
     loaded = load_artifact(artifact, where)
     card = loaded.card
     manifest = read_manifest(
@@ -189,47 +177,37 @@ def evaluate_artifact(
         frame_stride=frame_stride or card.input.frame_stride,
         short_side=short_side or card.input.short_side,
     )
-    batches = score_videos(
-        loaded,
-        manifest,
-        clips,
-        where,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        batch_size=batch_size,
-        precision=precision,
-        decoder=decoder,
-        num_workers=num_workers,
-        time_limit_seconds=time_limit_seconds,
-    )
-    indices: list[int] = []
-    scores: list[Tensor] = []
-    bad: list[BadVideo] = []
-    counted = BadVideos()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("videos", total=len(manifest.entries))
-        for batch in batches:
-            if not batch.probabilities.isfinite().all():
-                raise UserError(f"artifact ({artifact}) must give finite scores; {precision} may not suit it")
-            indices += batch.index.tolist()
-            scores.append(batch.probabilities)
-            bad += batch.bad
-            if counted.add("test", batch.bad):
-                counted.check("test", len(manifest.entries), max_bad_fraction)
-            progress.advance(task, len(batch.index) + len(batch.bad))
-    if not indices:
-        raise UserError(f"data ({data}) must hold at least one video that can be decoded")
-    entries = [manifest.entries[index] for index in indices]
-    probabilities = torch.cat(scores)
-    labels = [entry.label for entry in entries]
-    ranks = rank_of_label(probabilities, labels)
-    result = {
-        **accuracy(labels, ranks, card.class_names),
-        "num_videos": len(entries),
+        scores, bad = score_videos(
+            loaded,
+            manifest,
+            clips,
+            where,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            batch_size=batch_size,
+            precision=precision,
+            decoder=decoder,
+            num_workers=num_workers,
+            time_limit_seconds=time_limit_seconds,
+            max_bad_fraction=max_bad_fraction,
+            progress=lambda videos: progress.advance(task, videos),
+        )
+    metrics = scores.metrics()
+    num_videos = int(metrics.pop("videos"))
+    console.print(
+        f"top-1 {metrics['top1']:.2%}, top-5 {metrics['top5']:.2%}, mean class accuracy "
+        f"{metrics['mean_class_accuracy']:.2%}; {num_videos} videos scored, {len(bad)} bad"
+    )
+    return {
+        **metrics,
+        "num_videos": num_videos,
         "bad_videos": [video._asdict() for video in bad],
-        "videos": [_video(*row, all_scores) for row in zip(entries, ranks, probabilities, strict=True)],
+        "classes": scores.classes(card.class_names),
+        "videos": _videos(manifest, scores, all_scores),
         "views": {"num_clips": num_clips, "num_crops": num_crops, **dataclasses.asdict(clips)},
         "artifact": str(artifact),
         "data": {"manifest": str(data), "split": split, "videos": len(manifest.entries)},
@@ -241,41 +219,33 @@ def evaluate_artifact(
         "versions": versions(),
         "machine": machine(where),
     }
-    console.print(
-        f"top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}, mean class accuracy "
-        f"{result['mean_class_accuracy']:.2%}; {len(entries)} videos scored, {len(bad)} bad"
+
+
+def _videos(manifest: Manifest, scores: VideoScores, all_scores: bool) -> list[dict[str, Any]]:
+    """What is told of each video that has scores."""
+    best = scores.probabilities.topk(min(5, scores.probabilities.shape[1]))
+    columns = zip(
+        manifest.entries,
+        scores.scored.tolist(),
+        scores.rank.tolist(),
+        best.indices.tolist(),
+        best.values.tolist(),
+        scores.probabilities,
+        strict=True,
     )
-    return result
-
-
-def _video(entry: Entry, rank: int, probabilities: Tensor, all_scores: bool) -> dict[str, Any]:
-    best = probabilities.topk(min(5, len(probabilities)))
-    stretch = {"start_seconds": entry.start_seconds, "end_seconds": entry.end_seconds}
-    return {
-        "path": entry.path,
-        **{name: seconds for name, seconds in stretch.items() if seconds is not None},
-        "label": entry.label,
-        "rank": rank,
-        "top5": {
-            label: score for label, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        },
-        **({"scores": probabilities.tolist()} if all_scores else {}),
-    }
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")  # as little use as an unknown one
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device ({name}) must be cpu or cuda, or one GPU as in cuda:0")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device ({name}) must be present, and this machine has {torch.cuda.device_count()} CUDA GPUs"
+    rows = []
+    for entry, scored, rank, labels, values, probabilities in columns:
+        if not scored:
+            continue
+        stretch = {"start_seconds": entry.start_seconds, "end_seconds": entry.end_seconds}
+        rows.append(
+            {
+                "path": entry.path,
+                **{name: seconds for name, seconds in stretch.items() if seconds is not None},
+                "label": entry.label,
+                "rank": int(rank) if rank.is_integer() else rank,
+                "top5": dict(zip(labels, values, strict=True)),
+                **({"scores": probabilities.tolist()} if all_scores else {}),
+            }
         )
-    return device
+    return rows

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
 import hashlib
 import importlib.util
-import json
-import os
-import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from videonorm.errors import UserError
+from videonorm.files import new_folder, write_json
+from videonorm.options import Parser
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from torch import Tensor, nn
@@ -28,7 +25,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="videonorm export",
         description="Turn a training checkpoint into an artifact: a folder that holds weights.safetensors, "
         "model.yaml (how to build the network, what to feed it) and provenance.json (where it comes from). "
@@ -86,8 +83,8 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
         WEIGHTS_FILE,
         Card,
         load_artifact,
-        load_checkpoint,
     )
+    from videonorm.evaluation.checkpoint import load_checkpoint
     from videonorm.machine import commit, versions
 
     checkpoint = load_checkpoint(ckpt)
@@ -109,7 +106,7 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
                 f"{name} (logits {differences[name]:.1e} off) must agree with ckpt ({ckpt}) to {TOLERANCE}"
             )
 
-    with _whole_or_not_at_all(out) as folder:
+    with new_folder(out) as folder:
         cpu = torch.device("cpu")
         weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
         (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
@@ -142,7 +139,7 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
                 for file in sorted(folder.iterdir())
             },
         }
-        (folder / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+        write_json(folder / "provenance.json", provenance)
 
 
 def _layers(network: nn.Module, wanted: Callable[[nn.Module], bool]) -> dict[str, int]:
@@ -154,16 +151,3 @@ def _layers(network: nn.Module, wanted: Callable[[nn.Module], bool]) -> dict[str
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into, which takes its name at the end and vanishes on an error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)

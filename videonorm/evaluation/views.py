@@ -3,43 +3,26 @@
 All views of a video come from one decode, by the sampling and the transform that `videonorm test` uses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from videonorm.data import (
-    BadVideo,
-    Decoder,
-    EvalTransform,
-    Manifest,
-    UniformClips,
-    VideoDataset,
-    VideoLoader,
-    decoding_workers,
-)
-from videonorm.evaluation.artifact import Artifact, InputSpec
+from videonorm.data import BadVideo, BadVideos, Decoder, Manifest, VideoLoader, decoding_workers
+from videonorm.data.clip_spec import ClipSpec
+from videonorm.errors import UserError
+from videonorm.evaluation.artifact import Artifact
+from videonorm.evaluation.scores import VideoScores, view_logits
 from videonorm.machine import available_cores
 
 Precision = Literal["fp32", "bf16"]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """The scores of a few videos."""
-
-    index: Tensor  # int64 (B,): rows of the manifest
-    probabilities: Tensor  # float32 (B, num_classes), on the CPU
-    bad: list[BadVideo]  # videos that could not be used, and have no scores
-
-
 def score_videos(
     artifact: Artifact,
     manifest: Manifest,
-    clips: InputSpec,
+    clips: ClipSpec,
     device: torch.device,
     *,
     num_clips: int,
@@ -49,8 +32,10 @@ def score_videos(
     decoder: Decoder = "auto",
     num_workers: int | None = None,
     time_limit_seconds: float = 60.0,
-) -> Iterator[Scores]:
-    """Score every video of a manifest, some at a time, in its order.
+    max_bad_fraction: float = 0.05,
+    progress: Callable[[int], None] = lambda videos: None,
+) -> tuple[VideoScores, list[BadVideo]]:
+    """Score every video of a manifest; those that could not be used have no scores, and are listed.
 
     Args:
         artifact: on `device`.
@@ -60,33 +45,33 @@ def score_videos(
         precision: "bf16" runs the network under autocast.
         num_workers: decoding processes; None takes up to 8 on CUDA, and none on the CPU (the network's).
         time_limit_seconds: what reading one video may take, where there are such processes, before it is bad.
+        max_bad_fraction: share of the videos that may be bad before it is an error.
+        progress: told how many videos were done, again and again.
+
+    Raises:
+        UserError: more bad videos than allowed, or scores that are not finite.
     """
     on_cuda = device.type == "cuda"
-    sampling = UniformClips(clips.num_frames, clips.frame_stride, num_clips, clips.clip_starts)
-    dataset = VideoDataset(
-        manifest,
-        sampling,
-        decoder=decoder,
-        short_side=clips.short_side,
-        replace_bad=False,
-        short_video=clips.short_video,
-    )
+    dataset = clips.dataset(manifest, num_clips, decoder=decoder)
+    transform = clips.transform(num_crops, channels_last=on_cuda).to(device)
+    scores = VideoScores(len(dataset), artifact.card.num_classes)
+    bad: list[BadVideo] = []
+    counted = BadVideos()
     if num_workers is None:
         num_workers = min(available_cores(), 8) if on_cuda else 0
     with decoding_workers(num_workers, decoder, time_limit_seconds) or nullcontext() as workers:
-        loader = VideoLoader(dataset, batch_size, workers, pin_for=device if on_cuda else None)
-        transform = EvalTransform(
-            clips.crop_size, clips.mean, clips.std, num_crops, channels_last=on_cuda
-        ).to(device)
-        for batch in loader:
-            if not len(batch.index):
-                yield Scores(batch.index, torch.zeros(0, artifact.card.num_classes), batch.bad)
-                continue
-            with (
-                torch.inference_mode(),
-                torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
-            ):
-                views, _ = transform(batch.to(device))
-                logits = torch.stack([artifact.network(view) for view in views.unbind(dim=1)], dim=1)
-                probabilities = logits.float().softmax(dim=-1).mean(dim=1)
-            yield Scores(batch.index, probabilities.cpu(), batch.bad)
+        for batch in VideoLoader(dataset, batch_size, workers, pin_for=device if on_cuda else None):
+            if len(batch):
+                autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+                with torch.inference_mode(), autocast:
+                    views, label = transform(batch.to(device))
+                    logits = view_logits(artifact.network, views)
+                if not scores.add(batch.index, label.cpu(), logits.cpu()).isfinite().all():
+                    scores.check_finite(f"artifact in {precision}", lambda row: manifest.entries[row].path)
+            bad += batch.bad
+            if counted.add("test", batch.bad):
+                counted.check("test", len(dataset), max_bad_fraction)
+            progress(len(batch) + len(batch.bad))
+    if not scores.scored.any():
+        raise UserError(f"data ({manifest.path}) must hold at least one video that can be decoded")
+    return scores, bad

@@ -1,7 +1,9 @@
 """What a run writes down: run.json, the last checkpoint, the scores of an evaluation."""
 
 import csv
+import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from videonorm import __version__
+from videonorm.data import Manifest, Split
 from videonorm.errors import UserError
+from videonorm.files import open_new, write_json
 from videonorm.machine import commit, machine, versions
 from videonorm.training.batch_sizes import norm_layers
 from videonorm.training.classifier import TrainClips, VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
-from videonorm.training.run_folder import write_json, written_whole
 from videonorm.training.throughput import TrainingClock, peak_memory_mib
 
 SECONDS_BETWEEN_RECORDS = 2.0
@@ -166,7 +169,7 @@ class RunRecord(Callback):
         checkpoint["videonorm"] = {
             "version": __version__,
             "backbone": self.backbone,
-            "data": data.clip_settings,
+            "input": dataclasses.asdict(data.clip_spec),
             "class_names": data.source.class_names,
         }
 
@@ -226,49 +229,42 @@ class LastCheckpoint(Checkpoint):
 
 
 class EvaluationRecord(Callback):
-    """Writes what `validate`, `test` and `predict` find into the run folder.
+    """Writes what `validate`, `test` and `predict` find, and the last validation of `fit`.
 
-    validate.json, test.json: top1, top5, clip_top1 (fractions), loss, videos scored, bad videos, views.
-    predictions.csv: path, label (empty where there is none), predicted class and the score of every class; a
-    bad video has empty scores.
+    validate.json, test.json: what ``VideoScores.metrics`` has, bad videos, views, checkpoint.
+    val.csv (of `fit`), validate.csv, test.csv: a row a video with path, label, predicted class, rank of the
+    label among the scores (see ``VideoScores.rank``) and loss. predictions.csv: path, label (empty where
+    there is none), predicted class (of equal scores the lower) and the score of every class, with all its
+    digits. A bad video has a row without results.
     """
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._write_metrics(trainer, "validate")
+            self._write(trainer, "validate", "val")
+        elif not trainer.sanity_checking and trainer.is_global_zero:
+            classifier, data = _parts(trainer)
+            self._write_ranks(Path(trainer.default_root_dir) / "val.csv", classifier, data.manifests["val"])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_metrics(trainer, "test")
+        self._write(trainer, "test", "test")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         classifier, data = _parts(trainer)
-        scores, manifest = classifier.scores, data.manifests["test"]
         named = data.source.class_names or []
         names = [*named, *map(str, range(len(named), classifier.num_classes))]
         path = Path(trainer.default_root_dir) / "predictions.csv"
-        with written_whole(path) as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", "predicted", *names])
-            for entry, scored, row in zip(
-                manifest.entries, scores.scored.tolist(), scores.probabilities.tolist(), strict=True
-            ):
-                results = (
-                    [row.index(max(row)), *(f"{score:.6g}" for score in row)]
-                    if scored
-                    else [""] * (len(row) + 1)
-                )
-                label = entry.label if manifest.labelled else ""
-                writer.writerow([entry.path, label, *results])
+        scores = [[f"{score:.9g}" for score in row] for row in classifier.scores.probabilities.tolist()]
+        _write_videos(path, classifier, data.manifests["test"], names, scores)
         _say(trainer, f"wrote {path}")
 
-    def _write_metrics(self, trainer: Trainer, stage: str) -> None:
+    def _write(self, trainer: Trainer, stage: str, split: Split) -> None:
         if not trainer.is_global_zero:
             return
         classifier, data = _parts(trainer)
         path = Path(trainer.default_root_dir) / f"{stage}.json"
-        views = data.views("val" if stage == "validate" else "test")
+        views = data.views(split)
         metrics = classifier.scores.metrics()
         content = {
             **metrics,
@@ -279,7 +275,31 @@ class EvaluationRecord(Callback):
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         }
         write_json(path, content)
-        _say(trainer, f"wrote {path}")
+        self._write_ranks(path.with_suffix(".csv"), classifier, data.manifests[split])
+        _say(trainer, f"wrote {path} and {path.with_suffix('.csv').name}")
+
+    def _write_ranks(self, path: Path, classifier: VideoClassifier, manifest: Manifest) -> None:
+        ranks, losses = classifier.scores.rank.tolist(), classifier.scores.loss.tolist()
+        results = [[f"{rank:g}", str(loss)] for rank, loss in zip(ranks, losses, strict=True)]
+        _write_videos(path, classifier, manifest, ["rank", "loss"], results)
+
+
+def _write_videos(
+    path: Path,
+    classifier: VideoClassifier,
+    manifest: Manifest,
+    columns: Sequence[str],
+    results: Sequence[Sequence[str]],
+) -> None:
+    """A CSV file with a row a video: path, label, predicted class and ``results``, empty for a bad video."""
+    scored = classifier.scores.scored.tolist()
+    predicted = classifier.scores.probabilities.argmax(dim=1).tolist()
+    with open_new(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "predicted", *columns])
+        for entry, good, best, row in zip(manifest.entries, scored, predicted, results, strict=True):
+            label = entry.label if manifest.labelled else ""
+            writer.writerow([entry.path, label, *([best, *row] if good else [""] * (len(row) + 1))])
 
 
 def _say(trainer: Trainer, sentence: str) -> None:

@@ -12,12 +12,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import Dataset
 
 from videonorm.errors import UserError
+from videonorm.evaluation.scores import VideoScores, view_logits
 from videonorm.training.batch_sizes import BatchSizes, norm_layers
 from videonorm.training.schedule import Schedule
-from videonorm.training.scores import VideoScores
 
 
 class TrainClips(NamedTuple):
@@ -171,24 +170,28 @@ class VideoClassifier(LightningModule):
 
     # Scores: softmax averaged over the views of a video
 
-    def _start_scores(self, dataset: Dataset[Any]) -> None:
+    def _start_scores(self, dataset: Any) -> None:
+        self._scored_dataset = dataset
         # The table lives on the device, so that NCCL can reduce it: 20,000 videos x 400 classes are 32 MB.
-        self.scores = VideoScores(len(dataset), self.num_classes, self.device)  # type: ignore[arg-type]
+        self.scores = VideoScores(len(dataset), self.num_classes, self.device)
 
     def _score(self, batch: Views) -> Tensor:
         if not len(batch.clips):
             return torch.zeros(0, self.num_classes)
-        # One view of each video at a time: the memory of a plain batch, however many views.
-        logits = torch.stack([self.backbone(clips) for clips in batch.clips.unbind(dim=1)], dim=1)
-        return self.scores.add(batch.rows, batch.label, logits)
+        return self.scores.add(batch.rows, batch.label, view_logits(self.backbone, batch.clips))
 
     def _finish_scores(self, stage: Literal["val", "test"]) -> None:
-        self.scores.gather(self._sum_over_processes)
+        self._gather_scores()
         metrics = {f"{stage}/{name}": value for name, value in self.scores.metrics().items()}
         top1 = f"{stage}/top1"
         # Every process has the same values; sync_dist only says so to Lightning.
         self.log(top1, metrics.pop(top1), prog_bar=True, sync_dist=True)
         self.log_dict(metrics, sync_dist=True)
+
+    def _gather_scores(self) -> None:
+        self.scores.gather(self._sum_over_processes)
+        entries = self._scored_dataset.manifest.entries
+        self.scores.check_finite(f"model at step {self.trainer.global_step}", lambda row: entries[row].path)
 
     def _sum_over_processes(self, tensor: Tensor) -> Tensor:
         total = self.trainer.strategy.reduce(tensor, reduce_op="sum")
@@ -220,4 +223,4 @@ class VideoClassifier(LightningModule):
         return self._score(batch)
 
     def on_predict_epoch_end(self) -> None:
-        self.scores.gather(self._sum_over_processes)
+        self._gather_scores()

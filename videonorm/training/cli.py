@@ -15,6 +15,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from videonorm.errors import UserError
+from videonorm.evaluation.checkpoint import read_checkpoint
+from videonorm.files import write
 from videonorm.messages import one_sentence
 from videonorm.training.callbacks import (
     BadVideoReport,
@@ -25,7 +27,7 @@ from videonorm.training.callbacks import (
 )
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
-from videonorm.training.run_folder import MetricsTable, WholeCheckpointIO, read_checkpoint, written_whole
+from videonorm.training.run_folder import MetricsTable, WholeCheckpointIO
 
 # Warnings of Lightning's about what is meant to be as it is.
 LIGHTNING_NOISE = (
@@ -44,8 +46,7 @@ class ConfigFile(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
-            with written_whole(Path(trainer.default_root_dir) / "config.yaml") as file:
-                file.write(self.text)
+            write(Path(trainer.default_root_dir) / "config.yaml", self.text)
 
 
 class TrainingCLI(LightningCLI):
@@ -101,7 +102,7 @@ class TrainingCLI(LightningCLI):
                 "synchronized, see configs/norm/sync_bn.yaml"
             )
         if config.ckpt_path:
-            read_checkpoint(config.ckpt_path)  # before anything else is done
+            read_checkpoint(config.ckpt_path, "ckpt_path")  # before anything else is done
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config, objects = self.config[self.subcommand], self.config_init[self.subcommand].trainer

@@ -26,13 +26,13 @@ from videonorm.data import (
     Source,
     Split,
     TrainTransform,
-    UniformClips,
     VideoDataset,
     VideoLoader,
     Workers,
     collate,
     decoding_workers,
 )
+from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.machine import available_cores
 from videonorm.training.classifier import TrainClips, VideoClassifier, Views
@@ -161,18 +161,18 @@ class VideoDataModule(LightningDataModule):
         self._bad_here: list[BadVideo] = []  # met by this process since the processes last told each other
 
     @property
-    def clip_settings(self) -> dict[str, Any]:
-        """What is needed to prepare a clip for a model trained on these; part of every checkpoint."""
-        return {
-            "num_frames": self.num_frames,
-            "frame_stride": self.frame_stride,
-            "crop_size": self.crop_size,
-            "eval_short_side": self.eval_short_side,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "clip_starts": self.clip_starts,
-            "short_video": self.short_video,
-        }
+    def clip_spec(self) -> ClipSpec:
+        """The clips that a model trained on these is judged on; part of every checkpoint."""
+        return ClipSpec(
+            self.num_frames,
+            self.frame_stride,
+            self.crop_size,
+            self.eval_short_side,
+            list(self.mean),
+            list(self.std),
+            self.clip_starts,
+            self.short_video,
+        )
 
     # Host
 
@@ -247,24 +247,19 @@ class VideoDataModule(LightningDataModule):
         return VideoDataset(
             self.manifests["train"],
             RandomClips(self.num_frames, self.frame_stride, self.clips_per_video),
+            decoder=self.decoder,
             short_side=self.short_side,
             seed=seed,
             replace_bad=True,
-            **self._decoding(),
+            short_video=self.short_video,
+            cache_mib=self.cache_mib,
         )
 
     def _eval_dataset(self, split: Split) -> VideoDataset:
-        return VideoDataset(
-            self.manifests[split],
-            UniformClips(self.num_frames, self.frame_stride, self.views(split).num_clips, self.clip_starts),
-            short_side=self.eval_short_side,
-            replace_bad=False,
-            **self._decoding(),
+        num_clips = self.views(split).num_clips
+        return self.clip_spec.dataset(
+            self.manifests[split], num_clips, decoder=self.decoder, cache_mib=self.cache_mib
         )
-
-    def _decoding(self) -> dict[str, Any]:
-        """How videos are read, in training and evaluation alike."""
-        return {"decoder": self.decoder, "short_video": self.short_video, "cache_mib": self.cache_mib}
 
     def _eval_loader(self, split: Split) -> VideoLoader:
         assert self.trainer is not None
@@ -360,7 +355,7 @@ class VideoDataModule(LightningDataModule):
                 dtype=self._dtype,
             )
         num_crops = self.views(split).num_crops
-        return EvalTransform(self.crop_size, self.mean, self.std, num_crops, channels_last, dtype=self._dtype)
+        return self.clip_spec.transform(num_crops, channels_last=channels_last, dtype=self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -1,55 +1,29 @@
-"""The files of a run folder and how they are written: under a temporary name beside them, then renamed.
+"""The files of a run folder.
 
 config.yaml       the resolved configuration
 run.json          what was run, on what, and what came out (see ``RunRecord``)
 metrics.csv       one row per logged step
+val.csv           one row per video of the last validation (see ``EvaluationRecord``)
 checkpoints/      last.ckpt to go on from, best.ckpt of the best validation
 bad_videos.csv    videos that could not be decoded, and why
 tensorboard/      TensorBoard events
 """
 
 import csv
-import json
-import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers.logger import Logger
 
-from videonorm.errors import UserError
+from videonorm.evaluation.checkpoint import read_checkpoint
+from videonorm.files import open_new
 
 SECONDS_BETWEEN_SAVES = 10.0
-
-
-@contextmanager
-def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that takes its name only once it is complete; an exception leaves what was there before."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # Of text: a video's name may hold any byte.
-        newline, encoding, errors = (None,) * 3 if "b" in mode else ("", "utf-8", "surrogateescape")
-        with open(temporary, mode, newline=newline, encoding=encoding, errors=errors) as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a record; a number that is not finite, such as the loss of a run that diverged, becomes null."""
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
-    with written_whole(path) as file:
-        json.dump(finite, file, indent=2)
-        file.write("\n")
 
 
 class MetricsTable(Logger):
@@ -104,7 +78,7 @@ class MetricsTable(Logger):
         if not rows:
             return
         columns = sorted({name for row in rows for name in row} - {"step", "epoch"})
-        with written_whole(self.path) as file:
+        with open_new(self.path) as file:
             writer = csv.DictWriter(file, ["step", "epoch", *columns])
             writer.writeheader()
             writer.writerows(rows)
@@ -116,32 +90,15 @@ class MetricsTable(Logger):
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it; reads no code from one (``weights_only=True``)."""
+    """Writes a checkpoint whole or not at all; reads no code from one (``weights_only=True``)."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        with written_whole(path, "wb") as file:
+        with open_new(path, "wb") as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return read_checkpoint(path)
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a training checkpoint onto the CPU.
-
-    Raises:
-        UserError: there is no such file, or it is no checkpoint of `videonorm fit`.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"ckpt_path ({path}) must be an existing file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # garbage makes torch.load fail in any way
-        raise UserError(f"ckpt_path ({path}) must be a readable checkpoint") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
-        raise UserError(f"ckpt_path ({path}) must be a checkpoint that videonorm fit has written")
-    return checkpoint
+        return read_checkpoint(path, "ckpt_path")

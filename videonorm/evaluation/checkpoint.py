@@ -1,0 +1,105 @@
+"""A checkpoint of `videonorm fit`, read without Lightning and without running code from it."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+from torch import Tensor, nn
+
+from videonorm.data.clip_spec import ClipSpec
+from videonorm.errors import UserError
+from videonorm.messages import one_line
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training checkpoint's network, without the training: built, weights loaded, in eval mode."""
+
+    network: nn.Module
+    backbone: dict[str, Any]
+    input: ClipSpec
+    class_names: list[str] | None
+    step: int
+    epoch: int
+    version: str  # of videonorm, when it was written
+
+
+def read_checkpoint(path: str | Path, option: str = "ckpt") -> dict[str, Any]:
+    """Read all of a training checkpoint onto the CPU.
+
+    Raises:
+        UserError: the file, named by ``option``, cannot be read or is no checkpoint of `videonorm fit`.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{option} ({path}) must be an existing file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # garbage makes torch.load fail in any way
+        # Not torch's own words: they advise to let the file run its code.
+        raise UserError(
+            f"{option} ({path}) must be a checkpoint that torch can read, without code in it"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
+        raise UserError(f"{option} ({path}) must be a checkpoint written by `videonorm fit`")
+    return checkpoint
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Load the network of a checkpoint of `videonorm fit`, on the CPU.
+
+    Raises:
+        UserError: the file cannot be read, is no such checkpoint, or its weights do not fit its description.
+    """
+    checkpoint = read_checkpoint(path)
+    prefix = "backbone."
+    weights = {k.removeprefix(prefix): w for k, w in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    try:
+        ours = checkpoint["videonorm"]
+        read = Checkpoint(
+            network=build_backbone(ours["backbone"], f"ckpt ({path})"),
+            backbone=ours["backbone"],
+            input=ClipSpec(**ours["input"]),
+            class_names=ours["class_names"],
+            step=checkpoint["global_step"],
+            epoch=checkpoint["epoch"],
+            version=ours["version"],
+        )
+    except KeyError as error:
+        raise UserError(f"ckpt ({path}) must describe its model and clips, and {error} is missing") from error
+    except TypeError as error:
+        raise UserError(f"ckpt ({path}) must describe its model and clips ({error})") from error
+    load_weights(read.network, weights, f"ckpt ({path})")
+    read.network.eval()
+    return read
+
+
+def build_backbone(description: Mapping[str, Any], source: str) -> nn.Module:
+    """Instantiate {"class_path", "init_args"} as a recipe's `model.backbone`, with random weights."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--backbone", type=nn.Module)
+    try:
+        backbone = parser.instantiate(parser.parse_object({"backbone": copy.deepcopy(description)})).backbone
+    except (jsonargparse.ArgumentError, ValueError) as error:
+        raise UserError(f"{source} must describe a backbone that can be built ({one_line(error)})") from error
+    assert isinstance(backbone, nn.Module)
+    return backbone
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Load `weights` into `network`; UserError names the first whose name or shape does not match."""
+    wanted = network.state_dict()
+    for name in sorted(wanted.keys() - weights.keys()):
+        raise UserError(f"{source} must hold every weight of the model, and {name} is missing")
+    for name in sorted(weights.keys() - wanted.keys()):
+        raise UserError(f"{source} must hold no weight that the model lacks, as {name} is")
+    for name, weight in weights.items():
+        if weight.shape != wanted[name].shape:
+            has, needs = tuple(weight.shape), tuple(wanted[name].shape)
+            raise UserError(
+                f"{source} must hold weights of the model's shapes, and {name} is {has} instead of {needs}"
+            )
+    network.load_state_dict(weights)
