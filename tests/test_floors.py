@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "layers": {"ops"},
     "models": {"layers"},
     "data": set(),
-    "training": {"data"},
+    "training": {"evaluation", "data"},
     "evaluation": {"models", "data"},
     "sweep": set(),
     "bench": {"ops", "layers", "models", "data"},

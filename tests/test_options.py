@@ -46,13 +46,13 @@ def test_refusal(kind, texts, wanted):
         (["--num-clips", "3"], "--num-clips is no option here; did you mean --num_clips? (see it --help)"),
         (["--num_clip=3"], "--num_clip is no option here; did you mean --num_clips? (see it --help)"),
         (["--verbose"], "--verbose is no option here (see it --help)"),
-        (["more"], "more is no option here (see it --help)"),
+        (["--num_clips", "3", "more"], "unrecognized arguments: more (see it --help)"),
         (["--num_clips", "0"], "argument --num_clips: (0) must be a whole number, 1 or more (see it --help)"),
     ],
 )
 def test_a_mistake_is_one_sentence(argv, sentence):
     parser = Parser(prog="it")
-    parser.add_argument("--num_clips", type=positive_integer)
+    parser.add_argument("--num_clips", type=positive_integer, required=True)
     assert parser.parse_args(["--num_clips", "3"]).num_clips == 3
     with pytest.raises(UserError) as raised:
         parser.parse_args(argv)

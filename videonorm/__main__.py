@@ -12,11 +12,12 @@ from videonorm import __version__
 from videonorm.errors import UserError
 
 # command -> (module, what it does); the module's `main(argv)` is the command.
+TRAINING = "videonorm.training_options"
 COMMANDS = {
-    "fit": ("videonorm.training.cli", "train a model from a YAML recipe; resumes with --ckpt_path"),
-    "validate": ("videonorm.training.cli", "score a training checkpoint on the validation videos"),
-    "test": ("videonorm.training.cli", "score a training checkpoint on the test videos, 10 x 3 views each"),
-    "predict": ("videonorm.training.cli", "write a training checkpoint's class scores of every video"),
+    "fit": (TRAINING, "train a model from a YAML recipe; resumes with --ckpt_path"),
+    "validate": (TRAINING, "score a training checkpoint on the validation videos"),
+    "test": (TRAINING, "score a training checkpoint on the test videos, 10 x 3 views each"),
+    "predict": (TRAINING, "write a training checkpoint's class scores of every video"),
     "sweep": ("videonorm.sweep.command", "train norm x clip length x batch size; table, plots, report"),
     "export": ("videonorm.evaluation.export", "turn a checkpoint into an artifact: safetensors, pt2, onnx"),
     "evaluate": ("videonorm.evaluation.evaluate", "score an exported artifact on a manifest of videos"),
@@ -58,8 +59,8 @@ def main() -> None:
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(f"command ({command}) must be one of {', '.join(COMMANDS)}{hint}")
         module = importlib.import_module(COMMANDS[command][0])
-        # The four commands of the training CLI share one main, which needs the command's name.
-        module.main([command, *options] if module.__name__ == "videonorm.training.cli" else options)
+        # The four commands of training share one main, which needs the command's name.
+        module.main([command, *options] if module.__name__ == TRAINING else options)
     except UserError as error:
         print(f"videonorm: {error}", file=sys.stderr)
         sys.exit(2)

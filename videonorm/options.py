@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import math
+import sys
 from typing import Any, NoReturn
 
 from videonorm.errors import UserError
@@ -28,14 +29,15 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            first = unknown[0].partition("=")[0]
-            spelled = {option.replace("-", "_"): option for option in self._long_options()}
-            near = difflib.get_close_matches(first.replace("-", "_"), spelled, n=1)
-            hint = f"; did you mean {spelled[near[0]]}?" if near else ""
-            self.error(f"{first} is no option here{hint}")
-        return options
+        args = sys.argv[1:] if args is None else list(args)
+        spelled = {option.replace("-", "_"): option for option in self._long_options()}
+        for given in (str(argument).partition("=")[0] for argument in args):
+            # First of all: argparse would say that the option that was meant is missing.
+            if given.startswith("--") and given not in ("--", *spelled.values()):
+                near = difflib.get_close_matches(given.replace("-", "_"), spelled, n=1)
+                hint = f"; did you mean {spelled[near[0]]}?" if near else ""
+                self.error(f"{given} is no option here{hint}")
+        return super().parse_args(args, namespace)
 
     def _long_options(self) -> list[str]:
         own = [option for option in self._option_string_actions if option.startswith("--")]

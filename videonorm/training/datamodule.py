@@ -78,15 +78,17 @@ class VideoDataModule(LightningDataModule):
             ColorJitter: modules that take uint8 frames (T, 3, H, W) of one clip and keep dtype and shape.
         random_erasing: probability that a rectangle of a training clip becomes noise.
         mixup_alpha: MixUp's Beta parameter; 0 is off.
-        num_val_clips, num_val_crops, num_test_clips, num_test_crops: views of a video in validation, and in
-            test and predict. Clips are spread over the video, crops over the longer side; one is the centre.
-        clip_starts: how the clips are spread over the video.
+        num_val_clips, num_test_clips: clips of a video in validation, and in test and predict, spread over
+            it; one is its middle.
+        num_val_crops, num_test_crops: crops of each of them, spread over the longer side; one is the centre.
+        clip_starts: how the clips are spread over the video, linspace, slowfast or offset: see
+            ``videonorm.data.uniform_clip_starts``.
         num_workers: decoding processes per device, for training and validation together. None: on CUDA this
             device's share of the cores, at most 8; on the CPU none, as training has the cores.
         time_limit_seconds: what reading one video may take before its process is killed and the video counts
             as bad. Without num_workers nothing ends a decoder that hangs, or survives one that crashes.
-        decoder: see ``videonorm.data.open_video``; "auto" is PyAV.
-        short_video: what becomes of a video that is shorter than a clip.
+        decoder: auto (which is pyav), pyav, torchcodec, torchcodec_cuda or decord.
+        short_video: what becomes of a video that is shorter than a clip: loop, repeat_last or error.
         max_bad_fraction: share of an epoch's videos that may be undecodable before it is an error.
         mean, std: of red, green and blue in [0, 1].
         cache_mib: memory for decoded videos, in each process that decodes.

@@ -1,0 +1,156 @@
+"""The options of `videonorm fit | validate | test | predict`, read from the sources that declare them.
+
+jsonargparse makes the same options by importing Lightning, which takes seconds, and its help lists a thousand
+known subclasses. This reads signatures and docstrings and imports nothing.
+"""
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from docstring_parser import DocstringStyle, parse
+
+from videonorm.errors import UserError
+from videonorm.options import Parser
+
+OURS = Path(__file__).parent / "training"
+SEED = "of all that is random: weights, clips, crops, order"
+
+
+class Section(NamedTuple):
+    """A class whose arguments are the options `--NAME.ARGUMENT`."""
+
+    name: str
+    source: Path
+    class_name: str
+    title: str
+
+
+class Option(NamedTuple):
+    """One argument of a class."""
+
+    name: str
+    type: str  # as the source has it
+    default: Any
+    required: bool
+    text: str
+
+
+def sections() -> list[Section]:
+    """Those of the training commands."""
+    lightning = importlib.util.find_spec("lightning")
+    assert lightning is not None and lightning.submodule_search_locations
+    trainer = Path(lightning.submodule_search_locations[0]) / "pytorch" / "trainer" / "trainer.py"
+    return [
+        Section("data", OURS / "datamodule.py", "VideoDataModule", "data: the clips"),
+        Section("model", OURS / "classifier.py", "VideoClassifier", "model: what is trained"),
+        Section("last_checkpoint", OURS / "callbacks.py", "LastCheckpoint", "last_checkpoint: to go on from"),
+        Section("trainer", trainer, "Trainer", "trainer: Lightning's"),
+    ]
+
+
+def options(section: Section) -> Iterator[Option]:
+    """The arguments of a section's class, with what its docstring, or that of `__init__`, says of them."""
+    module = ast.parse(section.source.read_text(encoding="utf-8"))
+    (of_class,) = (n for n in module.body if isinstance(n, ast.ClassDef) and n.name == section.class_name)
+    (init,) = (n for n in of_class.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
+    texts = {}
+    for docstring in (ast.get_docstring(of_class), ast.get_docstring(init)):
+        for of_argument in parse(docstring or "", DocstringStyle.GOOGLE).params:
+            for name in of_argument.arg_name.split(", "):
+                texts[name] = of_argument.description or ""
+    arguments = [*init.args.args[1:], *init.args.kwonlyargs]
+    required = len(init.args.args) - 1 - len(init.args.defaults)
+    defaults = [*[None] * required, *init.args.defaults, *init.args.kw_defaults]
+    for argument, default in zip(arguments, defaults, strict=True):
+        kind = ast.unparse(argument.annotation) if argument.annotation else ""
+        value = ast.literal_eval(default) if default else None
+        yield Option(argument.arg, kind, value, default is None, texts.get(argument.arg, ""))
+
+
+def main(argv: list[str]) -> None:
+    """Run a training command, `argv[0]`; its help and a mistyped option are answered here.
+
+    Raises:
+        UserError: an option, or a file that it names, cannot be used.
+    """
+    command, *given = argv
+    if {"-h", "--help"} & set(given):
+        help_of(command).print_help()
+        return
+    check_names(given)
+    importlib.import_module("videonorm.training.cli").main(argv)
+
+
+def help_of(command: str) -> Parser:
+    """What knows the help of a training command; it parses nothing."""
+    parser = Parser(
+        prog=f"videonorm {command}",
+        usage=f"videonorm {command} -c RECIPE [-c OVERLAY ...] [--KEY VALUE ...]",
+        description="A recipe (configs/*.yaml) is complete; an overlay (configs/norm/, configs/conv/) names "
+        "what it changes; each of their keys is an option, too. The last one given counts.",
+        epilog="Of a class, such as a backbone, a norm or a source of videos:\n"
+        f"  videonorm {command} --model.backbone.help videonorm.models.ResNet3d\n"
+        "Its arguments are keys below init_args: --model.backbone.init_args.depth 50",
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help="recipe or overlay; may be repeated")
+    parser.add_argument("--print_config", action="store_true", help="print the resolved recipe and end")
+    parser.add_argument("--seed_everything", metavar="INT", help=f"{SEED} (default: 0)")
+    use = "go on from" if command == "fit" else "judge"
+    of_checkpoint = f"checkpoint to {use}: a file, or last or best of the run folder"
+    parser.add_argument("--ckpt_path", metavar="FILE", help=of_checkpoint)
+    for section in sections():
+        group = parser.add_argument_group(section.title)
+        for option in options(section):
+            group.add_argument(
+                f"--{section.name}.{option.name}",
+                metavar=_metavar(option.type, option.default),
+                help=f"{_text(option, whole=section.name != 'trainer')} ({_default(option)})".replace(
+                    "%", "%%"
+                ),
+            )
+    return parser
+
+
+def check_names(argv: Sequence[str]) -> None:
+    """Refuse an option of a section that has no such argument, before Lightning is imported for it.
+
+    Raises:
+        UserError: it names the option and the nearest one.
+    """
+    known = {section.name: section for section in sections()}
+    for given in argv:
+        match = re.match(r"--(\w+)\.(\w+)", given)
+        if not match or match[1] not in known:
+            continue
+        names = [option.name for option in options(known[match[1]])]
+        if match[2] not in [*names, "help"]:
+            near = difflib.get_close_matches(match[2], names, n=1)
+            hint = f" (did you mean --{match[1]}.{near[0]}?)" if near else ""
+            raise UserError(f"--{match[1]}.{match[2]} is no option{hint}")
+
+
+def _metavar(kind: str, default: object) -> str:
+    """A type in a word or two, as YAML has it."""
+    if choices := re.fullmatch(r"Literal\[(.+)\]", kind):
+        return "|".join(re.findall(r"['\"](.+?)['\"]", choices[1]))
+    kinds = {"int": "INT", "float": "FLOAT", "bool": "BOOL", "str": "TEXT", "list": "LIST", "tuple": "LIST"}
+    found = [word for name, word in kinds.items() if re.search(rf"\b{name}\b", kind)]
+    return "|".join(found) or ("NAME" if isinstance(default, str) else "CLASS")
+
+
+def _text(option: Option, whole: bool) -> str:
+    text = re.sub(r"\bNone\b", "null", " ".join(re.sub(r"``|:\w+:`|`", "", option.text).split()))
+    if not whole:  # a sentence; what the default is, is said behind it
+        text = re.split(r"(?<=[a-z)])\.\s+(?=[A-Z])", text)[0]
+    return text.rstrip(".")
+
+
+def _default(option: Option) -> str:
+    return "must be given" if option.required else f"default: {json.dumps(option.default)}"
