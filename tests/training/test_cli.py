@@ -295,6 +295,10 @@ MISTAKES = {
         r"label \(1\) must be below num_classes \(1\)",
     ),
     "crop": (["--data.crop_size", "25"], r"crop_size \(25\) must be at most the shorter side"),
+    "two_learning_rates": (
+        ["--model.optimizer.init_args.lr", "0.1"],
+        r"model.optimizer.init_args.lr \(0.1\) must be left out beside model.lr_per_256_clips \(3.2\)",
+    ),
     "warmup": (["--model.scheduler.init_args.warmup", "5"], r"warmup \(5.0\) must be a fraction of training"),
 }
 

@@ -12,7 +12,8 @@
 #include "scalar.cuh"
 
 constexpr int MAX_THREADS = 256;
-#define KERNEL extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)  // 2: else ptxas spills now and then
+#define KERNEL \
+    extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)  // 2: else ptxas spills now and then
 constexpr int SLOTS = CHANNELS_LAST ? VECTOR : 1;
 constexpr int IN_FLIGHT = 4;  // accesses that a thread waits for at a time
 
@@ -111,7 +112,8 @@ struct Thread {
             lane = thread / p.depth;
             rank = thread % p.depth;
             channel = column * p.width + lane;
-            offset = (static_cast<long long>(sample) * p.channels + channel) * p.sites + first_site + rank * VECTOR;
+            offset = (static_cast<long long>(sample) * p.channels + channel) * p.sites + first_site +
+                     rank * VECTOR;
             step = p.depth * VECTOR;
             const int accesses = sites / VECTOR;
             count = rank < accesses ? (accesses - rank + p.depth - 1) / p.depth : 0;
@@ -247,8 +249,7 @@ KERNEL moments(const Params p) {
         constexpr int BATCH = decltype(batch)::VALUE;
         Access x[BATCH];
 #pragma unroll
-        for (int u = 0; u < BATCH; ++u)
-            x[u] = load(p.x + thread.at(index + u));
+        for (int u = 0; u < BATCH; ++u) x[u] = load(p.x + thread.at(index + u));
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) {
 #pragma unroll
@@ -271,18 +272,20 @@ KERNEL moments(const Params p) {
     }
     merge_ranks(thread.lane, thread.rank, p.width, p.depth, mine);
     if (thread.rank) return;
-    Pair* partial = p.partial + (static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels;
+    Pair* partial =
+        p.partial + (static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels;
     if (thread.channel >= p.channels) return;
 #pragma unroll
-    for (int slot = 0; slot < SLOTS; ++slot) partial[thread.channel + slot] = {mine.mean(slot), mine.squares(slot)};
+    for (int slot = 0; slot < SLOTS; ++slot)
+        partial[thread.channel + slot] = {mine.mean(slot), mine.squares(slot)};
 }
 
 // partial -> mean, rstd. One block a sample and group.
 KERNEL merge_moments(const Params p) {
     const int groups = p.channels / p.channels_per_group;
     const int sample = static_cast<int>(blockIdx.x) / groups, group = static_cast<int>(blockIdx.x) % groups;
-    const Pair* partial = p.partial + static_cast<long long>(sample) * p.chunks * p.channels
-                          + group * p.channels_per_group;
+    const Pair* partial =
+        p.partial + static_cast<long long>(sample) * p.chunks * p.channels + group * p.channels_per_group;
     const int parts = p.chunks * p.channels_per_group;
     const float number = static_cast<float>(p.sites) * p.channels_per_group;
 
@@ -359,9 +362,7 @@ __device__ void apply_pass(const Params& p) {
 KERNEL apply(const Params p) { apply_pass<false, false>(p); }
 KERNEL apply_relu(const Params p) { apply_pass<true, false>(p); }
 KERNEL apply_add(const Params p) { apply_pass<false, true>(p); }
-KERNEL apply_add_relu(const Params p) {
-    apply_pass<true, true>(p);
-}
+KERNEL apply_add_relu(const Params p) { apply_pass<true, true>(p); }
 
 // ---------------------------------------------------------------------------------------------- backward
 // With dz the gradient behind the ReLU, sums over the sites and means over the group:
@@ -412,7 +413,8 @@ __device__ void sums_pass(const Params& p) {
     });
     merge_ranks(thread.lane, thread.rank, p.width, p.depth, mine);
     if (thread.rank) return;
-    Pair* partial = p.partial + (static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels;
+    Pair* partial =
+        p.partial + (static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels;
     const auto rstd_of = [&](int group) { return p.rstd[group]; };
     thread.for_each_slot(p, rstd_of, [&](int slot, float rstd) {
         partial[thread.channel + slot] = {mine.first(slot), mine.second(slot) * rstd};
@@ -422,15 +424,14 @@ __device__ void sums_pass(const Params& p) {
 // x, grad_y -> partial: sum dz and sum dz * x_hat of every chunk and channel.
 KERNEL sums(const Params p) { sums_pass<Mask::NONE>(p); }
 KERNEL sums_relu(const Params p) { sums_pass<Mask::FROM_X>(p); }
-KERNEL sums_add_relu(const Params p) {
-    sums_pass<Mask::FROM_Y>(p);
-}
+KERNEL sums_add_relu(const Params p) { sums_pass<Mask::FROM_Y>(p); }
 
 // partial -> sums, slopes. One block a sample and group.
 KERNEL merge_sums(const Params p) {
     const int groups = p.channels / p.channels_per_group;
     const int sample = static_cast<int>(blockIdx.x) / groups, group = static_cast<int>(blockIdx.x) % groups;
-    const int lane = static_cast<int>(threadIdx.x) % p.merge_width, rank = static_cast<int>(threadIdx.x) / p.merge_width;
+    const int lane = static_cast<int>(threadIdx.x) % p.merge_width,
+              rank = static_cast<int>(threadIdx.x) / p.merge_width;
     const int first_channel = group * p.channels_per_group;
     float gradient = 0, projection = 0;
     for (int begin = 0; begin < p.channels_per_group; begin += p.merge_width) {
@@ -439,7 +440,8 @@ KERNEL merge_sums(const Params p) {
         Sums<1> mine = {};
         if (mine_to_merge) {
             for (int chunk = rank; chunk < p.chunks; chunk += p.merge_depth) {
-                const Pair part = p.partial[(static_cast<long long>(sample) * p.chunks + chunk) * p.channels + channel];
+                const Pair part =
+                    p.partial[(static_cast<long long>(sample) * p.chunks + chunk) * p.channels + channel];
                 mine.merge({{part.first, part.second}});
             }
         }
@@ -498,7 +500,8 @@ __device__ void grad_x_pass(const Params& p) {
             for (int j = 0; j < VECTOR; ++j) {
                 const int slot = slot_of(j);
                 const float dz = passes<MASK>(affine, x[u][j], 0, slot) ? grad[u][j] : 0;
-                const float through_statistics = fmaf(slope[slot], x[u][j] - affine.mean[slot], constant[slot]);
+                const float through_statistics =
+                    fmaf(slope[slot], x[u][j] - affine.mean[slot], constant[slot]);
                 grad_x[j] = fmaf(affine.scale[slot], dz, through_statistics);
             }
             store(p.grad_x + thread.at(index + u), grad_x);
@@ -508,6 +511,4 @@ __device__ void grad_x_pass(const Params& p) {
 
 // x, grad_y (behind a residual: dz), slopes -> grad_x.
 KERNEL grad_x(const Params p) { grad_x_pass<Mask::NONE>(p); }
-KERNEL grad_x_relu(const Params p) {
-    grad_x_pass<Mask::FROM_X>(p);
-}
+KERNEL grad_x_relu(const Params p) { grad_x_pass<Mask::FROM_X>(p); }

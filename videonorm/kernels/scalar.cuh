@@ -1,5 +1,6 @@
 // The scalar types of tensors, and vectors of them. Arithmetic is fp32: a kernel widens what it reads and
-// narrows what it writes, to the nearest with ties to even. No header is needed: fp16 and bf16 are their bits.
+// narrows what it writes, to the nearest with ties to even. No header is needed: fp16 and bf16 are their
+// bits.
 #pragma once
 
 typedef float float32;
@@ -73,15 +74,20 @@ struct alignas(sizeof(T) * N) Vector {
 
     __device__ float operator[](int index) const {
         const unsigned word = words[index / IN_WORD];
-        if constexpr (IN_WORD == 1) return __uint_as_float(word);
-        else return widen(T{static_cast<unsigned short>(index % 2 ? word >> 16 : word)});
+        if constexpr (IN_WORD == 1)
+            return __uint_as_float(word);
+        else
+            return widen(T{static_cast<unsigned short>(index % 2 ? word >> 16 : word)});
     }
 
     __device__ void set(const float (&values)[N]) {
 #pragma unroll
         for (int k = 0; k < N / IN_WORD; ++k) {
-            if constexpr (IN_WORD == 1) words[k] = __float_as_uint(values[k]);
-            else words[k] = narrow<T>(values[2 * k]).bits | static_cast<unsigned>(narrow<T>(values[2 * k + 1]).bits) << 16;
+            if constexpr (IN_WORD == 1)
+                words[k] = __float_as_uint(values[k]);
+            else
+                words[k] = narrow<T>(values[2 * k]).bits |
+                           static_cast<unsigned>(narrow<T>(values[2 * k + 1]).bits) << 16;
         }
     }
 };

@@ -12,7 +12,7 @@
 
 constexpr int THREADS = 128;
 constexpr int BLOCKS = 8;  // on a multiprocessor, at least; not being told, the compiler spills to have more
-constexpr int BATCH = 4;  // accesses of a thread in flight
+constexpr int BATCH = 4;   // accesses of a thread in flight
 constexpr int MAX_LAYERS = 70;
 constexpr int WIDEST = sizeof(WEIGHT) > sizeof(OUTPUT) ? sizeof(WEIGHT) : sizeof(OUTPUT);
 constexpr int VECTOR = 16 / WIDEST;  // scalars of an access, of which the wider one moves 16 bytes
@@ -72,8 +72,7 @@ __device__ Sums<N> block_sums(Sums<N> sums, float* shared) {
 #pragma unroll
     for (int k = 0; k < N; ++k) {
 #pragma unroll
-        for (int lanes = 16; lanes; lanes /= 2)
-            sums.of[k] += __shfl_xor_sync(0xffffffff, sums.of[k], lanes);
+        for (int lanes = 16; lanes; lanes /= 2) sums.of[k] += __shfl_xor_sync(0xffffffff, sums.of[k], lanes);
         if (threadIdx.x % 32 == 0) shared[k * WARPS + warp] = sums.of[k];
     }
     __syncthreads();

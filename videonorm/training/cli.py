@@ -1,6 +1,8 @@
 """`videonorm fit | validate | test | predict`: LightningCLI with our model, data and run folder."""
 
+import inspect
 import logging
+import pkgutil
 import traceback
 import warnings
 from pathlib import Path
@@ -101,6 +103,8 @@ class TrainingCLI(LightningCLI):
                 "trainer.sync_batchnorm (true) must be false: videonorm.layers.SyncBatchNorm3d is "
                 "synchronized, see configs/norm/sync_bn.yaml"
             )
+        if command == "fit":
+            check_learning_rate(config.model)
         if config.ckpt_path:
             read_checkpoint(config.ckpt_path, "ckpt_path")  # before anything else is done
 
@@ -136,6 +140,19 @@ class TrainingCLI(LightningCLI):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def check_learning_rate(model: jsonargparse.Namespace) -> None:
+    """Raise UserError for an optimizer's learning rate beside one for 256 clips, which takes its place."""
+    lr = model.optimizer.get("init_args", {}).get("lr")
+    if model.lr_per_256_clips is None or lr is None:
+        return
+    of_class = inspect.signature(pkgutil.resolve_name(model.optimizer.class_path)).parameters["lr"]
+    if lr != of_class.default and of_class.default is not of_class.empty:
+        raise UserError(
+            f"model.optimizer.init_args.lr ({lr:g}) must be left out beside model.lr_per_256_clips "
+            f"({model.lr_per_256_clips:g}), which takes its place"
+        )
 
 
 def default_run_folder(config: jsonargparse.Namespace) -> str:
