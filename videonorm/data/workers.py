@@ -290,6 +290,7 @@ def _how_it_ended(code: int) -> str:
 
 def _serve(connection: Connection, slot: Any, tasks: dict[int, Callable[[Any, Note], Any]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the rest
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler of the parent would be inherited
     # A collection would write to every object inherited, and so copy the memory shared with the parent.
     gc.freeze()
     torch.set_num_threads(1)  # the cores are taken by the other workers; and OpenMP does not survive a fork

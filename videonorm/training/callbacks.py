@@ -21,6 +21,7 @@ from videonorm.machine import commit, machine, versions
 from videonorm.training.batch_sizes import norm_layers
 from videonorm.training.classifier import TrainClips, VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
+from videonorm.training.interruption import Stopped
 from videonorm.training.throughput import TrainingClock, peak_memory_mib
 
 SECONDS_BETWEEN_RECORDS = 2.0
@@ -35,9 +36,9 @@ class RunRecord(Callback):
     """Keeps run.json, and makes checkpoints self-contained.
 
     run.json is written when training starts (status "running"), every few seconds while it goes on, and at
-    its end ("done", or "failed" with the error). Clips, seconds and validation scores go on over a resume. If
-    the last step has not been validated when training ends, it is: a record's scores are those of the model
-    it ends with.
+    its end ("done", "failed" with the error, or "stopped" with the signal). Clips, seconds and validation
+    scores go on over a resume. If the last step has not been validated when training ends, it is: a record's
+    scores are those of the model it ends with.
 
     Args:
         backbone: the resolved ``{"class_path": ..., "init_args": ...}`` of the model. It goes into every
@@ -123,7 +124,10 @@ class RunRecord(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.constants:
             self.clock.stop()
-            self._write(trainer, "failed", f"{type(exception).__name__}: {exception}")
+            if isinstance(exception, Stopped):
+                self._write(trainer, "stopped", exception.signal.name)
+            else:
+                self._write(trainer, "failed", f"{type(exception).__name__}: {exception}")
 
     def _write(self, trainer: Trainer, status: str, error: str | None = None) -> None:
         if not trainer.is_global_zero:

@@ -29,6 +29,7 @@ from videonorm.training.callbacks import (
 )
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
+from videonorm.training.interruption import Interruption
 from videonorm.training.run_folder import MetricsTable, WholeCheckpointIO
 
 # Warnings of Lightning's about what is meant to be as it is.
@@ -112,6 +113,7 @@ class TrainingCLI(LightningCLI):
         config, objects = self.config[self.subcommand], self.config_init[self.subcommand].trainer
         folder = Path(config.trainer.default_root_dir)
         callbacks: list[Callback] = [BadVideoReport(), EvaluationRecord()]
+        interruption = Interruption(folder / "checkpoints" / "last.ckpt")
         if self.subcommand == "fit":
             text = self._parser(self.subcommand).dump(config, skip_none=False)
             best = ModelCheckpoint(
@@ -133,7 +135,8 @@ class TrainingCLI(LightningCLI):
             ]
         return super().instantiate_trainer(
             **kwargs,
-            callbacks=_as_list(objects.callbacks) + callbacks,
+            # Last, as what the others do at the end of a batch belongs to what is saved.
+            callbacks=[*_as_list(objects.callbacks), *callbacks, interruption],
             plugins=[*_as_list(objects.plugins), WholeCheckpointIO()],
         )
 

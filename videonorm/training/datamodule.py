@@ -293,6 +293,9 @@ class VideoDataModule(LightningDataModule):
             num_workers = min(available_cores() // self.trainer.num_devices, 8) if self._on_cuda else 0
         return decoding_workers(num_workers, self.decoder, self.time_limit_seconds)
 
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("")  # Lightning calls that at a good end only
+
     def teardown(self, stage: str) -> None:
         if workers := self.__dict__.pop("_workers", None):
             workers.close()

@@ -1,0 +1,148 @@
+"""A command that is asked to end does so within seconds, says how to go on, and leaves no process behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SECONDS = 30.0
+CASES = [
+    (signal.SIGTERM, 2),
+    (signal.SIGINT, 0),
+    pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+]
+
+
+def processes_of(group):
+    """Processes of a group that live, zombies not counted (Linux)."""
+    found = subprocess.run(["ps", "-o", "stat=", "-g", str(group)], capture_output=True, text=True).stdout
+    return [state for state in found.split() if not state.startswith("Z")]
+
+
+class Command:
+    """A command of videonorm in a session of its own."""
+
+    def __init__(self, folder, *options):
+        self.folder = folder
+        self.log = folder / "log.txt"
+        folder.mkdir(exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "videonorm", *map(str, options)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_for(self, happened):
+        deadline = time.monotonic() + 2 * SECONDS
+        while not happened():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+    def end(self, number=None):
+        """Send a signal, and return the exit code; it must not take long, and nothing may be left."""
+        if number is not None:
+            self.process.send_signal(number)
+        try:
+            code = self.process.wait(SECONDS)
+        finally:
+            left = processes_of(self.process.pid)
+            if left:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        assert not left, left
+        return code
+
+
+def step(folder):
+    record = folder / "run.json"
+    return json.loads(record.read_text())["step"] if record.exists() else 0
+
+
+def fit(recipe, folder, *options):
+    return Command(
+        folder,
+        *("fit", "-c", recipe, "--trainer.default_root_dir", folder, "--trainer.max_steps", 10**6),
+        *("--trainer.val_check_interval", 10**6, "--trainer.check_val_every_n_epoch", "null", *options),
+    )
+
+
+@pytest.mark.parametrize("number, num_workers", CASES)
+def test_fit_saves_and_says_how_to_go_on(recipe, tmp_path, number, num_workers):
+    folder = tmp_path / "run"
+    command = fit(
+        recipe, folder, "--data.num_workers", num_workers, "--last_checkpoint.every_n_train_steps", 10**6
+    )
+    command.wait_for(lambda: step(folder) > 2)
+    assert not (folder / "checkpoints" / "last.ckpt").exists()
+    assert command.end(number) == 128 + number
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["error"]) == ("stopped", signal.Signals(number).name)
+    log = command.log.read_text()
+    assert f"stopped at step {record['step']}; --ckpt_path last goes on" in log
+    assert "Traceback" not in log and (folder / "checkpoints" / "last.ckpt").exists()
+
+    goes_on = ["--ckpt_path", "last", "--trainer.max_steps", record["step"] + 3]
+    assert fit(recipe, folder, *goes_on).end() == 0
+    assert step(folder) == record["step"] + 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_exception_ends_fit(recipe, videos, tmp_path, num_workers):
+    (tmp_path / "boom.py").write_text(
+        "import torch\n"
+        "class Boom(torch.nn.Module):\n"
+        "    n = 0\n"
+        "    def forward(self, x):\n"
+        "        Boom.n += 1\n"
+        "        if Boom.n > 9: raise RuntimeError('out of memory, say')\n"
+        "        return x\n"
+    )
+    environment = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment}"
+    try:
+        command = fit(
+            recipe, tmp_path / "run", "--data.augment+=boom.Boom", "--data.num_workers", num_workers
+        )
+    finally:
+        os.environ["PYTHONPATH"] = environment
+    assert command.end() == 1
+    assert "out of memory, say" in command.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judged") / "run"
+    assert fit(recipe, folder, "--trainer.max_steps", 2).end() == 0
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def endless(videos, tmp_path_factory):
+    """A manifest that takes minutes to judge."""
+    path = tmp_path_factory.mktemp("endless") / "val.csv"
+    rows = [f"{videos.folder}/10.mp4,0,0,{1 + number * 1e-6:.6f}" for number in range(20_000)]
+    bad = f"{videos.folder}/bad.mp4,0,,"  # what is met is written at once, and so tells that work has begun
+    path.write_text("\n".join(["path,label,start_seconds,end_seconds", bad, *rows, ""]))
+    return path
+
+
+@pytest.mark.parametrize("number, num_workers", CASES)
+def test_validate_ends(recipe, checkpoint, endless, tmp_path, number, num_workers):
+    folder = tmp_path / "run"
+    command = Command(
+        folder,
+        *("validate", "-c", recipe, "--trainer.default_root_dir", folder, "--ckpt_path", checkpoint),
+        *("--data.source.init_args.val", endless, "--data.num_workers", num_workers),
+    )
+    command.wait_for((folder / "bad_videos.csv").exists)
+    assert command.end(number) == 128 + number
+    log = command.log.read_text()
+    assert "stopped" in log and "Traceback" not in log
+    assert not (folder / "validate.json").exists()

@@ -1,0 +1,90 @@
+"""SIGTERM and Ctrl-C: the step in work is finished, the run is saved, and the process says how to go on."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+
+class Stopped(SystemExit):
+    """The process was asked to end; its exit code is a shell's for the signal, 143 or 130."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+
+
+class Interruption(Callback):
+    """Ends a command that is asked to end: between two batches, and a training run right after a step.
+
+    What accumulates gradients goes on until it has stepped, as these are in no checkpoint. A validation that
+    is due or in work is left out. A second Ctrl-C ends the process where it is. Of several processes all end
+    as soon as one is asked to.
+
+    Args:
+        checkpoint: the file that a training run is saved to.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.asked = 0  # number of the signal
+        self._before: dict[int, Any] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning has its own handler by now, which ends a run with exit code 0 and saves nothing; Python's
+        # for Ctrl-C would break into a step.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._ask)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        last_of_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if last_of_epoch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._end_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._end_if_asked(trainer)
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._end_if_asked(trainer)
+
+    def on_predict_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._end_if_asked(trainer)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _end_if_asked(self, trainer: Trainer) -> None:
+        asked = self.asked
+        if trainer.world_size > 1:
+            if not trainer.strategy.reduce_boolean_decision(bool(asked), all=False):
+                return
+            asked = asked or signal.SIGTERM
+        if not asked:
+            return
+        sentence = "stopped"
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.checkpoint)
+            sentence = f"stopped at step {trainer.global_step}; --ckpt_path last goes on"
+        if trainer.is_global_zero:
+            print(f"\n{sentence}", flush=True)
+        raise Stopped(asked)
