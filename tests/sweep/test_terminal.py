@@ -3,9 +3,9 @@ import io
 import pytest
 from rich.console import Console
 
+from videonorm.sweep.cells import cells_of
 from videonorm.sweep.plan import read_plan
-from videonorm.sweep.results import summarize
-from videonorm.sweep.terminal import CellState, SweepDisplay, plan_table, results_table
+from videonorm.sweep.terminal import RunState, SweepDisplay, plan_table, results_table
 
 
 def text_of(renderable) -> str:
@@ -16,7 +16,7 @@ def text_of(renderable) -> str:
 
 @pytest.fixture
 def states(sweep_file):
-    return [CellState(cell) for cell in read_plan(sweep_file, num_seeds=2).cells]
+    return [RunState(run) for run in read_plan(sweep_file, num_seeds=2).runs]
 
 
 def test_progress_is_read_from_run_json(states):
@@ -41,7 +41,7 @@ def test_a_terminal_sees_a_table_that_fills(states):
     assert "62.5 % 1/2 ━━━━━━  50 %" in last
     assert "25.0 % 1/2 1 failed" in last
     assert last.count("waiting") == 2
-    assert "44 % · 3 of 8 cells" in last  # (3 + 0.5) / 8 of the frames
+    assert "44 % · 3 of 8 runs" in last  # (3 + 0.5) / 8 of the frames
 
 
 def test_a_log_gets_a_line_a_change(states):
@@ -66,7 +66,7 @@ def test_the_plan_as_a_table(sweep_file):
 
 
 def test_the_results_as_a_table(result):
-    text = text_of(results_table(summarize([result("bn", 4, 2, 0.93), result("gn", 4, 2, None)])))
+    text = text_of(results_table(cells_of([result("bn", 4, 2, 0.93), result("gn", 4, 2, None)])))
     rows = [
         [part.strip() for part in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")
     ]

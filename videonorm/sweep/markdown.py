@@ -1,52 +1,51 @@
-"""The results of a sweep as Markdown, for a README or an issue: the answer, and T x B against norm."""
+"""The results of a sweep as Markdown, for a README or an issue: the answer, and shape against arm."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videonorm.sweep.answer import Answer
-from videonorm.sweep.results import Summary
+from videonorm.sweep.cells import Cell, with_result
 
 
-def as_markdown(summaries: Sequence[Summary], found: Answer, about: dict[str, Any]) -> str:
-    """The answer, top-1 in percent with its 95 % interval for each norm at each T and B, and the origin.
+def as_markdown(cells: Sequence[Cell], found: Answer, about: Mapping[str, Any]) -> str:
+    """The answer, top-1 in percent with its 95 % interval for each arm in each shape, and the origin.
 
     Args:
-        summaries, found: the cells, and what they say.
+        cells, found: the cells, and what they say.
         about: contents of sweep.json.
     """
-    norms = list(dict.fromkeys(summary.norm for summary in summaries))
-    cells = {
-        (summary.num_frames, summary.frame_stride, summary.batch_size, summary.norm): summary
-        for summary in summaries
-        if summary.done
-    }
-    shapes = sorted({key[:3] for key in cells})
-    lines = [f"**{found.headline}**", "", *(f"- {sentence}" for sentence in found.details), ""]
-    lines += [
-        "| T x stride | B | " + " | ".join(norms) + " | best possible |",
-        "|--:|--:|" + "--:|" * (len(norms) + 1),
-    ]
-    for shape in shapes:
-        row = [cells.get((*shape, norm)) for norm in norms]
+    arms = list(dict.fromkeys(cell.arm for cell in cells))
+    of = {(cell.shape, cell.arm): cell for cell in with_result(cells)}
+    rows = [["T x stride", "B", *map(_text, arms), "best possible"]]
+    for shape in sorted({shape for shape, _ in of}):
+        row = [of.get((shape, arm)) for arm in arms]
         ceiling = next(cell.best_possible_top1 for cell in row if cell)
-        num_frames, frame_stride, batch_size = shape
-        figures = [_figure(cell) for cell in row] + ["" if ceiling is None else f"{100 * ceiling:.1f}"]
-        lines.append(f"| {num_frames} x {frame_stride} | {batch_size} | " + " | ".join(figures) + " |")
-    return "\n".join([*lines, "", *(_made_with(origin) for origin in about.get("origins", [])), ""])
+        best_possible = "" if ceiling is None else f"{100 * ceiling:.1f}"
+        rows.append([shape.length(), str(shape.batch_size), *map(_figure, row), best_possible])
+    heading, *table = [f"| {' | '.join(row)} |" for row in rows]
+    lines = [f"**{_text(found.headline)}**", "", *(f"- {_text(detail)}" for detail in found.details), ""]
+    lines += [heading, "|--:" * len(rows[0]) + "|", *table]
+    return "\n".join([*lines, "", *(_text(_made_on(origin)) for origin in about.get("origins", [])), ""])
 
 
-def _made_with(origin: dict[str, Any]) -> str:
-    """The machine, versions and commit of runs."""
-    machine, versions = origin.get("machine") or {}, origin.get("versions") or {}
+def device_name(origin: Mapping[str, Any]) -> str | None:
+    """What runs were computed on, from an origin of sweep.json."""
+    machine = origin.get("machine") or {}
     cpu = machine.get("device") == "cpu"
-    device = f"{machine.get('cores')} CPU cores" if cpu else machine.get("device")
+    return f"{machine.get('cores')} CPU cores" if cpu else machine.get("device")
+
+
+def _made_on(origin: Mapping[str, Any]) -> str:
+    versions = origin.get("versions") or {}
     names = ", ".join(f"{name} {versions[name]}" for name in ("torch", "lightning", "av") if name in versions)
     commit = (origin.get("commit") or "unknown")[:12]
-    return f"Top-1 in percent, 95 % intervals. Made on {device}; {names}; commit {commit}."
+    return f"Top-1 in percent, 95 % intervals. Made on {device_name(origin)}; {names}; commit {commit}."
 
 
-def _figure(cell: Summary | None) -> str:
-    if cell is None:
-        return ""
-    top1 = cell.top1
-    return f"{100 * top1.value:.1f} ({100 * top1.low:.1f} to {100 * top1.high:.1f})"
+def _figure(cell: Cell | None) -> str:
+    return f"{100 * cell.top1.value:.1f} ({cell.top1.interval})" if cell else ""
+
+
+def _text(text: str) -> str:
+    """Text from a user's files, which may not end a line or a field of a table."""
+    return " ".join(text.split()).replace("|", r"\|")

@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
+
+from videonorm.machine import available_cores, visible_gpus
 
 SECONDS_TO_END = 10.0  # from SIGTERM to SIGKILL
 
@@ -105,40 +105,13 @@ def how_it_ended(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def environments(jobs: int | Literal["auto"], num_cells: int, on_cpu: bool) -> list[dict[str, str]]:
+def environments(jobs: int | Literal["auto"], num_runs: int, on_cpu: bool) -> list[dict[str, str]]:
     """Environment variables of each process at a time: one a GPU where there are GPUs, else one a core."""
     gpus = [] if on_cpu else visible_gpus()
     cores = available_cores()
-    count = min(num_cells, (len(gpus) or cores) if jobs == "auto" else jobs)
+    count = min(num_runs, (len(gpus) or cores) if jobs == "auto" else jobs)
     threads = str(max(1, cores // max(1, count)))
     shares = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(count)]
     if gpus:
         shares = [{**share, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i, share in enumerate(shares)]
     return shares
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity, and in a container its quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path(
-        "/sys/fs/cgroup/cpu.max"
-    )  # "200000 100000": microseconds of CPU in each period; "max": no quota
-    if quota.exists():
-        limit, period = quota.read_text().split()
-        if limit != "max":
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
-
-
-def visible_gpus() -> list[str]:
-    """Values of CUDA_VISIBLE_DEVICES, one for each GPU that torch can use."""
-    if not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists()):
-        return []
-    # torch decides, in a process of its own: its import is slow and takes memory that the runs can use.
-    count = "import torch; print(torch.cuda.device_count())"
-    number = int(
-        subprocess.run([sys.executable, "-c", count], capture_output=True, check=True, text=True).stdout
-    )
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = named.split(",") if named else [str(index) for index in range(number)]
-    return names[:number]

@@ -1,4 +1,4 @@
-"""The cells of a sweep as Ray tasks: a GPU each where the cluster has GPUs, else a core each.
+"""The runs of a sweep as Ray tasks: a GPU each where the cluster has GPUs, else a core each.
 
 The output folder, the configs and the data must lie at the same paths on every node.
 """

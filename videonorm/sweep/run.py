@@ -1,11 +1,10 @@
-"""Run the cells of a plan, each a ``videonorm fit`` in a process of its own, and keep results.csv up to date.
+"""Train the runs of a plan, each a ``videonorm fit`` in a process of its own; keep results.csv up to date.
 
-Run again on the same folder, finished cells are kept and the others go on from their last checkpoint.
+Called again on the same folder, finished runs are kept and the others go on from their last checkpoint.
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -16,13 +15,14 @@ from types import FrameType
 
 from rich.console import Console
 
+from videonorm import files
 from videonorm.errors import UserError
 from videonorm.sweep.plan import Plan
 from videonorm.sweep.pool import LocalPool, Pool, environments
 from videonorm.sweep.ray_pool import RayPool
 from videonorm.sweep.records import RunFolder
-from videonorm.sweep.results import Result, write_file, write_results
-from videonorm.sweep.terminal import CellState, SweepDisplay
+from videonorm.sweep.results import Result, write_results
+from videonorm.sweep.terminal import RunState, SweepDisplay
 
 FIT = (sys.executable, "-m", "videonorm", "fit")
 POLL_SECONDS = 0.2
@@ -37,15 +37,15 @@ def run_sweep(
     ray: str | None = None,
     command: Sequence[str] = FIT,
 ) -> list[Result]:
-    """Run what is not done yet, write ``output``/results.csv and sweep.json, and return the rows.
+    """Train what is not done yet, write ``output``/results.csv and sweep.json, and return the rows.
 
     Args:
-        plan: the cells.
-        output: folder of the sweep; it gets one run folder a cell.
+        plan: the runs.
+        output: folder of the sweep; it gets the run folders.
         console: where to show progress.
-        jobs: cells at a time, in place of the plan's.
-        ray: run the cells as Ray tasks on the cluster at this address; "local" starts one here.
-        command: what to call with a cell's arguments.
+        jobs: runs at a time, in place of the plan's.
+        ray: train as Ray tasks on the cluster at this address; "local" starts one here.
+        command: what to call with a run's arguments.
 
     Raises:
         UserError: another sweep uses the folder, or it holds runs of other settings.
@@ -55,7 +55,7 @@ def run_sweep(
     output.mkdir(parents=True, exist_ok=True)
     with _locked(output) as lock:
         sweep = _Sweep(plan, output)
-        if others := sum(path.parent.name not in sweep.folders for path in output.glob("*/cell.json")):
+        if others := sum(path.parent.name not in sweep.folders for path in output.glob("*/asked.json")):
             console.print(f"{others} run folders of {output} are not in this sweep: not in its results.csv")
         waiting = sweep.waiting()
         if waiting:
@@ -66,69 +66,69 @@ def run_sweep(
                 pool = RayPool(ray, size=len(waiting))
             how = "on Ray" if ray else f"{pool.size} at a time"
             total = len(sweep.folders)
-            console.print(f"{len(waiting)} of {total} cells to run, {how}, into {output}", soft_wrap=True)
+            console.print(f"{len(waiting)} of {total} runs to train, {how}, into {output}", soft_wrap=True)
             with _interruptible():  # after Ray, which sets handlers of its own
                 sweep.run(waiting, pool, command, console)
         return sweep.results()
 
 
 class _Sweep:
-    """The run folders of a plan and where each cell is."""
+    """The runs of a plan by name: their folders, and where each is."""
 
     def __init__(self, plan: Plan, output: Path) -> None:
         self.plan = plan
         self.output = output
-        self.folders = {cell.run: RunFolder(output / cell.run, cell) for cell in plan.cells}
-        self.states = {cell.run: CellState(cell) for cell in plan.cells}
-        for run, folder in self.folders.items():
+        self.folders = {run.name: RunFolder(output / run.name, run) for run in plan.runs}
+        self.states = {run.name: RunState(run) for run in plan.runs}
+        for name, folder in self.folders.items():
             folder.check_unchanged()
-            self.states[run].read(folder.run_json)
+            self.states[name].read(folder.recorded)
             if folder.is_done:
-                self.states[run].status = "done"
+                self.states[name].status = "done"
         self.write()
 
     def waiting(self) -> list[str]:
-        """Cells to run, the longest first: the last to end is then a short one."""
-        waiting = [run for run, state in self.states.items() if state.status == "waiting"]
-        return sorted(waiting, key=lambda run: -self.states[run].cell.cost)  # equal ones stay in order
+        """Runs to train, the longest first: the last to end is then a short one."""
+        waiting = [name for name, state in self.states.items() if state.status == "waiting"]
+        return sorted(waiting, key=lambda name: -self.states[name].run.cost)  # equal ones stay in order
 
     def run(self, waiting: list[str], pool: Pool, command: Sequence[str], console: Console) -> None:
-        """Run cells until all have ended."""
-        running: dict[str, object] = {}  # run -> its run.json at the start
+        """Train until all have ended."""
+        running: dict[str, object] = {}  # name -> its run.json at the start
         try:
             with SweepDisplay(list(self.states.values()), console) as display:
                 while waiting or running:
                     while waiting and len(running) < pool.size:
-                        run = waiting.pop(0)
-                        folder, state = self.folders[run], self.states[run]
+                        name = waiting.pop(0)
+                        folder, state = self.folders[name], self.states[name]
                         folder.open()
-                        arguments = folder.cell.arguments(folder.path)
+                        arguments = folder.run.arguments(folder.path)
                         resumes = folder.last_checkpoint.exists()
                         if resumes:
                             arguments.append(f"--ckpt_path={folder.last_checkpoint}")
-                        running[run] = folder.run_json
-                        pool.start(run, [*command, *arguments], folder.log)
+                        running[name] = folder.recorded
+                        pool.start(name, [*command, *arguments], folder.log)
                         state.status = "running"
                         display.changed(state, "resumed" if resumes else "started")
                     time.sleep(POLL_SECONDS)
-                    for run, how in pool.ended().items():
-                        folder, state = self.folders[run], self.states[run]
-                        state.error = None if folder.is_done else _why(folder, how, running[run])
+                    for name, how in pool.ended().items():
+                        folder, state = self.folders[name], self.states[name]
+                        before = running.pop(name)
+                        state.error = None if folder.is_done else _why(folder, how, before)
                         state.status = "failed" if state.error else "done"
-                        state.read(folder.run_json)
+                        state.read(folder.recorded)
                         folder.close(state.error)
-                        del running[run]
                         self.write()
                         display.changed(state)
-                    for run in running:
-                        self.states[run].read(self.folders[run].run_json)
+                    for name in running:
+                        self.states[name].read(self.folders[name].recorded)
                     display.refresh()
         finally:
             pool.stop()
             self.write()
 
     def results(self) -> list[Result]:
-        """A row for each cell that has ended, in the order of the plan."""
+        """A row for each run that has ended, in the order of the plan."""
         rows = [folder.result() for folder in self.folders.values()]
         return [row for row in rows if row is not None]
 
@@ -137,22 +137,22 @@ class _Sweep:
         write_results(self.output / "results.csv", self.results())
         origins: list[dict[str, object]] = []
         for folder in self.folders.values():
-            run = folder.run_json
-            origin = {key: run.get(key) for key in ("machine", "versions", "commit")}
-            if run and origin not in origins:
+            recorded = folder.recorded
+            origin = {key: recorded.get(key) for key in ("machine", "versions", "commit")}
+            if recorded and origin not in origins:
                 origins.append(origin)
-        cells = len(self.plan.cells)
-        about = {"name": self.plan.name, "num_cells": cells, "sweep": self.plan.source, "origins": origins}
-        write_file(self.output / "sweep.json", json.dumps(about, indent=1) + "\n")
+        plan = self.plan
+        about = {"name": plan.name, "num_runs": len(plan.runs), "sweep": plan.source, "origins": origins}
+        files.write_json(self.output / "sweep.json", about)
 
 
-def _why(folder: RunFolder, how: str, run_json_before: object) -> str:
+def _why(folder: RunFolder, how: str, recorded_before: object) -> str:
     """Why a run is not done, in one line."""
-    run = folder.run_json
-    if run != run_json_before and run.get("status") == "failed" and run.get("error"):
-        return " ".join(str(run["error"]).split())
+    recorded = folder.recorded
+    if recorded != recorded_before and recorded.get("status") == "failed" and recorded.get("error"):
+        return " ".join(str(recorded["error"]).split())
     if not how:
-        missing = "val_top1" if run.get("status") == "done" else "a run.json that says done"
+        missing = "val_top1" if recorded.get("status") == "done" else "a run.json that says done"
         return f"fit ended without {missing}, see {folder.log.name}"
     if how.startswith("killed"):  # what it printed last has nothing to do with it
         return f"{how}; see {folder.log.name}"
@@ -165,7 +165,7 @@ def _why(folder: RunFolder, how: str, run_json_before: object) -> str:
 def _locked(output: Path) -> Iterator[int]:
     """Hold the folder for this sweep.
 
-    The cells inherit the lock: should this process be killed outright, the folder stays taken until they end.
+    The runs inherit the lock: should this process be killed outright, the folder stays taken until they end.
     """
     path = output / ".lock"
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -175,7 +175,7 @@ def _locked(output: Path) -> Iterator[int]:
         except BlockingIOError as error:
             holder = path.read_text().strip()
             raise UserError(
-                f"{output} is in use by another sweep (process {holder}) or by cells that it left running; "
+                f"{output} is in use by another sweep (process {holder}) or by runs that it left going; "
                 "wait for them or give another --output"
             ) from error
         os.ftruncate(lock, 0)
