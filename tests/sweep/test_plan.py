@@ -73,12 +73,12 @@ def test_shapes_are_taken_as_listed(sweep_file):
 @pytest.mark.parametrize(
     "budget, steps, options",
     [
-        ("{steps: 10}", [10, 10], {"trainer.max_steps": "10", "trainer.max_epochs": "-1"}),
-        ("{epochs: 3}", [None, None], {"trainer.max_epochs": "3", "trainer.max_steps": "-1"}),
+        ("{steps: 10}", [10, 10], {"trainer.max_steps": 10, "trainer.max_epochs": -1}),
+        ("{epochs: 3}", [None, None], {"trainer.max_epochs": 3, "trainer.max_steps": -1}),
         (
             "{frames: 100}",
             [7, 7],
-            {"trainer.max_steps": "7", "trainer.max_epochs": "-1"},
+            {"trainer.max_steps": 7, "trainer.max_epochs": -1},
         ),  # 16 a step, rounded up
     ],
 )
@@ -86,7 +86,7 @@ def test_budget(sweep_file, budget, steps, options):
     rewrite(sweep_file, ("{steps: 10}", budget))
     runs = [run for run in read_plan(sweep_file).runs if run.arm == "bn"]
     assert [run.steps for run in runs] == steps
-    assert options.items() <= dict(runs[0].options).items()
+    assert options.items() <= runs[0].options(Path()).items()
 
 
 def test_accumulation_of_the_recipe_counts(sweep_file):

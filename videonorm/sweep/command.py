@@ -24,31 +24,16 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(prog="videonorm sweep", description=DESCRIPTION, epilog=EXAMPLES)
     what = options.add_mutually_exclusive_group(required=True)
     what.add_argument("-c", "--config", type=Path, metavar="FILE", help="the sweep file")
-    what.add_argument(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help="train nothing: draw plots and report again from DIR/results.csv",
-    )
-    options.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of the sweep (default: runs/NAME)"
-    )
-    options.add_argument(
-        "--seeds", type=positive_integer, metavar="N", help="seeds 0 to N-1, in place of the sweep file's"
-    )
-    options.add_argument(
-        "--jobs",
-        type=positive_integer,
-        metavar="N",
-        help="runs at a time (default: the sweep file's; auto is one a GPU, or one a core without GPUs)",
-    )
-    options.add_argument(
-        "--ray",
-        nargs="?",
-        const="local",
-        metavar="ADDRESS",
-        help="train as Ray tasks on the cluster at ADDRESS, or on one started here (extra [ray])",
-    )
+    report = "train nothing: draw plots and report again from DIR/results.csv"
+    what.add_argument("--report", type=Path, metavar="DIR", help=report)
+    output = "folder of the sweep (default: runs/NAME)"
+    options.add_argument("--output", type=Path, metavar="DIR", help=output)
+    seeds = "seeds 0 to N-1, in place of the sweep file's"
+    options.add_argument("--seeds", type=positive_integer, metavar="N", help=seeds)
+    jobs = "runs at a time (default: the sweep file's; auto is one a GPU, or one a core without GPUs)"
+    options.add_argument("--jobs", type=positive_integer, metavar="N", help=jobs)
+    ray = "train as Ray tasks on the cluster at ADDRESS, or on one started here (extra [ray])"
+    options.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
     options.add_argument("--dry_run", action="store_true", help="train nothing: list the runs")
     return options
 

@@ -20,17 +20,6 @@ from videonorm.errors import UserError
 from videonorm.messages import one_sentence
 from videonorm.sweep.shape import Shape
 
-# What the sweep itself decides for each run, and `overrides` therefore may not.
-SWEPT = (
-    "data.num_frames",
-    "data.frame_stride",
-    "data.batch_size",
-    "seed_everything",
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-    "trainer.max_steps",
-    "trainer.max_epochs",
-)
 T = TypeVar("T")
 
 
@@ -88,27 +77,48 @@ class SweepFile:
             raise UserError(f"a sweep must give one of batch_size, frames_per_step and cells, not {found}")
         if given == ["cells"] and self.num_frames is not None:
             raise UserError("a sweep must give num_frames or cells, not both")
+        if self.cells == []:
+            raise UserError("cells ([]) must be a list of num_frames and batch_size, one entry a shape")
         if given != ["cells"] and self.num_frames is None:
             raise UserError(f"a sweep with {given[0]} must have the key num_frames")
-        for key in SWEPT:
-            if key in self.overrides:
-                raise UserError(f"overrides ({key}) must leave to the sweep what it sets itself")
 
     def shapes(self, frame_stride: int | None, accumulate: int) -> list[Shape]:
         """The shapes of an arm, whose recipe and overlays say the stride and the accumulated steps."""
         if self.cells is not None:
-            return _listed_shapes(self.cells, self.frame_stride or frame_stride)
-        stride = _known(self.frame_stride or frame_stride)
-        lengths, frames = self.num_frames or [], self.frames_per_step
-        if frames is None:
-            return [Shape(length, stride, size) for length in lengths for size in self.batch_size or []]
-        for length in lengths:
-            if frames % (length * accumulate):
-                times = f" x accumulate_grad_batches ({accumulate})" if accumulate > 1 else ""
+            entries = enumerate(self.cells)
+            listed = [_typed(ListedShape, entry, f"cells[{number}]") for number, entry in entries]
+        else:
+            sizes, lengths = self.batch_size or [None], self.num_frames or []
+            listed = [ListedShape(n, size or self._size(n, accumulate)) for n in lengths for size in sizes]
+        shapes: list[Shape] = []
+        for number, entry in enumerate(listed):
+            stride = entry.frame_stride or self.frame_stride or frame_stride
+            if stride is None:
                 raise UserError(
-                    f"frames_per_step ({frames}) must be a multiple of num_frames ({length}){times}"
+                    "frame_stride must be given, in the sweep file or as data.frame_stride in its recipe"
                 )
-        return [Shape(length, stride, frames // (length * accumulate)) for length in lengths]
+            shape = Shape(entry.num_frames, stride, entry.batch_size)
+            if shape in shapes:
+                what = f"{shape.length()}, batch_size {shape.batch_size}"
+                raise UserError(f"cells[{number}] ({what}) must not repeat a shape")
+            shapes.append(shape)
+        return shapes
+
+    def steps(self, frames_per_step: int) -> int | None:
+        """Optimizer steps of a run, whole ones; None for a budget in epochs."""
+        frames: int | None = self.budget.get("frames")
+        return math.ceil(frames / frames_per_step) if frames else self.budget.get("steps")
+
+    def _size(self, num_frames: int, accumulate: int) -> int:
+        """The batch size that ``frames_per_step`` leaves for clips of ``num_frames``."""
+        frames: int | None = self.frames_per_step
+        assert frames is not None
+        if frames % (num_frames * accumulate):
+            times = f" x accumulate_grad_batches ({accumulate})" if accumulate > 1 else ""
+            raise UserError(
+                f"frames_per_step ({frames}) must be a multiple of num_frames ({num_frames}){times}"
+            )
+        return frames // (num_frames * accumulate)
 
 
 @dataclass(frozen=True)
@@ -120,8 +130,9 @@ class Run:
     accumulate: int
     seed: int
     steps: int | None  # optimizer steps; None where the budget is in epochs
+    epochs: int | None
     configs: tuple[Path, ...]  # the recipe, then the arm's overlays
-    options: tuple[tuple[str, str], ...]  # every other option of `fit`, in order
+    overrides: Mapping[str, str | Any]
 
     @property
     def name(self) -> str:
@@ -139,15 +150,22 @@ class Run:
         """Frames the model is to see, up to a factor common to all runs."""
         return self.shape.num_frames if self.steps is None else self.frames_per_step * self.steps
 
+    def options(self, folder: Path) -> dict[str, Any]:
+        """Options of ``fit`` that the sweep decides, and `overrides` therefore may not."""
+        return {
+            **{f"data.{key}": value for key, value in self.shape._asdict().items()},
+            "trainer.max_steps": self.steps or -1,
+            "trainer.max_epochs": self.epochs or -1,
+            "seed_everything": self.seed,
+            "trainer.default_root_dir": str(folder),
+            "trainer.enable_progress_bar": False,
+        }
+
     def arguments(self, folder: Path) -> list[str]:
         """Arguments of ``videonorm fit`` for this run."""
-        options = (
-            *self.options,
-            ("trainer.default_root_dir", folder),
-            ("trainer.enable_progress_bar", "false"),
-        )
         configs = [part for path in self.configs for part in ("-c", str(path))]
-        return [*configs, *(f"--{key}={value}" for key, value in options)]
+        options = {**self.overrides, **self.options(folder)}
+        return [*configs, *(f"--{key}={_as_text(value)}" for key, value in options.items())]
 
 
 @dataclass(frozen=True)
@@ -173,28 +191,24 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     """
     text, values = _read_yaml("sweep file", path)
     sweep = _typed(SweepFile, values, path.name)
+    seeds = sweep.seeds if num_seeds is None else range(num_seeds)
     recipe, recipe_values = _config("recipe", path.parent, sweep.recipe)
     runs: list[Run] = []
     on_cpu = False
     for arm, overlays in sweep.norms.items():
         files = [_config(f"norms.{arm}", path.parent, overlay) for overlay in overlays]
         layers = [recipe_values, *(overlay for _, overlay in files), sweep.overrides]
+        configs = (recipe, *(file for file, _ in files))
         accumulate = _positive("trainer.accumulate_grad_batches", layers) or 1
         on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
         for shape in sweep.shapes(_positive("data.frame_stride", layers), accumulate):
-            steps, budget = _budget(sweep.budget, shape.num_frames * shape.batch_size * accumulate)
-            options = {
-                **{
-                    key: of if isinstance(of, str) else json.dumps(of, default=str)
-                    for key, of in sweep.overrides.items()
-                },
-                **{f"data.{key}": str(of) for key, of in shape._asdict().items()},
-                **budget,
-            }
-            for seed in sweep.seeds if num_seeds is None else range(num_seeds):
-                seeded = (*options.items(), ("seed_everything", str(seed)))
-                configs = (recipe, *(file for file, _ in files))
-                runs.append(Run(arm, shape, accumulate, seed, steps, configs, seeded))
+            frames = shape.num_frames * shape.batch_size * accumulate
+            steps, epochs = sweep.steps(frames), sweep.budget.get("epochs")
+            for seed in seeds:
+                runs.append(Run(arm, shape, accumulate, seed, steps, epochs, configs, sweep.overrides))
+    for key in runs[0].options(path):
+        if key in sweep.overrides:
+            raise UserError(f"overrides ({key}) must leave to the sweep what it sets itself")
     return Plan(name=sweep.name, runs=tuple(runs), jobs=sweep.jobs, on_cpu=on_cpu, source=text)
 
 
@@ -215,38 +229,8 @@ def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     return kind(**vars(parsed))
 
 
-def _listed_shapes(cells: Sequence[Mapping[str, Any]], frame_stride: int | None) -> list[Shape]:
-    if not cells:
-        raise UserError("cells ([]) must be a list of num_frames and batch_size, one entry a shape")
-    shapes: list[Shape] = []
-    for number, entry in enumerate(cells):
-        listed = _typed(ListedShape, entry, f"cells[{number}]")
-        stride = _known(listed.frame_stride or frame_stride)
-        shape = Shape(listed.num_frames, stride, listed.batch_size)
-        if shape in shapes:
-            raise UserError(
-                f"cells[{number}] ({shape.length()}, batch_size {shape.batch_size}) must not repeat a shape"
-            )
-        shapes.append(shape)
-    return shapes
-
-
-def _known(frame_stride: int | None) -> int:
-    if frame_stride is None:
-        raise UserError("frame_stride must be given, in the sweep file or as data.frame_stride in its recipe")
-    return frame_stride
-
-
-def _budget(budget: Mapping[str, int], frames_per_step: int) -> tuple[int | None, dict[str, str]]:
-    """Optimizer steps (None for epochs) and the options that say so.
-
-    A budget in frames is rounded up to whole steps, so that runs differ by less than one step.
-    """
-    ((unit, amount),) = budget.items()
-    if unit == "epochs":
-        return None, {"trainer.max_epochs": str(amount), "trainer.max_steps": "-1"}
-    steps = amount if unit == "steps" else math.ceil(amount / frames_per_step)
-    return steps, {"trainer.max_steps": str(steps), "trainer.max_epochs": "-1"}
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _config(name: str, folder: Path, relative: str) -> tuple[Path, dict[str, Any]]:

@@ -52,13 +52,10 @@ class RunFolder:
                 "give another --output, or delete that folder"
             )
 
-    def open(self) -> None:
-        """Make the folder and record what is asked of the run."""
-        self._write(None, None)
-
-    def close(self, error: str | None) -> None:
-        """Record how the run ended: ``error`` is None for done."""
-        self._write("failed" if error else "done", error)
+    def record(self, status: str | None = None, error: str | None = None) -> None:
+        """Write what is asked of the run and how it ended; make the folder if need be."""
+        record = {"asked": self._asked(), "status": status, "error": error}
+        files.write_json(self.path / "asked.json", record)
 
     def result(self) -> Result | None:
         """The run's row of results.csv; None for a run that has not ended."""
@@ -85,12 +82,9 @@ class RunFolder:
     def _asked(self) -> dict[str, Any]:
         """Every setting of the run by content: neither a moved folder nor a new comment is a change."""
         configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in self.run.configs]
-        asked = json.dumps({"configs": configs, "options": dict(self.run.options)}, default=str)
+        options = {**self.run.overrides, **self.run.options(Path())}
+        asked = json.dumps({"configs": configs, "options": options}, default=str)
         return json.loads(asked, parse_constant=str)  # type: ignore[no-any-return]
-
-    def _write(self, status: str | None, error: str | None) -> None:
-        record = {"asked": self._asked(), "status": status, "error": error}
-        files.write_json(self.path / "asked.json", record)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,30 +1,26 @@
 """The report of a sweep: one HTML page that needs no other file, drawn from results.csv and sweep.json."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from matplotlib.figure import Figure
 
 from videonorm import files
 from videonorm.sweep import plots
 from videonorm.sweep.answer import Answer, answer
-from videonorm.sweep.cells import Cell, cells_of, highest, with_result
+from videonorm.sweep.cells import cells_of, highest, with_result
 from videonorm.sweep.look import arm_colors
 from videonorm.sweep.markdown import as_markdown, device_name
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import COLUMNS, Result, read_results
 
-CAPTIONS: dict[Callable[[Sequence[Cell]], Figure], str] = {
-    plots.accuracy_against_num_frames: "Top-1 on the validation videos against the clip length T. Bars are "
-    "95 % intervals, small dots single seeds. Above the dashed line no model can come with clips that short.",
-    plots.accuracy_against_batch_size: "The same top-1 against the batch size B, the clips that BatchNorm "
-    "averages over.",
-    plots.heat_map: "Top-1 in percent for each T and B. Squares without a number were not run.",
-    plots.speed_and_memory: "Training clips per second, on a logarithmic scale, and the most memory that a "
-    "run took.",
-}
+PICTURES = (
+    plots.accuracy_against_num_frames,
+    plots.accuracy_against_batch_size,
+    plots.heat_map,
+    plots.speed_and_memory,
+)
 
 
 def write_report(output: Path) -> Answer:
@@ -39,49 +35,48 @@ def write_report(output: Path) -> Answer:
     devices = {device_name(origin) for origin in about.get("origins", [])}
     device = devices.pop() if len(devices) == 1 else None
     found = answer(cells, device)
-    figures = []
+    pictures = {}
     if with_result(cells):
-        for draw, caption in CAPTIONS.items():
+        for draw in PICTURES:
             figure = draw(cells)
-            figures.append({"svg": plots.as_svg(figure), "caption": caption})
+            pictures[draw.__name__] = plots.as_svg(figure)
             files.write(output / "plots" / f"{draw.__name__}.png", plots.as_png(figure))
         files.write(output / "summary.png", plots.as_png(plots.summary_figure(cells)))
     files.write(output / "results.md", as_markdown(cells, found, about))
-
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    templates = jinja2.Environment(
-        loader=folder,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    page = templates.get_template("report.html.j2").render(
+    page = _template().render(
         name=about.get("name", "sweep"),
         source=about.get("sweep", ""),
         origins=[_flat(origin) for origin in about.get("origins", [])],
         answer=found,
         facts=_facts(results, about, device),
-        figures=figures,
+        pictures=pictures,
         cells=cells,
         best=highest(cells),
         colors=arm_colors(cell.arm for cell in cells),
         columns=COLUMNS,
         results=results,
+        format=format,
     )
     files.write(output / "report.html", page)
     return found
 
 
-def _facts(results: Sequence[Result], about: Mapping[str, Any], device: str | None) -> dict[str, str]:
+def _template() -> jinja2.Template:
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    lines = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    strict = jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=folder, autoescape=True, undefined=strict, **lines)
+    return environment.get_template("report.html.j2")
+
+
+def _facts(results: Sequence[Result], about: Mapping[str, Any], device: str | None) -> dict[str, object]:
     done = sum(result.done for result in results)
     seconds = round(sum(result.train_seconds or 0.0 for result in results))
     hours, minutes = divmod(seconds // 60, 60)
     facts = {
         "runs done": f"{done} of {about.get('num_runs', len(results))}",
-        "failed": str(len(results) - done),
-        "seeds": str(len({result.seed for result in results})),
+        "failed": len(results) - done,
+        "seeds": len({result.seed for result in results}),
         "training time, all runs": f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s",
     }
     return {**facts, "on": device} if device else facts
@@ -89,8 +84,5 @@ def _facts(results: Sequence[Result], about: Mapping[str, Any], device: str | No
 
 def _flat(origin: Mapping[str, Any]) -> dict[str, Any]:
     """Machine, versions and commit, as one mapping."""
-    return {
-        **(origin.get("machine") or {}),
-        **(origin.get("versions") or {}),
-        "commit": origin.get("commit"),
-    }
+    machine, versions = origin.get("machine") or {}, origin.get("versions") or {}
+    return {**machine, **versions, "commit": origin.get("commit")}

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -59,14 +58,14 @@ def run_sweep(
             console.print(f"{others} run folders of {output} are not in this sweep: not in its results.csv")
         waiting = sweep.waiting()
         if waiting:
-            if ray is None:
-                shares = environments(jobs or plan.jobs, len(waiting), plan.on_cpu)
-                pool: Pool = LocalPool(shares, keep_open=lock)
+            if ray:
+                pool: Pool = RayPool(ray, size=len(waiting))
+                how = "on Ray"
             else:
-                pool = RayPool(ray, size=len(waiting))
-            how = "on Ray" if ray else f"{pool.size} at a time"
-            total = len(sweep.folders)
-            console.print(f"{len(waiting)} of {total} runs to train, {how}, into {output}", soft_wrap=True)
+                pool = LocalPool(environments(jobs or plan.jobs, len(waiting), plan.on_cpu), keep_open=lock)
+                how = f"{pool.size} at a time"
+            number = f"{len(waiting)} of {len(plan.runs)} runs"
+            console.print(f"{number} to train, {how}, into {output}", soft_wrap=True)
             with _interruptible():  # after Ray, which sets handlers of its own
                 sweep.run(waiting, pool, command, console)
         return sweep.results()
@@ -101,7 +100,7 @@ class _Sweep:
                     while waiting and len(running) < pool.size:
                         name = waiting.pop(0)
                         folder, state = self.folders[name], self.states[name]
-                        folder.open()
+                        folder.record()
                         arguments = folder.run.arguments(folder.path)
                         resumes = folder.last_checkpoint.exists()
                         if resumes:
@@ -117,7 +116,7 @@ class _Sweep:
                         state.error = None if folder.is_done else _why(folder, how, before)
                         state.status = "failed" if state.error else "done"
                         state.read(folder.recorded)
-                        folder.close(state.error)
+                        folder.record(state.status, state.error)
                         self.write()
                         display.changed(state)
                     for name in running:
@@ -167,32 +166,27 @@ def _locked(output: Path) -> Iterator[int]:
 
     The runs inherit the lock: should this process be killed outright, the folder stays taken until they end.
     """
-    path = output / ".lock"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with (output / ".lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = path.read_text().strip()
+            lock.seek(0)
+            holder = lock.read().strip()
             raise UserError(
                 f"{output} is in use by another sweep (process {holder}) or by runs that it left going; "
                 "wait for them or give another --output"
             ) from error
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
-        yield lock
-    finally:
-        os.close(lock)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock.fileno()
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the sweep as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         yield
     finally:
