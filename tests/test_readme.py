@@ -16,8 +16,8 @@ from videonorm.bench.tables import readme_loading_tables, readme_tables
 from videonorm.data import MotionClips
 from videonorm.sweep.answer import answer
 from videonorm.sweep.cells import cells_of
-from videonorm.sweep.markdown import as_markdown
 from videonorm.sweep.results import read_results
+from videonorm.sweep.tables import as_markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -8,6 +8,9 @@ from videonorm.sweep.intervals import Estimate, difference, mean_top1
 from videonorm.sweep.results import Result
 from videonorm.sweep.shape import Shape
 
+# Of the table of cells.
+HEADINGS = ("T x stride", "B", "top-1", "95 % interval", "clips/s", "peak MiB", "seeds done")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -45,6 +48,15 @@ class Cell:
     @property
     def peak_memory_mib(self) -> float:
         return max(result.peak_memory_mib or 0.0 for result in self.done)
+
+    def figures(self) -> list[str]:
+        """What HEADINGS name."""
+        shape, seeds = self.shape, f"{len(self.done)} of {len(self.results)}"
+        found = ["failed", "", "", ""]
+        if self.done:
+            speed, memory = f"{self.clips_per_second:.1f}", f"{self.peak_memory_mib:,.0f}"
+            found = [self.top1.percent, self.top1.interval, speed, memory]
+        return [shape.length(), str(shape.batch_size), *found, seeds]
 
     def ahead_of(self, other: "Cell", confidence: float = 0.95) -> Estimate | None:
         """Top-1 of this cell - top-1 of the other, over the seeds both have; None where they share none."""

@@ -77,13 +77,14 @@ def _show(output: Path) -> None:
     from videonorm.sweep.cells import cells_of
     from videonorm.sweep.report import write_report
     from videonorm.sweep.results import read_results
-    from videonorm.sweep.terminal import new_console, results_table
+    from videonorm.sweep.tables import as_rich
+    from videonorm.sweep.terminal import new_console
 
     found = write_report(output)
     results = read_results(output / "results.csv")
     console = new_console()
     if results:
-        console.print(results_table(cells_of(results)))
+        console.print(as_rich(cells_of(results)))
     for result in results:
         if not result.done:
             console.print(f"{result.run} failed: {result.error}", style="red", soft_wrap=True)

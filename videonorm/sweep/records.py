@@ -5,9 +5,8 @@
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -17,31 +16,46 @@ from videonorm.sweep.plan import Run
 from videonorm.sweep.results import COLUMNS, Result
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run."""
+    """One run: its folder, and where it is.
 
-    path: Path
-    run: Run
+    Args:
+        path: the folder; it need not exist.
+        run: what is asked of it.
+    """
 
-    @property
-    def log(self) -> Path:
-        return self.path / "log.txt"
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path = path
+        self.run = run
+        self.log = path / "log.txt"
+        self.last_checkpoint = path / "checkpoints" / "last.ckpt"
+        self.error: str | None = None
+        self.read()
+        self.status: Literal["waiting", "running", "done", "failed"] = "done" if self.is_done else "waiting"
 
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """What ``fit`` has written into run.json so far; empty before it has."""
-        return read_json(self.path / "run.json")
+    def read(self) -> None:
+        """Take over what ``fit`` has written into run.json so far; nothing before it has."""
+        self.recorded = read_json(self.path / "run.json")
 
     @property
     def is_done(self) -> bool:
-        recorded = self.recorded
-        scored = recorded.get("val_top1") is not None and bool(recorded.get("val_videos"))
-        return scored and recorded.get("status") == "done"
+        scored = self.top1 is not None and bool(self.recorded.get("val_videos"))
+        return scored and self.recorded.get("status") == "done"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ("done", "failed")
+
+    @property
+    def top1(self) -> float | None:
+        """Of the last validation."""
+        return self.recorded.get("val_top1")
+
+    @property
+    def fraction(self) -> float:
+        """Of its steps, in [0, 1]."""
+        total = self.recorded.get("total_steps") or self.run.steps
+        return min(1.0, (self.recorded.get("step") or 0) / total) if total else 0.0
 
     def check_unchanged(self) -> None:
         """Raise UserError if the folder holds a result or a checkpoint of another configuration."""
@@ -52,10 +66,15 @@ class RunFolder:
                 "give another --output, or delete that folder"
             )
 
-    def record(self, status: str | None = None, error: str | None = None) -> None:
-        """Write what is asked of the run and how it ended; make the folder if need be."""
-        record = {"asked": self._asked(), "status": status, "error": error}
-        files.write_json(self.path / "asked.json", record)
+    def start(self) -> None:
+        """Make the folder and record what is asked of the run."""
+        self.status = "running"
+        self._write({"status": None, "error": None})
+
+    def end(self, error: str | None) -> None:
+        """Record how the run ended: ``error`` is None for done."""
+        self.status, self.error = "failed" if error else "done", error
+        self._write({"status": self.status, "error": error})
 
     def result(self) -> Result | None:
         """The run's row of results.csv; None for a run that has not ended."""
@@ -63,21 +82,24 @@ class RunFolder:
         done = self.is_done
         if not done and closed.get("status") != "failed":
             return None
-        recorded = {key: value for key, value in self.recorded.items() if key in COLUMNS}
+        run = self.run
         values = {
             **dict.fromkeys(COLUMNS),
-            "frames_per_step": self.run.frames_per_step,
-            **recorded,
-            "run": self.run.name,
-            "norm": self.run.arm,
-            **self.run.shape._asdict(),
-            "accumulate": self.run.accumulate,
-            "seed": self.run.seed,
-            "val_videos": int(recorded.get("val_videos") or 0) or None,
+            "frames_per_step": run.frames_per_step,
+            **{key: value for key, value in self.recorded.items() if key in COLUMNS},
+            **run.shape._asdict(),
+            "run": run.name,
+            "norm": run.arm,
+            "accumulate": run.accumulate,
+            "seed": run.seed,
+            "val_videos": int(self.recorded.get("val_videos") or 0) or None,
             "status": "done" if done else "failed",
             "error": None if done else closed.get("error"),
         }
         return Result(**values)
+
+    def _write(self, how: dict[str, str | None]) -> None:
+        files.write_json(self.path / "asked.json", {"asked": self._asked(), **how})
 
     def _asked(self) -> dict[str, Any]:
         """Every setting of the run by content: neither a moved folder nor a new comment is a change."""

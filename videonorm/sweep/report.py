@@ -9,11 +9,11 @@ import jinja2
 from videonorm import files
 from videonorm.sweep import plots
 from videonorm.sweep.answer import Answer, answer
-from videonorm.sweep.cells import cells_of, highest, with_result
+from videonorm.sweep.cells import HEADINGS, cells_of, highest, with_result
 from videonorm.sweep.look import arm_colors
-from videonorm.sweep.markdown import as_markdown, device_name
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import COLUMNS, Result, read_results
+from videonorm.sweep.tables import as_markdown, device_name
 
 PICTURES = (
     plots.accuracy_against_num_frames,
@@ -51,6 +51,7 @@ def write_report(output: Path) -> Answer:
         facts=_facts(results, about, device),
         pictures=pictures,
         cells=cells,
+        headings=HEADINGS,
         best=highest(cells),
         colors=arm_colors(cell.arm for cell in cells),
         columns=COLUMNS,
@@ -62,10 +63,13 @@ def write_report(output: Path) -> Answer:
 
 
 def _template() -> jinja2.Template:
-    folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    lines = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    strict = jinja2.StrictUndefined
-    environment = jinja2.Environment(loader=folder, autoescape=True, undefined=strict, **lines)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("report.html.j2")
 
 

@@ -21,7 +21,7 @@ from videonorm.sweep.pool import LocalPool, Pool, environments
 from videonorm.sweep.ray_pool import RayPool
 from videonorm.sweep.records import RunFolder
 from videonorm.sweep.results import Result, write_results
-from videonorm.sweep.terminal import RunState, SweepDisplay
+from videonorm.sweep.terminal import SweepDisplay
 
 FIT = (sys.executable, "-m", "videonorm", "fit")
 POLL_SECONDS = 0.2
@@ -54,7 +54,7 @@ def run_sweep(
     output.mkdir(parents=True, exist_ok=True)
     with _locked(output) as lock:
         sweep = _Sweep(plan, output)
-        if others := sum(path.parent.name not in sweep.folders for path in output.glob("*/asked.json")):
+        if others := sum(path.parent.name not in sweep.runs for path in output.glob("*/asked.json")):
             console.print(f"{others} run folders of {output} are not in this sweep: not in its results.csv")
         waiting = sweep.waiting()
         if waiting:
@@ -67,78 +67,71 @@ def run_sweep(
             number = f"{len(waiting)} of {len(plan.runs)} runs"
             console.print(f"{number} to train, {how}, into {output}", soft_wrap=True)
             with _interruptible():  # after Ray, which sets handlers of its own
-                sweep.run(waiting, pool, command, console)
+                sweep.train(waiting, pool, command, console)
         return sweep.results()
 
 
 class _Sweep:
-    """The runs of a plan by name: their folders, and where each is."""
+    """The runs of a plan by name."""
 
     def __init__(self, plan: Plan, output: Path) -> None:
         self.plan = plan
         self.output = output
-        self.folders = {run.name: RunFolder(output / run.name, run) for run in plan.runs}
-        self.states = {run.name: RunState(run) for run in plan.runs}
-        for name, folder in self.folders.items():
+        self.runs = {run.name: RunFolder(output / run.name, run) for run in plan.runs}
+        for folder in self.runs.values():
             folder.check_unchanged()
-            self.states[name].read(folder.recorded)
-            if folder.is_done:
-                self.states[name].status = "done"
         self.write()
 
-    def waiting(self) -> list[str]:
+    def waiting(self) -> list[RunFolder]:
         """Runs to train, the longest first: the last to end is then a short one."""
-        waiting = [name for name, state in self.states.items() if state.status == "waiting"]
-        return sorted(waiting, key=lambda name: -self.states[name].run.cost)  # equal ones stay in order
+        waiting = [folder for folder in self.runs.values() if folder.status == "waiting"]
+        return sorted(waiting, key=lambda folder: -folder.run.cost)  # equal ones stay in order
 
-    def run(self, waiting: list[str], pool: Pool, command: Sequence[str], console: Console) -> None:
+    def train(self, waiting: list[RunFolder], pool: Pool, command: Sequence[str], console: Console) -> None:
         """Train until all have ended."""
         running: dict[str, object] = {}  # name -> its run.json at the start
         try:
-            with SweepDisplay(list(self.states.values()), console) as display:
+            with SweepDisplay(list(self.runs.values()), console) as display:
                 while waiting or running:
                     while waiting and len(running) < pool.size:
-                        name = waiting.pop(0)
-                        folder, state = self.folders[name], self.states[name]
-                        folder.record()
-                        arguments = folder.run.arguments(folder.path)
+                        folder = waiting.pop(0)
+                        folder.start()
+                        arguments = [*command, *folder.run.arguments(folder.path)]
                         resumes = folder.last_checkpoint.exists()
                         if resumes:
                             arguments.append(f"--ckpt_path={folder.last_checkpoint}")
-                        running[name] = folder.recorded
-                        pool.start(name, [*command, *arguments], folder.log)
-                        state.status = "running"
-                        display.changed(state, "resumed" if resumes else "started")
+                        running[folder.run.name] = folder.recorded
+                        pool.start(folder.run.name, arguments, folder.log)
+                        display.changed(folder, "resumed" if resumes else "started")
                     time.sleep(POLL_SECONDS)
-                    for name, how in pool.ended().items():
-                        folder, state = self.folders[name], self.states[name]
-                        before = running.pop(name)
-                        state.error = None if folder.is_done else _why(folder, how, before)
-                        state.status = "failed" if state.error else "done"
-                        state.read(folder.recorded)
-                        folder.record(state.status, state.error)
-                        self.write()
-                        display.changed(state)
                     for name in running:
-                        self.states[name].read(self.folders[name].recorded)
+                        self.runs[name].read()
+                    for name, how in pool.ended().items():
+                        folder = self.runs[name]
+                        folder.read()
+                        before = running.pop(name)
+                        folder.end(None if folder.is_done else _why(folder, how, before))
+                        self.write()
+                        display.changed(folder)
                     display.refresh()
         finally:
             pool.stop()
+            for name in running:
+                self.runs[name].read()
             self.write()
 
     def results(self) -> list[Result]:
         """A row for each run that has ended, in the order of the plan."""
-        rows = [folder.result() for folder in self.folders.values()]
+        rows = [folder.result() for folder in self.runs.values()]
         return [row for row in rows if row is not None]
 
     def write(self) -> None:
         """Write results.csv, and sweep.json: what was asked, and which machines and versions answered."""
         write_results(self.output / "results.csv", self.results())
         origins: list[dict[str, object]] = []
-        for folder in self.folders.values():
-            recorded = folder.recorded
-            origin = {key: recorded.get(key) for key in ("machine", "versions", "commit")}
-            if recorded and origin not in origins:
+        for folder in self.runs.values():
+            origin = {key: folder.recorded.get(key) for key in ("machine", "versions", "commit")}
+            if folder.recorded and origin not in origins:
                 origins.append(origin)
         plan = self.plan
         about = {"name": plan.name, "num_runs": len(plan.runs), "sweep": plan.source, "origins": origins}

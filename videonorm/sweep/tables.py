@@ -1,10 +1,29 @@
-"""The results of a sweep as Markdown, for a README or an issue: the answer, and shape against arm."""
+"""The cells of a sweep as tables: in the terminal, and in Markdown for a README or an issue."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
 from videonorm.sweep.answer import Answer
-from videonorm.sweep.cells import Cell, with_result
+from videonorm.sweep.cells import HEADINGS, Cell, with_result
+from videonorm.sweep.look import arm_colors
+
+
+def as_rich(cells: Sequence[Cell]) -> Table:
+    """Top-1 with its 95 % interval, speed and memory of every cell, seeds taken together."""
+    colors = arm_colors(cell.arm for cell in cells)
+    table = Table(header_style="bold", border_style="dim")
+    table.add_column("arm")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
+    for cell, after in zip_longest(cells, cells[1:]):
+        last_of_arm = after is None or after.arm != cell.arm
+        arm = Text(cell.arm, f"bold {colors[cell.arm]}")
+        table.add_row(arm, *cell.figures(), end_section=last_of_arm)
+    return table
 
 
 def as_markdown(cells: Sequence[Cell], found: Answer, about: Mapping[str, Any]) -> str:
