@@ -135,7 +135,7 @@ def test_the_last_word_on_stride_and_accelerator_counts(sweep_file):
         (
             "num_frames: [4, 8]\nframes_per_step: 16",
             "cells: [{num_frames: 4, batch: 2}]",
-            r"cells\[0\] key \(batch\) must be one of num_frames, batch_size, frame_stride; did you mean b",
+            r"cells\[0\] key \(batch\) must be one of num_frames, frame_stride, batch_size; did you mean b",
         ),
         (
             "num_frames: [4, 8]\nframes_per_step: 16",

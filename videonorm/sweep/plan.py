@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,15 +21,6 @@ from videonorm.messages import one_sentence
 from videonorm.sweep.shape import Shape
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ListedShape:
-    """An entry of `cells`."""
-
-    num_frames: PositiveInt
-    batch_size: PositiveInt
-    frame_stride: PositiveInt | None = None  # that of the sweep or the recipe
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class SweepFile:
     frame_stride: PositiveInt | None = None  # the recipe's
     batch_size: list[PositiveInt] | None = None  # each with each of num_frames
     frames_per_step: PositiveInt | None = None  # gives the batch size of each of num_frames
-    cells: list[dict[str, Any]] | None = None  # or the shapes one by one, see ``ListedShape``
+    cells: list[dict[str, Any]] | None = None  # or the shapes one by one
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0])
     # Options of every run, by dotted name. As `Any` alone jsonargparse would read the text "007" as 7.
     overrides: dict[str, str | Any] = field(default_factory=dict)
@@ -84,30 +75,23 @@ class SweepFile:
 
     def shapes(self, frame_stride: int | None, accumulate: int) -> list[Shape]:
         """The shapes of an arm, whose recipe and overlays say the stride and the accumulated steps."""
-        if self.cells is not None:
-            entries = enumerate(self.cells)
-            listed = [_typed(ListedShape, entry, f"cells[{number}]") for number, entry in entries]
-        else:
+        stride = self.frame_stride or frame_stride
+        entries = self.cells or [{}]
+        if stride is None and not all("frame_stride" in entry for entry in entries):
+            raise UserError(
+                "frame_stride must be given, in the sweep file or as data.frame_stride in its recipe"
+            )
+        if self.cells is None:
             sizes, lengths = self.batch_size or [None], self.num_frames or []
-            listed = [ListedShape(n, size or self._size(n, accumulate)) for n in lengths for size in sizes]
+            return [Shape(n, stride, size or self._size(n, accumulate)) for n in lengths for size in sizes]
         shapes: list[Shape] = []
-        for number, entry in enumerate(listed):
-            stride = entry.frame_stride or self.frame_stride or frame_stride
-            if stride is None:
-                raise UserError(
-                    "frame_stride must be given, in the sweep file or as data.frame_stride in its recipe"
-                )
-            shape = Shape(entry.num_frames, stride, entry.batch_size)
+        for number, entry in enumerate(entries):
+            shape = _typed(Shape, {"frame_stride": stride, **entry}, f"cells[{number}]")
             if shape in shapes:
                 what = f"{shape.length()}, batch_size {shape.batch_size}"
                 raise UserError(f"cells[{number}] ({what}) must not repeat a shape")
             shapes.append(shape)
         return shapes
-
-    def steps(self, frames_per_step: int) -> int | None:
-        """Optimizer steps of a run, whole ones; None for a budget in epochs."""
-        frames: int | None = self.budget.get("frames")
-        return math.ceil(frames / frames_per_step) if frames else self.budget.get("steps")
 
     def _size(self, num_frames: int, accumulate: int) -> int:
         """The batch size that ``frames_per_step`` leaves for clips of ``num_frames``."""
@@ -129,8 +113,7 @@ class Run:
     shape: Shape
     accumulate: int
     seed: int
-    steps: int | None  # optimizer steps; None where the budget is in epochs
-    epochs: int | None
+    budget: Mapping[str, int]
     configs: tuple[Path, ...]  # the recipe, then the arm's overlays
     overrides: Mapping[str, str | Any]
 
@@ -143,19 +126,27 @@ class Run:
     @property
     def frames_per_step(self) -> int:
         """On one device."""
-        return self.shape.num_frames * self.shape.batch_size * self.accumulate
+        frames: int = self.shape.num_frames * self.shape.batch_size * self.accumulate
+        return frames
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps, whole ones; None where the budget is in epochs."""
+        frames = self.budget.get("frames")
+        return math.ceil(frames / self.frames_per_step) if frames else self.budget.get("steps")
 
     @property
     def cost(self) -> int:
         """Frames the model is to see, up to a factor common to all runs."""
-        return self.shape.num_frames if self.steps is None else self.frames_per_step * self.steps
+        cost: int = self.shape.num_frames if self.steps is None else self.frames_per_step * self.steps
+        return cost
 
     def options(self, folder: Path) -> dict[str, Any]:
         """Options of ``fit`` that the sweep decides, and `overrides` therefore may not."""
         return {
             **{f"data.{key}": value for key, value in self.shape._asdict().items()},
             "trainer.max_steps": self.steps or -1,
-            "trainer.max_epochs": self.epochs or -1,
+            "trainer.max_epochs": self.budget.get("epochs", -1),
             "seed_everything": self.seed,
             "trainer.default_root_dir": str(folder),
             "trainer.enable_progress_bar": False,
@@ -165,7 +156,8 @@ class Run:
         """Arguments of ``videonorm fit`` for this run."""
         configs = [part for path in self.configs for part in ("-c", str(path))]
         options = {**self.overrides, **self.options(folder)}
-        return [*configs, *(f"--{key}={_as_text(value)}" for key, value in options.items())]
+        texts = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in options.items()}
+        return [*configs, *(f"--{key}={text}" for key, text in texts.items())]
 
 
 @dataclass(frozen=True)
@@ -202,10 +194,8 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
         accumulate = _positive("trainer.accumulate_grad_batches", layers) or 1
         on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
         for shape in sweep.shapes(_positive("data.frame_stride", layers), accumulate):
-            frames = shape.num_frames * shape.batch_size * accumulate
-            steps, epochs = sweep.steps(frames), sweep.budget.get("epochs")
             for seed in seeds:
-                runs.append(Run(arm, shape, accumulate, seed, steps, epochs, configs, sweep.overrides))
+                runs.append(Run(arm, shape, accumulate, seed, sweep.budget, configs, sweep.overrides))
     for key in runs[0].options(path):
         if key in sweep.overrides:
             raise UserError(f"overrides ({key}) must leave to the sweep what it sets itself")
@@ -213,8 +203,8 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
 
 
 def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A dataclass from a mapping of a YAML file."""
-    keys = [of.name for of in fields(kind)]  # type: ignore[arg-type]
+    """A ``kind``, whose fields are the keys, from a mapping of a YAML file."""
+    keys = list(kind.__annotations__)
     for key in values:
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, n=1)
@@ -227,10 +217,6 @@ def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     except jsonargparse.ArgumentError as error:
         raise UserError(f"{where}: {one_sentence(str(error))}") from error
     return kind(**vars(parsed))
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _config(name: str, folder: Path, relative: str) -> tuple[Path, dict[str, Any]]:

@@ -27,29 +27,21 @@ MUTED = "#7d848c"
 LABEL_HEIGHT = 0.055  # of a norm's name, in heights of its axes
 DASHES = ("-", "--", ":", "-.")
 STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "figure.facecolor": "white",
     "font.size": 10,
     "font.family": "DejaVu Sans",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
-    "axes.grid": True,
     "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": MUTED,
     "grid.alpha": 0.25,
     "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "lines.linewidth": 2.2,
@@ -143,10 +135,10 @@ def as_png(figure: Figure) -> bytes:
 def as_svg(figure: Figure) -> str:
     """An <svg> element to set into a page: in the page's text colour and font, naming no other document."""
     with matplotlib.rc_context(STYLE), io.BytesIO() as file:
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        about = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=about)
         svg = file.getvalue().decode("utf-8")
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # HTML needs none of them
     for size in ("width", "height"):
         svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
@@ -171,17 +163,15 @@ class _Drawing:
             return str(value)
         return f"{value[0]} x {value[1]}" if strides_differ(self.done) else str(value[0])
 
-    def positions(self, cells: Sequence[Cell], axis: Axis) -> dict[Any, float]:
-        """Where each T or B stands: at its logarithm, or in a row where only strides tell lengths apart."""
+    def dress_x(self, axes: Axes, cells: Sequence[Cell], axis: Axis) -> dict[Any, float]:
+        """Tick each T or B at its logarithm, or in a row where only strides tell lengths apart.
+
+        Where T and B are tied, each tick names both. Returns the positions.
+        """
         values = sorted({axis(cell) for cell in cells})
         sizes = [value[0] if isinstance(value, tuple) else value for value in values]
-        if len(set(sizes)) < len(sizes):
-            return {value: float(index) for index, value in enumerate(values)}
-        return {value: math.log2(size) for value, size in zip(values, sizes, strict=True)}
-
-    def dress_x(self, axes: Axes, cells: Sequence[Cell], axis: Axis) -> dict[Any, float]:
-        """Ticks at the cells, whose positions are returned; where T and B are tied, each tick names both."""
-        positions = self.positions(cells, axis)
+        row = len(set(sizes)) < len(sizes)
+        positions = {value: float(i) if row else math.log2(sizes[i]) for i, value in enumerate(values)}
         labels = {}
         for cell in cells:
             both = [f"T={self.name(_length(cell))}", f"B={_batch_size(cell)}"]
@@ -276,10 +266,8 @@ def _bounds(axes: Axes, positions: Mapping[Any, float], cells: Sequence[Cell], a
     classes = cells[0].done[0].num_classes
     if classes and 1 / classes > axes.get_ylim()[0]:
         axes.axhline(1 / classes, linestyle=(0, (1, 2)), **line)
-        right = axes.get_yaxis_transform()
-        axes.annotate(
-            "chance", (0.99, 1 / classes), xycoords=right, xytext=(0, -4), ha="right", va="top", **text
-        )
+        text |= {"xycoords": axes.get_yaxis_transform(), "ha": "right", "va": "top"}
+        axes.annotate("chance", (0.99, 1 / classes), xytext=(0, -4), **text)
 
 
 def _set_scale(axes: Axes, done: Sequence[Cell]) -> None:
@@ -326,4 +314,4 @@ def _length(cell: Cell) -> Length:
 
 
 def _batch_size(cell: Cell) -> int:
-    return cell.shape.batch_size
+    return int(cell.shape.batch_size)

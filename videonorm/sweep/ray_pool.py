@@ -12,7 +12,7 @@ from videonorm.sweep.pool import how_it_ended, start_process, stop_processes
 
 
 class RayPool:
-    """A Pool on a Ray cluster.
+    """``LocalPool`` on a Ray cluster.
 
     Args:
         address: of the cluster, as ``ray.init`` takes it; "local" starts one on this machine.

@@ -44,9 +44,7 @@ def write_report(output: Path) -> Answer:
         files.write(output / "summary.png", plots.as_png(plots.summary_figure(cells)))
     files.write(output / "results.md", as_markdown(cells, found, about))
     page = _template().render(
-        name=about.get("name", "sweep"),
-        source=about.get("sweep", ""),
-        origins=[_flat(origin) for origin in about.get("origins", [])],
+        about={"name": "sweep", "sweep": "", "origins": [], **about},
         answer=found,
         facts=_facts(results, about, device),
         pictures=pictures,
@@ -84,9 +82,3 @@ def _facts(results: Sequence[Result], about: Mapping[str, Any], device: str | No
         "training time, all runs": f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s",
     }
     return {**facts, "on": device} if device else facts
-
-
-def _flat(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Machine, versions and commit, as one mapping."""
-    machine, versions = origin.get("machine") or {}, origin.get("versions") or {}
-    return {**machine, **versions, "commit": origin.get("commit")}

@@ -17,7 +17,7 @@ from rich.console import Console
 from videonorm import files
 from videonorm.errors import UserError
 from videonorm.sweep.plan import Plan
-from videonorm.sweep.pool import LocalPool, Pool, environments
+from videonorm.sweep.pool import LocalPool, environments
 from videonorm.sweep.ray_pool import RayPool
 from videonorm.sweep.records import RunFolder
 from videonorm.sweep.results import Result, write_results
@@ -59,14 +59,17 @@ def run_sweep(
         waiting = sweep.waiting()
         if waiting:
             if ray:
-                pool: Pool = RayPool(ray, size=len(waiting))
+                pool: LocalPool | RayPool = RayPool(ray, size=len(waiting))
                 how = "on Ray"
             else:
                 pool = LocalPool(environments(jobs or plan.jobs, len(waiting), plan.on_cpu), keep_open=lock)
                 how = f"{pool.size} at a time"
-            number = f"{len(waiting)} of {len(plan.runs)} runs"
-            console.print(f"{number} to train, {how}, into {output}", soft_wrap=True)
-            with _interruptible():  # after Ray, which sets handlers of its own
+            count = f"{len(waiting)} of {len(plan.runs)} runs"
+            console.print(f"{count} to train, {how}, into {output}", soft_wrap=True)
+            with contextlib.ExitStack() as stack:  # after Ray, which sets handlers of its own
+                for number in (signal.SIGTERM, signal.SIGHUP):  # end the sweep as Ctrl-C does
+                    before = signal.signal(number, signal.default_int_handler)
+                    stack.callback(signal.signal, number, before)
                 sweep.train(waiting, pool, command, console)
         return sweep.results()
 
@@ -87,7 +90,9 @@ class _Sweep:
         waiting = [folder for folder in self.runs.values() if folder.status == "waiting"]
         return sorted(waiting, key=lambda folder: -folder.run.cost)  # equal ones stay in order
 
-    def train(self, waiting: list[RunFolder], pool: Pool, command: Sequence[str], console: Console) -> None:
+    def train(
+        self, waiting: list[RunFolder], pool: LocalPool | RayPool, command: Sequence[str], console: Console
+    ) -> None:
         """Train until all have ended."""
         running: dict[str, object] = {}  # name -> its run.json at the start
         try:
@@ -173,15 +178,3 @@ def _locked(output: Path) -> Iterator[int]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield lock.fileno()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the sweep as Ctrl-C does."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,13 +2,15 @@
 
 from typing import NamedTuple
 
+from jsonargparse.typing import PositiveInt
+
 
 class Shape(NamedTuple):
     """T x stride, B."""
 
-    num_frames: int
-    frame_stride: int
-    batch_size: int  # clips per device and step
+    num_frames: PositiveInt
+    frame_stride: PositiveInt
+    batch_size: PositiveInt  # clips per device and step
 
     def length(self, with_stride: bool = True) -> str:
         """The clip's: T x stride."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -126,7 +127,5 @@ def _square(runs: Sequence[RunFolder]) -> Text:
     return Text(" ").join(parts) if parts else Text("waiting" if runs else "", "dim")
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+def _clock(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))
