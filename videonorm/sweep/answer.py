@@ -33,7 +33,19 @@ def answer(cells: Sequence[Cell], device: str | None = None) -> Answer:
     if best is None:
         failed = sum(len(cell.results) for cell in cells)
         return Answer(f"No run has a result: {failed} failed." if failed else "No run has a result yet.", [])
-    return _Finding(with_result(cells), best).answer(cells, device)
+    finding = _Finding(with_result(cells), best)
+    shape, tied = best.shape, is_tied(finding.done)
+    # Along one axis the other is held, unless the two move together.
+    of_size = [cell for cell in finding.done if tied or cell.shape.batch_size == shape.batch_size]
+    of_length = [cell for cell in finding.done if cell.shape[:2] == shape[:2] and not tied]
+    details = [
+        *finding.other_arms(),
+        *finding.changes("num_frames", of_size),
+        *finding.changes("batch_size", of_length),
+        *finding.bounds(),
+        *_caveats(cells),
+    ]
+    return Answer(finding.headline(device), details)
 
 
 @dataclass(frozen=True)
@@ -43,27 +55,13 @@ class _Finding:
     done: Sequence[Cell]
     best: Cell
 
-    def answer(self, cells: Sequence[Cell], device: str | None) -> Answer:
-        shape, tied = self.best.shape, is_tied(self.done)
-        # Along one axis the other is held, unless the two move together.
-        of_size = [cell for cell in self.done if tied or cell.shape.batch_size == shape.batch_size]
-        of_length = [cell for cell in self.done if cell.shape[:2] == shape[:2]]
-        details = [
-            *self._other_arms(),
-            *self._changes("num_frames", of_size),
-            *([] if tied else self._changes("batch_size", of_length)),
-            *self._bounds(),
-            *_caveats(cells),
-        ]
-        return Answer(self._headline(device), details)
-
     def _shape(self, cell: Cell) -> str:
         return f"T={cell.shape.length(strides_differ(self.done))}, B={cell.shape.batch_size}"
 
     def _name(self, cell: Cell) -> str:
         return f"{cell.arm} at {self._shape(cell)}"
 
-    def _headline(self, device: str | None) -> str:
+    def headline(self, device: str | None) -> str:
         best, top1, seeds = self.best, self.best.top1, len(self.best.done)
         frames = frames_per_step(self.done)
         where = [f"with {frames} frames a step"] if frames else []
@@ -92,7 +90,7 @@ class _Finding:
         by = f"difference {_points(gap, len(others))}" if gap else "they share no seed"
         return f"{lead}no single cell is best: {self._name(best)} is highest with {score}, but {rest}: {by}."
 
-    def _other_arms(self) -> Iterable[str]:
+    def other_arms(self) -> Iterable[str]:
         """The other arms in the best cell's shape."""
         best = self.best
         for other in self.done:
@@ -103,7 +101,7 @@ class _Finding:
                     f"{best.arm} {verdict} {_points(gap)}."
                 )
 
-    def _changes(self, axis: Literal["num_frames", "batch_size"], cells: Sequence[Cell]) -> Iterable[str]:
+    def changes(self, axis: Literal["num_frames", "batch_size"], cells: Sequence[Cell]) -> Iterable[str]:
         """From the least of an axis to the most, for each arm."""
 
         def size(cell: Cell) -> int:
@@ -119,7 +117,7 @@ class _Finding:
                     f"{least.top1.percent} to {most.top1.percent}: {doubt}{_points(gap)}."
                 )
 
-    def _bounds(self) -> list[str]:
+    def bounds(self) -> list[str]:
         classes, ceiling = self.best.done[0].num_classes, self.best.best_possible_top1
         bounds = [f"Chance is {percent(1 / classes)}."] if classes else []
         if ceiling and ceiling < 1:

@@ -184,13 +184,14 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     text, values = _read_yaml("sweep file", path)
     sweep = _typed(SweepFile, values, path.name)
     seeds = sweep.seeds if num_seeds is None else range(num_seeds)
-    recipe, recipe_values = _config("recipe", path.parent, sweep.recipe)
     runs: list[Run] = []
     on_cpu = False
     for arm, overlays in sweep.norms.items():
-        files = [_config(f"norms.{arm}", path.parent, overlay) for overlay in overlays]
-        layers = [recipe_values, *(overlay for _, overlay in files), sweep.overrides]
-        configs = (recipe, *(file for file, _ in files))
+        configs = tuple((path.parent / file).resolve() for file in (sweep.recipe, *overlays))
+        recipe, *files = configs
+        layers = [_read_yaml("recipe", recipe)[1]]
+        layers += [_read_yaml(f"norms.{arm}", file)[1] for file in files]
+        layers.append(sweep.overrides)
         accumulate = _positive("trainer.accumulate_grad_batches", layers) or 1
         on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
         for shape in sweep.shapes(_positive("data.frame_stride", layers), accumulate):
@@ -217,11 +218,6 @@ def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     except jsonargparse.ArgumentError as error:
         raise UserError(f"{where}: {one_sentence(str(error))}") from error
     return kind(**vars(parsed))
-
-
-def _config(name: str, folder: Path, relative: str) -> tuple[Path, dict[str, Any]]:
-    path = (folder / relative).resolve()
-    return path, _read_yaml(name, path)[1]
 
 
 def _read_yaml(name: str, path: Path) -> tuple[str, dict[str, Any]]:

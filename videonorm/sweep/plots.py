@@ -25,7 +25,6 @@ from videonorm.sweep.look import arm_colors
 INK = "#1a1d21"  # all text and lines that are not data; `as_svg` makes it the colour of the text around it
 MUTED = "#7d848c"
 LABEL_HEIGHT = 0.055  # of a norm's name, in heights of its axes
-DASHES = ("-", "--", ":", "-.")
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
     **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), MUTED),
@@ -74,7 +73,7 @@ def heat_map(cells: Sequence[Cell]) -> Figure:
     with matplotlib.rc_context(STYLE):
         width = max(7.4, len(arms) * (0.9 + 0.62 * len(sizes)))
         figure = Figure(figsize=(width, 1.5 + 0.5 * len(lengths)), layout="constrained")
-        for axes, arm in zip(_row(figure, len(arms)), arms, strict=True):
+        for axes, arm in zip(figure.subplots(1, len(arms), squeeze=False)[0], arms, strict=True):
             axes.set_title(arm, color=drawing.colors[arm])
             axes.grid(False)
             axes.spines[["left", "bottom"]].set_visible(False)
@@ -86,11 +85,12 @@ def heat_map(cells: Sequence[Cell]) -> Figure:
                     axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, facecolor=color))
                     ink = "black" if share > 0.5 else "white"
                     axes.text(x, y, f"{100 * cell.top1.value:.1f}", ha="center", va="center", color=ink)
-            axes.set(xlim=(-0.55, len(sizes) - 0.45), ylim=(-0.55, len(lengths) - 0.45))
+            axes.set(
+                xlim=(-0.55, len(sizes) - 0.45), ylim=(-0.55, len(lengths) - 0.45), xlabel="B, clips per step"
+            )
             axes.set_xticks(range(len(sizes)), map(str, sizes))
             axes.set_yticks(range(len(lengths)), map(drawing.name, lengths))
             axes.tick_params(length=0)
-            axes.set_xlabel("B, clips per step")
             if arm == arms[0]:
                 axes.set_ylabel("T, frames per clip")
     return figure
@@ -101,7 +101,7 @@ def speed_and_memory(cells: Sequence[Cell]) -> Figure:
     drawing = _Drawing(cells)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.9), layout="constrained")
-        _speed_and_memory(drawing, *_row(figure, 2))
+        _speed_and_memory(drawing, *figure.subplots(1, 2))
         lines = [Line2D([], [], label=arm, **look) for arm, look in drawing.looks.items()]
         figure.legend(handles=lines, loc="outside upper left", ncols=len(lines), frameon=False)
     return figure
@@ -140,8 +140,7 @@ def as_svg(figure: Figure) -> str:
         svg = file.getvalue().decode("utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # HTML needs none of them
-    for size in ("width", "height"):
-        svg = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r' (width|height)="[^"]*"', "", svg, count=2)
     return re.sub("'?DejaVu Sans'?", "inherit", svg.replace(INK, "currentColor"))
 
 
@@ -294,7 +293,7 @@ def _figure_of(axes: Axes, drawing: _Drawing, value: Callable[[Cell], float]) ->
     """One line an arm against T; in a grid one an arm and B, told apart by dashes."""
     positions = drawing.dress_x(axes, drawing.done, _length)
     sizes = [None] if drawing.tied else sorted({_batch_size(cell) for cell in drawing.done})
-    dashes_of = dict(zip(sizes, cycle(DASHES), strict=False))
+    dashes_of = dict(zip(sizes, cycle(("-", "--", ":", "-.")), strict=False))
     for arm, look in drawing.looks.items():
         for size, dashes in dashes_of.items():
             line = [cell for cell in drawing.done if cell.arm == arm and size in (None, _batch_size(cell))]
@@ -303,10 +302,6 @@ def _figure_of(axes: Axes, drawing: _Drawing, value: Callable[[Cell], float]) ->
     if not drawing.tied:
         handles = [Line2D([], [], color=MUTED, ls=ls, label=f"B = {size}") for size, ls in dashes_of.items()]
         axes.legend(handles=handles, frameon=False, fontsize=8.5, handlelength=2.6)
-
-
-def _row(figure: Figure, count: int) -> list[Axes]:
-    return list(figure.subplots(1, count, squeeze=False).flat)
 
 
 def _length(cell: Cell) -> Length:

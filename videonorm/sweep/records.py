@@ -68,13 +68,13 @@ class RunFolder:
 
     def start(self) -> None:
         """Make the folder and record what is asked of the run."""
-        self.status = "running"
-        self._write({"status": None, "error": None})
+        self.status, self.error = "running", None
+        self._write()
 
     def end(self, error: str | None) -> None:
         """Record how the run ended: ``error`` is None for done."""
         self.status, self.error = "failed" if error else "done", error
-        self._write({"status": self.status, "error": error})
+        self._write()
 
     def result(self) -> Result | None:
         """The run's row of results.csv; None for a run that has not ended."""
@@ -98,8 +98,9 @@ class RunFolder:
         }
         return Result(**values)
 
-    def _write(self, how: dict[str, str | None]) -> None:
-        files.write_json(self.path / "asked.json", {"asked": self._asked(), **how})
+    def _write(self) -> None:
+        record = {"asked": self._asked(), "status": self.status, "error": self.error}
+        files.write_json(self.path / "asked.json", record)
 
     def _asked(self) -> dict[str, Any]:
         """Every setting of the run by content: neither a moved folder nor a new comment is a change."""

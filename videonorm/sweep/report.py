@@ -1,8 +1,6 @@
 """The report of a sweep: one HTML page that needs no other file, drawn from results.csv and sweep.json."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -12,7 +10,7 @@ from videonorm.sweep.answer import Answer, answer
 from videonorm.sweep.cells import HEADINGS, cells_of, highest, with_result
 from videonorm.sweep.look import arm_colors
 from videonorm.sweep.records import read_json
-from videonorm.sweep.results import COLUMNS, Result, read_results
+from videonorm.sweep.results import COLUMNS, read_results
 from videonorm.sweep.tables import as_markdown, device_name
 
 PICTURES = (
@@ -43,24 +41,6 @@ def write_report(output: Path) -> Answer:
             files.write(output / "plots" / f"{draw.__name__}.png", plots.as_png(figure))
         files.write(output / "summary.png", plots.as_png(plots.summary_figure(cells)))
     files.write(output / "results.md", as_markdown(cells, found, about))
-    page = _template().render(
-        about={"name": "sweep", "sweep": "", "origins": [], **about},
-        answer=found,
-        facts=_facts(results, about, device),
-        pictures=pictures,
-        cells=cells,
-        headings=HEADINGS,
-        best=highest(cells),
-        colors=arm_colors(cell.arm for cell in cells),
-        columns=COLUMNS,
-        results=results,
-        format=format,
-    )
-    files.write(output / "report.html", page)
-    return found
-
-
-def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -68,17 +48,19 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
-
-
-def _facts(results: Sequence[Result], about: Mapping[str, Any], device: str | None) -> dict[str, object]:
-    done = sum(result.done for result in results)
-    seconds = round(sum(result.train_seconds or 0.0 for result in results))
-    hours, minutes = divmod(seconds // 60, 60)
-    facts = {
-        "runs done": f"{done} of {about.get('num_runs', len(results))}",
-        "failed": len(results) - done,
-        "seeds": len({result.seed for result in results}),
-        "training time, all runs": f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s",
-    }
-    return {**facts, "on": device} if device else facts
+    page = environment.get_template("report.html.j2").render(
+        about={"name": "sweep", "num_runs": len(results), "sweep": "", "origins": [], **about},
+        device=device,
+        answer=found,
+        pictures=pictures,
+        cells=cells,
+        headings=HEADINGS,
+        best=highest(cells),
+        colors=arm_colors(cell.arm for cell in cells),
+        results=results,
+        columns=COLUMNS,
+        seconds=round(sum(result.train_seconds or 0.0 for result in results)),
+        format=format,
+    )
+    files.write(output / "report.html", page)
+    return found

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 
@@ -62,7 +63,9 @@ def run_sweep(
                 pool: LocalPool | RayPool = RayPool(ray, size=len(waiting))
                 how = "on Ray"
             else:
-                pool = LocalPool(environments(jobs or plan.jobs, len(waiting), plan.on_cpu), keep_open=lock)
+                pool = LocalPool(
+                    environments(jobs or plan.jobs, len(waiting), plan.on_cpu), keep_open=lock.fileno()
+                )
                 how = f"{pool.size} at a time"
             count = f"{len(waiting)} of {len(plan.runs)} runs"
             console.print(f"{count} to train, {how}, into {output}", soft_wrap=True)
@@ -158,23 +161,22 @@ def _why(folder: RunFolder, how: str, recorded_before: object) -> str:
     return f"{last} ({how})" if last else how
 
 
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[int]:
-    """Hold the folder for this sweep.
+def _locked(output: Path) -> TextIO:
+    """Hold the folder for this sweep until the file is closed.
 
     The runs inherit the lock: should this process be killed outright, the folder stays taken until they end.
     """
-    with (output / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            holder = lock.read().strip()
-            raise UserError(
-                f"{output} is in use by another sweep (process {holder}) or by runs that it left going; "
-                "wait for them or give another --output"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield lock.fileno()
+    lock = (output / ".lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise UserError(
+            f"{output} is in use by another sweep (process {holder}) or by runs that it left going; "
+            "wait for them or give another --output"
+        ) from error
+    lock.truncate(0)
+    print(os.getpid(), file=lock, flush=True)
+    return lock

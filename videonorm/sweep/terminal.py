@@ -86,9 +86,11 @@ class SweepDisplay:
         ended = sum(folder.has_ended for folder in self._runs)
         spent = time.monotonic() - self._started
         gained = done - self._cost_before
-        line = f"{100 * done / total:3.0f} % · {ended} of {len(self._runs)} runs · {_clock(spent)}"
+        line = f"{100 * done / total:3.0f} % · {ended} of {len(self._runs)} runs"
+        line += f" · {timedelta(seconds=round(spent))}"
         if 0.02 * total < gained and ended < len(self._runs):
-            line += f" · about {_clock(spent * (total - done) / gained)} left"
+            left = timedelta(seconds=round(spent * (total - done) / gained))
+            line += f" · about {left} left"
         bar = ProgressBar(total, done, width=30, complete_style="cyan", finished_style="green")
         bottom = Table.grid(padding=(0, 1))
         bottom.add_row(bar, line)
@@ -125,7 +127,3 @@ def _square(runs: Sequence[RunFolder]) -> Text:
     if failed:
         parts.append(Text("failed" if len(runs) == 1 else f"{failed} failed", "bold red"))
     return Text(" ").join(parts) if parts else Text("waiting" if runs else "", "dim")
-
-
-def _clock(seconds: float) -> timedelta:
-    return timedelta(seconds=round(seconds))
