@@ -8,7 +8,6 @@ from videonorm.sweep.intervals import Estimate, difference, mean_top1
 from videonorm.sweep.results import Result
 from videonorm.sweep.shape import Shape
 
-# Of the table of cells.
 HEADINGS = ("T x stride", "B", "top-1", "95 % interval", "clips/s", "peak MiB", "seeds done")
 
 
@@ -50,7 +49,7 @@ class Cell:
         return max(result.peak_memory_mib or 0.0 for result in self.done)
 
     def figures(self) -> list[str]:
-        """What HEADINGS name."""
+        """Its row of a table, as HEADINGS name the columns."""
         shape, seeds = self.shape, f"{len(self.done)} of {len(self.results)}"
         found = ["failed", "", "", ""]
         if self.done:

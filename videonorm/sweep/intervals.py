@@ -58,11 +58,7 @@ def mean_top1(scores: Sequence[float], num_videos: int, confidence: float = 0.95
     mean = fmean(scores)
     spread, videos = _spread_and_videos(mean * (1 - mean), scores, num_videos, confidence)
     low, high = proportion_confint(mean * videos, videos, 1 - confidence, "wilson")
-    return Estimate(
-        mean,
-        max(0.0, mean - math.hypot(mean - low, spread)),
-        min(1.0, mean + math.hypot(high - mean, spread)),
-    )
+    return _widened(mean, low, high, spread, least=0.0)
 
 
 def difference(
@@ -84,12 +80,13 @@ def difference(
     low, high = confint_proportions_2indep(
         a * videos, videos, b * videos, videos, method="newcomb", alpha=1 - confidence
     )
-    gap = a - b
-    return Estimate(
-        gap,
-        max(-1.0, gap - math.hypot(gap - low, spread)),
-        min(1.0, gap + math.hypot(high - gap, spread)),
-    )
+    return _widened(a - b, low, high, spread, least=-1.0)
+
+
+def _widened(value: float, low: float, high: float, spread: float, least: float) -> Estimate:
+    """The interval of the videos with the spread of the seeds, from ``least`` to 1."""
+    below, above = math.hypot(value - low, spread), math.hypot(high - value, spread)
+    return Estimate(value, max(least, value - below), min(1.0, value + above))
 
 
 def _spread_and_videos(

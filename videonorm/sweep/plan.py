@@ -181,17 +181,14 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     Raises:
         UserError: a file is missing, or a key or value is not what a sweep needs.
     """
-    text, values = _read_yaml("sweep file", path)
-    sweep = _typed(SweepFile, values, path.name)
+    sweep = _typed(SweepFile, _read_yaml("sweep file", path), path.name)
     seeds = sweep.seeds if num_seeds is None else range(num_seeds)
     runs: list[Run] = []
     on_cpu = False
     for arm, overlays in sweep.norms.items():
         configs = tuple((path.parent / file).resolve() for file in (sweep.recipe, *overlays))
-        recipe, *files = configs
-        layers = [_read_yaml("recipe", recipe)[1]]
-        layers += [_read_yaml(f"norms.{arm}", file)[1] for file in files]
-        layers.append(sweep.overrides)
+        names = ("recipe", *(f"norms.{arm}" for _ in overlays))
+        layers = [*map(_read_yaml, names, configs), sweep.overrides]
         accumulate = _positive("trainer.accumulate_grad_batches", layers) or 1
         on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
         for shape in sweep.shapes(_positive("data.frame_stride", layers), accumulate):
@@ -200,7 +197,7 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     for key in runs[0].options(path):
         if key in sweep.overrides:
             raise UserError(f"overrides ({key}) must leave to the sweep what it sets itself")
-    return Plan(name=sweep.name, runs=tuple(runs), jobs=sweep.jobs, on_cpu=on_cpu, source=text)
+    return Plan(sweep.name, tuple(runs), sweep.jobs, on_cpu, source=path.read_text(encoding="utf-8"))
 
 
 def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -220,10 +217,9 @@ def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     return kind(**vars(parsed))
 
 
-def _read_yaml(name: str, path: Path) -> tuple[str, dict[str, Any]]:
+def _read_yaml(name: str, path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{name} ({path}) must be a readable file: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -232,7 +228,7 @@ def _read_yaml(name: str, path: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{name} ({path}) must be valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{name} ({path}) must be a mapping of keys to values")
-    return text, values
+    return values
 
 
 def _positive(key: str, layers: Sequence[Mapping[str, Any]]) -> int | None:

@@ -31,7 +31,6 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "figure.facecolor": "white",
-    "font.size": 10,
     "font.family": "DejaVu Sans",
     "axes.facecolor": "none",
     "axes.titlesize": 11,
@@ -40,7 +39,6 @@ STYLE: dict[Any, Any] = {
     "axes.titlepad": 10,
     "axes.grid.axis": "y",
     "grid.alpha": 0.25,
-    "grid.linewidth": 0.8,
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "lines.linewidth": 2.2,
@@ -204,8 +202,8 @@ def _panels(drawing: _Drawing, axis: Axis, other: Axis, title: str) -> Figure:
     """The accuracy against one axis, on one scale: a panel for each value of the other."""
     panels: dict[str, list[Cell]] = {title: drawing.done} if drawing.tied else {}
     for cell in [] if drawing.tied else sorted(drawing.done, key=other):
-        letter = "T" if other is _length else "B"
-        panels.setdefault(f"{letter} = {drawing.name(other(cell))}", []).append(cell)
+        name = f"{'T' if other is _length else 'B'} = {drawing.name(other(cell))}"
+        panels.setdefault(name, []).append(cell)
     with matplotlib.rc_context(STYLE):
         columns = min(3, len(panels))
         rows = -(-len(panels) // columns)

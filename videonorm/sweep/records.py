@@ -82,16 +82,15 @@ class RunFolder:
         done = self.is_done
         if not done and closed.get("status") != "failed":
             return None
-        run = self.run
         values = {
             **dict.fromkeys(COLUMNS),
-            "frames_per_step": run.frames_per_step,
+            "frames_per_step": self.run.frames_per_step,
             **{key: value for key, value in self.recorded.items() if key in COLUMNS},
-            **run.shape._asdict(),
-            "run": run.name,
-            "norm": run.arm,
-            "accumulate": run.accumulate,
-            "seed": run.seed,
+            **self.run.shape._asdict(),
+            "run": self.run.name,
+            "norm": self.run.arm,
+            "accumulate": self.run.accumulate,
+            "seed": self.run.seed,
             "val_videos": int(self.recorded.get("val_videos") or 0) or None,
             "status": "done" if done else "failed",
             "error": None if done else closed.get("error"),

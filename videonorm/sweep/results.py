@@ -11,7 +11,7 @@ from videonorm.errors import UserError
 from videonorm.sweep.shape import Shape
 
 
-def _column(description: str, style: str = "") -> Any:
+def column(description: str, style: str = "") -> Any:
     """A field with what its column holds, and how `format` shows a number of it."""
     return field(metadata={"description": description, "style": style})
 
@@ -20,40 +20,40 @@ def _column(description: str, style: str = "") -> Any:
 class Result:
     """One run that has ended. The fields are the columns of results.csv; None is an empty field."""
 
-    run: str = _column("folder of the run: arm, T x stride, clips per step, seed")
-    norm: str = _column("arm of the sweep: the name its overlays have in the sweep file")
-    conv: str | None = _column("class of the convolutions")
-    num_frames: int = _column("T: frames of a clip")
-    frame_stride: int = _column("source frames from one frame of a clip to the next")
-    batch_size: int = _column("B: clips per device and step; BatchNorm averages over these")
-    accumulate: int = _column("steps of B clips whose gradients are summed before the weights move")
-    frames_per_step: int = _column(
+    run: str = column("folder of the run: arm, T x stride, clips per step, seed")
+    norm: str = column("arm of the sweep: the name its overlays have in the sweep file")
+    conv: str | None = column("class of the convolutions")
+    num_frames: int = column("T: frames of a clip")
+    frame_stride: int = column("source frames from one frame of a clip to the next")
+    batch_size: int = column("B: clips per device and step; BatchNorm averages over these")
+    accumulate: int = column("steps of B clips whose gradients are summed before the weights move")
+    frames_per_step: int = column(
         "T x B x devices x accumulate: frames the model sees for one update of its weights"
     )
-    seed: int = _column("seed of weights, order, crops and flips")
-    lr: float | None = _column("learning rate, as the optimizer got it", ".4g")
-    steps: int | None = _column("updates of the weights")
-    clips_seen: int | None = _column("training clips over all steps")
-    frames_seen: int | None = _column("training clips x T")
-    val_top1: float | None = _column(
+    seed: int = column("seed of weights, order, crops and flips")
+    lr: float | None = column("learning rate, as the optimizer got it", ".4g")
+    steps: int | None = column("updates of the weights")
+    clips_seen: int | None = column("training clips over all steps")
+    frames_seen: int | None = column("training clips x T")
+    val_top1: float | None = column(
         "share of validation videos whose highest score, averaged over views, is of the right class", ".4f"
     )
-    val_top5: float | None = _column(
+    val_top5: float | None = column(
         "share of validation videos with the right class among the five highest scores", ".4f"
     )
-    val_loss: float | None = _column("mean cross-entropy on the validation videos, in nats", ".3f")
-    train_seconds: float | None = _column("time in training steps with their data, without validation", ".1f")
-    clips_per_second: float | None = _column("training clips / train_seconds", ".1f")
-    peak_memory_mib: float | None = _column(
+    val_loss: float | None = column("mean cross-entropy on the validation videos, in nats", ".3f")
+    train_seconds: float | None = column("time in training steps with their data, without validation", ".1f")
+    clips_per_second: float | None = column("training clips / train_seconds", ".1f")
+    peak_memory_mib: float | None = column(
         "CUDA: most memory allocated by tensors; CPU: largest resident set of the process", ",.0f"
     )
-    status: str = _column("done or failed")
-    val_videos: int | None = _column("validation videos that were scored")
-    best_possible_top1: float | None = _column(
+    status: str = column("done or failed")
+    val_videos: int | None = column("validation videos that were scored")
+    best_possible_top1: float | None = column(
         "top-1 no model can exceed with clips of T frames, where the data set knows it", ".4f"
     )
-    num_classes: int | None = _column("classes; chance is 1 / num_classes")
-    error: str | None = _column("why a failed run failed")
+    num_classes: int | None = column("classes; chance is 1 / num_classes")
+    error: str | None = column("why a failed run failed")
 
     @property
     def done(self) -> bool:

@@ -130,8 +130,7 @@ class _Sweep:
 
     def results(self) -> list[Result]:
         """A row for each run that has ended, in the order of the plan."""
-        rows = [folder.result() for folder in self.runs.values()]
-        return [row for row in rows if row is not None]
+        return [row for folder in self.runs.values() if (row := folder.result())]
 
     def write(self) -> None:
         """Write results.csv, and sweep.json: what was asked, and which machines and versions answered."""
@@ -141,9 +140,8 @@ class _Sweep:
             origin = {key: folder.recorded.get(key) for key in ("machine", "versions", "commit")}
             if folder.recorded and origin not in origins:
                 origins.append(origin)
-        plan = self.plan
-        about = {"name": plan.name, "num_runs": len(plan.runs), "sweep": plan.source, "origins": origins}
-        files.write_json(self.output / "sweep.json", about)
+        asked = {"name": self.plan.name, "num_runs": len(self.runs), "sweep": self.plan.source}
+        files.write_json(self.output / "sweep.json", {**asked, "origins": origins})
 
 
 def _why(folder: RunFolder, how: str, recorded_before: object) -> str:

@@ -28,8 +28,7 @@ def plan_table(plan: Plan) -> Table:
     for heading in ("T x stride", "B", "accumulate", "frames a step", "steps", "seed"):
         table.add_column(heading, justify="right")
     for run in plan.runs:
-        steps = "-" if run.steps is None else run.steps
-        figures = (run.shape.batch_size, run.accumulate, run.frames_per_step, steps, run.seed)
+        figures = (run.shape.batch_size, run.accumulate, run.frames_per_step, run.steps or "-", run.seed)
         table.add_row(run.name, run.shape.length(), *map(str, figures))
     return table
 
