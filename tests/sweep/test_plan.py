@@ -32,7 +32,11 @@ def test_frames_per_step_gives_the_batch_size(sweep_file):
 
 def test_a_run_becomes_arguments_of_fit(sweep_file):
     rewrite(
-        sweep_file, ("budget:", "overrides: {trainer.log: 5, model.deep: true, data.size: [1, 2]}\nbudget:")
+        sweep_file,
+        (
+            "budget:",
+            'overrides: {data.name: "007", trainer.log: 5, model.deep: true, data.size: [1, 2]}\nbudget:',
+        ),
     )
     run = read_plan(sweep_file).runs[3]
     folder = sweep_file.parent
@@ -41,6 +45,7 @@ def test_a_run_becomes_arguments_of_fit(sweep_file):
         str(folder / "recipe.yaml"),
         "-c",
         str(folder / "gn_ws.yaml"),
+        "--data.name=007",
         "--trainer.log=5",
         "--model.deep=true",
         "--data.size=[1, 2]",

@@ -3,7 +3,6 @@ import io
 import pytest
 from rich.console import Console
 
-from videonorm import files
 from videonorm.sweep.plan import read_plan
 from videonorm.sweep.records import RunFolder
 from videonorm.sweep.terminal import SweepDisplay, plan_table
@@ -18,17 +17,6 @@ def text_of(renderable) -> str:
 @pytest.fixture
 def runs(sweep_file, tmp_path):
     return [RunFolder(tmp_path / "out" / run.name, run) for run in read_plan(sweep_file, num_seeds=2).runs]
-
-
-def test_progress_is_read_from_run_json(runs):
-    folder = runs[0]
-    assert (folder.fraction, folder.top1, folder.status) == (0.0, None, "waiting")
-    files.write_json(folder.path / "run.json", {"step": 5, "total_steps": 20, "val_top1": 0.5})
-    folder.read()
-    assert (folder.fraction, folder.top1) == (0.25, 0.5)
-    files.write_json(folder.path / "run.json", {"step": 5, "total_steps": None})
-    folder.read()
-    assert folder.fraction == 0.5  # of the plan's 10 steps
 
 
 def test_a_terminal_sees_a_table_that_fills(runs):
