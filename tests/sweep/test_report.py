@@ -107,16 +107,16 @@ def test_the_report_holds_every_run_and_every_definition(report):
 
 def test_what_users_write_is_no_markup(tmp_path, result):
     write_results(
-        tmp_path / "results.csv", [result("<b>&", 4, 2, 0.5), result("<b>&", 8, 1, None, error="<b>")]
+        tmp_path / "results.csv", [result("<u>&", 4, 2, 0.5), result("<u>&", 8, 1, None, error="<u>")]
     )
     (tmp_path / "sweep.json").write_text(
-        json.dumps({"name": "<b>", "origins": [{"machine": {"device": "<b>"}}]})
+        json.dumps({"name": "<u>", "origins": [{"machine": {"device": "<u>"}}]})
     )
     write_report(tmp_path)
     html = (tmp_path / "report.html").read_text()
-    assert "<b>&" not in html and "<b><" not in html and html.count("&lt;b&gt;&amp;") > 5
+    assert "<u>" not in html and html.count("&lt;u&gt;&amp;") > 5
     page = Page(html)
-    assert page.text["h1"].startswith("With 8 frames a step on <b>, <b>& at T=4, B=2 reaches 50.0 %")
+    assert page.text["h1"].startswith("With 8 frames a step on <u>, <u>& at T=4, B=2 reaches 50.0 %")
 
 
 def test_the_pictures_are_written(report):
