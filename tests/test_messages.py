@@ -54,6 +54,32 @@ CASES = {
         "  Given value type: <class 'str'>\n  Given value: abc",
         "data.short_side (abc) must be int or null",
     ),
+    "list": (
+        f'Parser key "cells":{UNION}'
+        "    - Expected a <class 'list'>\n    - Expected a <class 'NoneType'>\n"
+        "  Given value type: <class 'int'>\n  Given value: 4",
+        "cells (4) must be a list or null",
+    ),
+    "mapping": (
+        "Parser key \"norms\":\n  Expected a <class 'dict'>. Got value: ['a']",
+        "norms (['a']) must be a mapping",
+    ),
+    "positive": (
+        f'Parser key "jobs":{UNION}'
+        "    - Not of type PositiveInt: does not conform to restriction v>0\n"
+        "    - Expected a typing.Literal['auto']\n  Given value type: <class 'int'>\n  Given value: 0",
+        "jobs (0) must be an integer of at least 1 or one of 'auto'",
+    ),
+    "positive_in_a_list": (
+        f'Parser key "num_frames":{UNION}'
+        "    - Not of type PositiveInt: True not a number\n    - Expected a <class 'NoneType'>\n"
+        "  Given value type: <class 'list'>\n  Given value: [4, True]",
+        "num_frames (True) must be an integer of at least 1",
+    ),
+    "not_a_number": (
+        "Parser key \"seeds\":\n  Not of type NonNegativeInt: invalid literal for int() with base 10: 'a'",
+        "seeds (a) must be an integer of at least 0",
+    ),
     "while_made": (
         f"{UNION.strip()}\n  - warmup (5.0) must be a fraction of training, from 0 to 1\n"
         f"  - {CALLABLE} no. Got value: x",

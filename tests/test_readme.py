@@ -15,8 +15,9 @@ import yaml
 from videonorm.bench.tables import readme_loading_tables, readme_tables
 from videonorm.data import MotionClips
 from videonorm.sweep.answer import answer
-from videonorm.sweep.markdown import as_markdown
-from videonorm.sweep.results import read_results, summarize
+from videonorm.sweep.cells import cells_of
+from videonorm.sweep.results import read_results
+from videonorm.sweep.tables import as_markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -134,13 +135,13 @@ def test_the_sweep_file_shown_is_a_valid_one(clone):
     (shown,) = (block for block in blocks("yaml") if block.startswith("name:"))
     path = clone / "configs" / "sweep" / "shown.yaml"
     path.write_text(shown)
-    run(clone, "videonorm sweep -c configs/sweep/shown.yaml --dry-run")
+    run(clone, "videonorm sweep -c configs/sweep/shown.yaml --dry_run")
 
 
 def test_the_figures_are_those_of_the_committed_results():
-    summaries = summarize(read_results(RESULTS / "results.csv"))
+    cells = cells_of(read_results(RESULTS / "results.csv"))
     about = json.loads((RESULTS / "sweep.json").read_text())
-    table = as_markdown(summaries, answer(summaries, "2 CPU cores"), about)
+    table = as_markdown(cells, answer(cells, "2 CPU cores"), about)
     assert f"<!-- quickstart:begin -->\n{table}<!-- quickstart:end -->" in README
 
 

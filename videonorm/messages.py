@@ -11,6 +11,7 @@ NOISE = (
     "Given value type:",
     "Given value: NestedArg",
 )
+RESTRICTED = {"PositiveInt": "an integer of at least 1", "NonNegativeInt": "an integer of at least 0"}
 
 
 def one_line(error: BaseException | str) -> str:
@@ -46,6 +47,13 @@ def one_sentence(message: str) -> str:
         if match := re.fullmatch(r"Given value: (.+?)(\. Got value: .*)?", line):
             value = match[1]
             continue
+        numbers = "|".join(RESTRICTED)
+        if match := re.match(rf"Not of type ({numbers}): (?:.*'(.+)'|(\S+) (?:does not|not an?) )?", line):
+            value = match[2] or match[3] or value
+            wanted.append(RESTRICTED[match[1]])
+            if value:  # an entry of a list
+                break
+            continue
         line, _, got = line.partition(". Got value: ")
         if got:
             given_class = re.match(r"Namespace\(class_path='(.+?)'", got)
@@ -66,7 +74,13 @@ def one_sentence(message: str) -> str:
 def _kind(wanted: str) -> str:
     """What was expected, in the words of a YAML file."""
     if match := re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>", wanted):
-        return {"NoneType": "null", "dot import path string": "class path"}.get(match[1], match[1])
+        words = {
+            "NoneType": "null",
+            "list": "a list",
+            "dict": "a mapping",
+            "dot import path string": "class path",
+        }
+        return words.get(match[1], match[1])
     if match := re.fullmatch(r"typing\.Literal\[(.+)\]", wanted):
         return f"one of {match[1]}"
     return "a class path" if wanted.startswith("dot import path string") else f"a {wanted}"

@@ -44,7 +44,7 @@ def record(status="done", **more):
 
 @pytest.fixture
 def sweep_file(tmp_path: Path) -> Path:
-    """A sweep of four cells: bn and gn_ws, T=4 with B=4 and T=8 with B=2."""
+    """A sweep of four runs: bn and gn_ws, T=4 with B=4 and T=8 with B=2."""
     (tmp_path / "recipe.yaml").write_text("data: {frame_stride: 2}\nmodel: {width: 8}\n")
     (tmp_path / "bn.yaml").write_text("model: {norm: bn}\n")
     (tmp_path / "gn_ws.yaml").write_text("model: {norm: gn_ws}\n")
@@ -70,11 +70,11 @@ def result() -> Callable[..., Result]:
     """Makes one row of results.csv."""
 
     def make(
-        norm: str, num_frames: int, batch_size: int, top1: float | None, seed: int = 0, **more: Any
+        arm: str, num_frames: int, batch_size: int, top1: float | None, seed: int = 0, **more: Any
     ) -> Result:
         values = {
-            "run": f"{norm.replace('_', '-')}_{num_frames}x1_b{batch_size}_s{seed}",
-            "norm": norm,
+            "run": f"{arm.replace('_', '-')}_{num_frames}x1_b{batch_size}_s{seed}",
+            "norm": arm,
             "conv": "Conv3d",
             "num_frames": num_frames,
             "frame_stride": 1,

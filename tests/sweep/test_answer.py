@@ -1,5 +1,5 @@
 from videonorm.sweep.answer import answer
-from videonorm.sweep.results import summarize
+from videonorm.sweep.cells import cells_of
 
 
 def constant_frames(result, scores, **more):
@@ -13,7 +13,7 @@ def constant_frames(result, scores, **more):
 
 def test_a_winner_is_named_with_its_uncertainty(result):
     rows = constant_frames(result, {"bn": (0.36, 0.19), "gn_ws": (0.39, 0.93)})
-    found = answer(summarize(rows), "2 CPU cores")
+    found = answer(cells_of(rows), "2 CPU cores")
     assert found.headline == (
         "With 64 frames a step on 2 CPU cores, gn_ws at T=32, B=2 is best: "
         "93.0 % top-1 (95 % CI 90.1 to 95.1; 400 videos, 1 seed)."
@@ -32,7 +32,7 @@ def test_a_winner_is_named_with_its_uncertainty(result):
 
 def test_a_tie_has_no_winner(result):
     rows = constant_frames(result, {"gn": (0.38, 0.92), "gn_ws": (0.39, 0.93)})
-    found = answer(summarize(rows))
+    found = answer(cells_of(rows))
     assert found.headline.startswith(
         "With 64 frames a step, no single cell is best: gn_ws at T=32, B=2 is highest"
     )
@@ -45,23 +45,23 @@ def test_a_tie_has_no_winner(result):
 
 def test_many_ties_are_counted(result):
     rows = constant_frames(result, {"bn": (0.5, 0.5), "gn": (0.5, 0.5), "gn_ws": (0.5, 0.51)})
-    found = answer(summarize(rows))
+    found = answer(cells_of(rows))
     assert "but 5 other cells cannot be told apart from it, the nearest " in found.headline
     assert "a change that cannot be told from none, +1.0 points" in " ".join(found.details)
 
 
 def test_the_best_of_many_must_be_clearer_than_the_best_of_two(result):
     two = [result("bn", 8, 2, 0.88), result("gn", 8, 2, 0.93)]
-    assert "is best" in answer(summarize(two)).headline
+    assert "is best" in answer(cells_of(two)).headline
     many = two + [result("gn", length, 2, 0.2) for length in range(10, 20)]
-    assert "no single cell is best" in answer(summarize(many)).headline
+    assert "no single cell is best" in answer(cells_of(many)).headline
 
 
 def test_seeds_that_disagree_leave_no_winner(result):
     rows = []
     for seed, (bn, gn) in enumerate([(0.60, 0.90), (0.70, 0.60), (0.50, 0.70)]):
         rows += [result("bn", 8, 2, bn, seed=seed), result("gn", 8, 2, gn, seed=seed)]
-    found = answer(summarize(rows))
+    found = answer(cells_of(rows))
     assert "no single cell is best" in found.headline
     assert "3 seeds" in found.headline
     assert not any("With one seed" in sentence for sentence in found.details)
@@ -74,7 +74,7 @@ def test_in_a_grid_each_axis_is_moved_alone(result):
         for (length, size), top1 in {(8, 2): 0.3, (8, 8): 0.4, (32, 2): 0.5, (32, 8): 0.8}.items()
         for top1 in [top1 + gain]
     ]
-    details = " ".join(answer(summarize(rows)).details)
+    details = " ".join(answer(cells_of(rows)).details)
     assert "From T=8, B=8 to T=32, B=8, gn goes from 45.0 % to 85.0 %" in details
     assert "From T=32, B=2 to T=32, B=8, bn goes from 50.0 % to 80.0 %" in details
     assert "B=2 to T=32, B=2" not in details
@@ -82,18 +82,18 @@ def test_in_a_grid_each_axis_is_moved_alone(result):
 
 def test_strides_are_named_where_they_differ(result):
     rows = [result("gn", 32, 4, 0.72, frame_stride=2), result("gn", 64, 4, 0.93, frame_stride=1)]
-    assert "gn at T=64 x 1, B=4 is best" in answer(summarize(rows)).headline
+    assert "gn at T=64 x 1, B=4 is best" in answer(cells_of(rows)).headline
 
 
-def test_failed_cells_are_told_and_in_no_comparison(result):
+def test_failed_runs_are_told_and_in_no_comparison(result):
     rows = [result("bn", 8, 2, None), result("gn", 8, 2, 0.5, best_possible_top1=None, num_classes=None)]
-    found = answer(summarize(rows))
+    found = answer(cells_of(rows))
     assert found.headline.endswith("no other cell has a result.")
-    assert found.details[-1] == "1 of 2 cells failed and are in no comparison."
-    assert answer(summarize(rows[:1])).headline == "No cell has a result: 1 failed."
-    assert answer([]).headline == "No cell has a result yet."
+    assert found.details[-1] == "1 of 2 runs failed and are in no comparison."
+    assert answer(cells_of(rows[:1])).headline == "No run has a result: 1 failed."
+    assert answer([]).headline == "No run has a result yet."
 
 
 def test_the_ceiling_is_told(result):
-    found = answer(summarize([result("gn", 8, 2, 0.4)]))
+    found = answer(cells_of([result("gn", 8, 2, 0.4)]))
     assert "Chance is 12.5 %. No model can exceed 50.0 % with 8 frames." in found.details

@@ -36,7 +36,7 @@ def test_a_sweep_from_file_to_report(fit, sweep_file, tmp_path, monkeypatch, cap
     assert (out / "report.html").exists()
 
 
-def test_a_failed_cell_is_told_by_the_exit_code(fit, sweep_file, tmp_path, capsys):
+def test_a_failed_run_is_told_by_the_exit_code(fit, sweep_file, tmp_path, capsys):
     fit("sys.exit('no luck') if num_frames == 4 else record()")
     with pytest.raises(SystemExit) as end:
         main(["-c", str(sweep_file), "--output", str(tmp_path / "out")])
@@ -45,9 +45,9 @@ def test_a_failed_cell_is_told_by_the_exit_code(fit, sweep_file, tmp_path, capsy
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_a_dry_run_lists_the_cells_and_writes_nothing(sweep_file, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main(["-c", str(sweep_file), "--dry-run", "--seeds", "2"])
+    main(["-c", str(sweep_file), "--dry_run", "--seeds", "2"])
     assert "gn-ws_8x2_b2_s1" in capsys.readouterr().out
     assert not (tmp_path / "runs").exists()
 
@@ -56,7 +56,12 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(sweep_file, tmp_path, monk
     "options, sentence",
     [
         (["--report", "runs/a", "--seeds", "3"], "--report must stand alone"),
-        (["-c", "a.yaml", "--jobs", "0"], r"--jobs \(0\) must be at least 1"),
+        (["-c", "a.yaml", "--jobs", "0"], r"--jobs: \(0\) must be a whole number, 1 or more"),
+        (["-c", "a.yaml", "--seeds", "0"], r"--seeds: \(0\) must be a whole number, 1 or more"),
+        (["-c", "a.yaml", "--dry-run"], "--dry-run is no option here; did you mean --dry_run?"),
+        (["-c", "a.yaml", "--sweep"], "--sweep is no option here"),
+        (["-c", "a.yaml", "--report", "b"], "argument --report: not allowed with argument -c/--config"),
+        ([], "one of the arguments -c/--config --report is required"),
         (["-c", "absent.yaml"], r"sweep file \(absent.yaml\) must be a readable file"),
         (["--report", "absent"], r"results \(absent/results.csv\) must be a readable file"),
     ],
@@ -68,18 +73,12 @@ def test_a_mistake_is_one_sentence(options, sentence, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [[], ["--sweep"], ["-c", "a.yaml", "--report", "b"]])
-def test_mistyped_options_are_refused(options):
-    with pytest.raises(SystemExit) as end:
-        main(options)
-    assert end.value.code == 2
-
-
 def test_help_imports_nothing_heavy():
     check = (
         "import sys, contextlib, videonorm.sweep.command as command\n"
         "with contextlib.suppress(SystemExit): command.main(['--help'])\n"
-        "assert not {'torch', 'matplotlib', 'rich', 'pandas', 'yaml'} & sys.modules.keys()"
+        "heavy = {'torch', 'matplotlib', 'rich', 'pandas', 'yaml', 'scipy', 'jsonargparse', 'jinja2'}\n"
+        "assert not heavy & sys.modules.keys()"
     )
     printed = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
-    assert "--dry-run" in printed
+    assert "--dry_run" in printed

@@ -2,13 +2,13 @@ import matplotlib.colors
 import pytest
 
 from videonorm.sweep import plots
-from videonorm.sweep.colors import norm_colors
-from videonorm.sweep.results import summarize
+from videonorm.sweep.cells import cells_of
+from videonorm.sweep.look import arm_colors
 
 
 @pytest.fixture
 def tied(result):
-    return summarize(
+    return cells_of(
         [
             result(norm, length, 64 // length, top1, seed=seed)
             for norm, scores in {"bn": (0.3, 0.2), "gn": (0.4, 0.9)}.items()
@@ -20,7 +20,7 @@ def tied(result):
 
 @pytest.fixture
 def grid(result):
-    return summarize(
+    return cells_of(
         [
             result(norm, length, size, 0.5 + length / 100, best_possible_top1=None, num_classes=None)
             for norm in ("bn", "gn")
@@ -30,8 +30,8 @@ def grid(result):
     )
 
 
-def norm_line(axes, color):
-    """Data of the line that goes through a norm's points."""
+def arm_line(axes, color):
+    """Data of the line that goes through an arm's points."""
     lines = [line for line in axes.lines if line.get_color() == color and line.get_linestyle() == "-"]
     return [line.get_xydata() for line in lines if len(line.get_xydata()) > 1][0]
 
@@ -49,11 +49,11 @@ def test_tied_axes_name_both(tied):
     ]
 
 
-def test_a_line_a_norm_in_its_colour(tied):
+def test_a_line_an_arm_in_its_colour(tied):
     (axes,) = plots.accuracy_against_num_frames(tied).axes
-    colors = norm_colors(["bn", "gn"])
-    assert norm_line(axes, colors["bn"])[:, 1] == pytest.approx([0.3, 0.2])
-    assert norm_line(axes, colors["gn"])[:, 1] == pytest.approx([0.4, 0.9])
+    colors = arm_colors(["bn", "gn"])
+    assert arm_line(axes, colors["bn"])[:, 1] == pytest.approx([0.3, 0.2])
+    assert arm_line(axes, colors["gn"])[:, 1] == pytest.approx([0.4, 0.9])
     names = {text.get_text(): text.get_color() for text in axes.texts}
     assert names["bn"] == colors["bn"] and names["gn"] == colors["gn"]
     assert {"best possible", "chance"} <= names.keys()
@@ -79,9 +79,9 @@ def test_heat_map_has_a_square_a_cell(tied, grid):
 
 def test_speed_and_memory_are_those_of_the_runs(tied):
     speed, memory = plots.speed_and_memory(tied).axes
-    color = norm_colors(["bn", "gn"])["gn"]
-    assert norm_line(speed, color)[:, 1] == pytest.approx([25.0, 6.25])
-    assert norm_line(memory, color)[:, 1] == pytest.approx([504 / 1024, 516 / 1024])
+    color = arm_colors(["bn", "gn"])["gn"]
+    assert arm_line(speed, color)[:, 1] == pytest.approx([25.0, 6.25])
+    assert arm_line(memory, color)[:, 1] == pytest.approx([504 / 1024, 516 / 1024])
 
 
 def test_an_svg_takes_the_colour_of_the_page(tied):
@@ -91,12 +91,12 @@ def test_an_svg_takes_the_colour_of_the_page(tied):
     assert "http" not in svg
 
 
-def test_norms_keep_their_colour_where_one_has_failed(result):
+def test_arms_keep_their_colour_where_one_has_failed(result):
     rows = [result("bn", 4, 16, None), result("gn", 4, 16, 0.5), result("gn", 8, 8, 0.6)]
-    (axes,) = plots.accuracy_against_num_frames(summarize(rows)).axes
-    assert len(norm_line(axes, norm_colors(["bn", "gn"])["gn"])) == 2
+    (axes,) = plots.accuracy_against_num_frames(cells_of(rows)).axes
+    assert len(arm_line(axes, arm_colors(["bn", "gn"])["gn"])) == 2
 
 
 def test_colours_are_distinct():
-    colors = norm_colors([f"norm_{index}" for index in range(6)])
+    colors = arm_colors([f"norm_{index}" for index in range(6)])
     assert len({matplotlib.colors.to_hex(color) for color in colors.values()}) == 6

@@ -55,7 +55,7 @@ def report(tmp_path_factory, result):
     write_results(folder / "results.csv", rows)
     about = {
         "name": "tiny",
-        "num_cells": 10,
+        "num_runs": 10,
         "sweep": "name: tiny  # <b>bold</b>\n",
         "origins": [
             {
@@ -97,12 +97,26 @@ def test_the_report_holds_every_run_and_every_definition(report):
     html = (folder / "report.html").read_text()
     page = Page(html)
     assert len(re.findall(r"<td>(?:bn|gn)_\d+x1_b\d+_s\d</td>", html)) == 9
-    assert "&lt;script&gt;alert(&quot;no&quot;)&lt;/script&gt;" in html and "<script>" not in html
+    assert "&lt;script&gt;alert(&#34;no&#34;)&lt;/script&gt;" in html and "<script>" not in html
     assert page.text["pre"] == "name: tiny  # <b>bold</b>\n"
-    for column, definition in COLUMNS.items():
-        assert column in page.text["dt"] and definition in page.text["dd"]
+    for column, of in COLUMNS.items():
+        assert column in page.text["dt"] and of.metadata["description"] in page.text["dd"]
     for value in ("H100 & co", "81559.2", "abc", "8 of 10"):
         assert value in page.text["dd"]
+
+
+def test_what_users_write_is_no_markup(tmp_path, result):
+    write_results(
+        tmp_path / "results.csv", [result("<u>&", 4, 2, 0.5), result("<u>&", 8, 1, None, error="<u>")]
+    )
+    (tmp_path / "sweep.json").write_text(
+        json.dumps({"name": "<u>", "origins": [{"machine": {"device": "<u>"}}]})
+    )
+    write_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "<u>" not in html and html.count("&lt;u&gt;&amp;") > 5
+    page = Page(html)
+    assert page.text["h1"].startswith("With 8 frames a step on <u>, <u>& at T=4, B=2 reaches 50.0 %")
 
 
 def test_the_pictures_are_written(report):
@@ -121,7 +135,7 @@ def test_the_pictures_are_written(report):
 def test_a_sweep_of_failures_has_a_report_too(tmp_path, result):
     write_results(tmp_path / "results.csv", [result("bn", 8, 1, None, error="too few clips")])
     found = write_report(tmp_path)
-    assert found.headline == "No cell has a result: 1 failed."
+    assert found.headline == "No run has a result: 1 failed."
     page = Page((tmp_path / "report.html").read_text())
     assert "too few clips" in page.text["li"]
     assert not list(tmp_path.rglob("*.png"))

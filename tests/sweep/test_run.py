@@ -60,7 +60,7 @@ def until(condition):
         time.sleep(0.02)
 
 
-def test_every_cell_becomes_a_row(sweep, stand_in, tmp_path):
+def test_every_run_becomes_a_row(sweep, stand_in, tmp_path):
     rows = sweep(stand_in("record()\nprint('all is well')"))
     assert list(rows) == ["bn_4x2_b4_s0", "bn_8x2_b2_s0", "gn-ws_4x2_b4_s0", "gn-ws_8x2_b2_s0"]
     row = rows["gn-ws_8x2_b2_s0"]
@@ -75,21 +75,21 @@ def test_every_cell_becomes_a_row(sweep, stand_in, tmp_path):
     folder = tmp_path / "out" / row.run
     assert (folder / "log.txt").read_text() == "all is well\n"
     about = json.loads((tmp_path / "out" / "sweep.json").read_text())
-    assert about["num_cells"] == 4 and about["sweep"].startswith("name: tiny")
+    assert about["num_runs"] == 4 and about["sweep"].startswith("name: tiny")
     assert about["origins"] == [
         {"machine": {"device": "cpu", "cores": 2}, "versions": {"torch": "2"}, "commit": "abc"}
     ]
-    assert not list(tmp_path.glob("out/**/*.tmp"))
+    assert not list(tmp_path.glob("out/**/.*.json"))
 
 
-def test_a_cell_that_dies_is_recorded_and_the_others_go_on(sweep, stand_in):
+def test_a_run_that_dies_is_recorded_and_the_others_go_on(sweep, stand_in):
     rows = sweep(
         stand_in("""
-cell = folder.name[:4]
-if cell == "bn_4":
+name = folder.name[:4]
+if name == "bn_4":
     record("failed", error="OutOfMemoryError: CUDA out of memory.\\nTried to allocate", val_top1=None)
     sys.exit(1)
-if cell == "bn_8":
+if name == "bn_8":
     print("working")
     sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -161,7 +161,7 @@ def test_what_has_failed_from_the_start_may_be_mended(sweep, stand_in, tmp_path)
     assert {row.status for row in sweep(stand_in("record()")).values()} == {"done"}
 
 
-def test_cells_outside_the_sweep_file_are_told(sweep, stand_in, sweep_file, tmp_path, capsys):
+def test_runs_outside_the_sweep_file_are_told(sweep, stand_in, sweep_file, tmp_path, capsys):
     sweep(stand_in("record()"))
     sweep_file.write_text(sweep_file.read_text().replace("[4, 8]", "[4]"))
     plan = read_plan(sweep_file)
@@ -199,7 +199,7 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_sigterm_ends_the_cells_and_leaves_a_folder_to_go_on_from(sweep, stand_in, sweep_file, tmp_path):
+def test_sigterm_ends_the_runs_and_leaves_a_folder_to_go_on_from(sweep, stand_in, sweep_file, tmp_path):
     out = tmp_path / "out"
     process = start_sweeper(sweep_file, out, stand_in)
     pids = [int(path.read_text()) for path in out.glob("*/pid")]
@@ -210,12 +210,12 @@ def test_sigterm_ends_the_cells_and_leaves_a_folder_to_go_on_from(sweep, stand_i
     assert {row.status for row in sweep(stand_in("record()")).values()} == {"done"}
 
 
-def test_cells_outlive_a_killed_sweep_and_keep_the_folder(sweep, stand_in, sweep_file, tmp_path):
+def test_runs_outlive_a_killed_sweep_and_keep_the_folder(sweep, stand_in, sweep_file, tmp_path):
     out = tmp_path / "out"
     process = start_sweeper(sweep_file, out, stand_in)
     process.kill()
     process.wait()
-    with pytest.raises(UserError, match="or by cells that it left running"):
+    with pytest.raises(UserError, match="or by runs that it left going"):
         sweep(stand_in("record()"))
     (out / "go").touch()
     until(

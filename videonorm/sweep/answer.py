@@ -2,14 +2,16 @@
 
 The best of many cells is the likeliest to be lucky. So it is called best only where its differences to all
 others exclude zero, with intervals that hold with 95 % for all of these comparisons together (Bonferroni).
-The differences between norms at its T and B, and along T or B of one norm, carry a 95 % interval each.
+The differences between arms at its T and B, and along T or B of one arm, carry a 95 % interval each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from videonorm.sweep.cells import Cell, frames_per_step, highest, is_tied, strides_differ, with_result
 from videonorm.sweep.intervals import Estimate
-from videonorm.sweep.results import Summary, is_tied
+from videonorm.sweep.look import percent
 
 
 @dataclass(frozen=True)
@@ -20,170 +22,121 @@ class Answer:
     details: list[str]
 
 
-def answer(summaries: Sequence[Summary], device: str | None = None) -> Answer:
-    """Say which cell is best, by how much, and what longer clips and other norms change.
+def answer(cells: Sequence[Cell], device: str | None = None) -> Answer:
+    """Say which cell is best, by how much, and what longer clips and other arms change.
 
     Args:
-        summaries: every cell of the sweep, failed ones too.
-        device: what the cells ran on, if one thing.
+        cells: every cell of the sweep, failed ones too.
+        device: what the runs were computed on, if one thing.
     """
-    done = [summary for summary in summaries if summary.done]
-    if not done:
-        failed = sum(len(summary.results) for summary in summaries)
-        return Answer(
-            f"No cell has a result: {failed} failed." if failed else "No cell has a result yet.", []
-        )
-    best = max(done, key=lambda summary: summary.top1.value)
-    words = _Words(done)
+    best = highest(cells)
+    if best is None:
+        failed = sum(len(cell.results) for cell in cells)
+        return Answer(f"No run has a result: {failed} failed." if failed else "No run has a result yet.", [])
+    finding = _Finding(with_result(cells), best)
+    shape, tied = best.shape, is_tied(finding.done)
+    # Along one axis the other is held, unless the two move together.
+    of_size = [cell for cell in finding.done if tied or cell.shape.batch_size == shape.batch_size]
+    of_length = [cell for cell in finding.done if cell.shape[:2] == shape[:2] and not tied]
     details = [
-        *_other_norms(best, done, words),
-        *_longer_clips(best, done, words),
-        *_larger_batches(best, done, words),
-        *_bounds(best),
-        *_caveats(summaries),
+        *finding.other_arms(),
+        *finding.changes("num_frames", of_size),
+        *finding.changes("batch_size", of_length),
+        *finding.bounds(),
+        *_caveats(cells),
     ]
-    return Answer(_headline(best, done, words, device), details)
+    return Answer(finding.headline(device), details)
 
 
-class _Words:
-    """How a cell is named: with its stride only where strides differ."""
+@dataclass(frozen=True)
+class _Finding:
+    """The cells with a result, and the best of them."""
 
-    def __init__(self, summaries: Sequence[Summary]) -> None:
-        self.strides_differ = len({summary.frame_stride for summary in summaries}) > 1
+    done: Sequence[Cell]
+    best: Cell
 
-    def shape(self, summary: Summary) -> str:
-        stride = f" x {summary.frame_stride}" if self.strides_differ else ""
-        return f"T={summary.num_frames}{stride}, B={summary.batch_size}"
+    def _shape(self, cell: Cell) -> str:
+        return f"T={cell.shape.length(strides_differ(self.done))}, B={cell.shape.batch_size}"
 
-    def cell(self, summary: Summary) -> str:
-        return f"{summary.norm} at {self.shape(summary)}"
+    def _name(self, cell: Cell) -> str:
+        return f"{cell.arm} at {self._shape(cell)}"
 
+    def headline(self, device: str | None) -> str:
+        best, top1, seeds = self.best, self.best.top1, len(self.best.done)
+        frames = frames_per_step(self.done)
+        where = [f"with {frames} frames a step"] if frames else []
+        where += [f"on {device}"] if device else []
+        lead = " ".join(where or ["in this sweep"])
+        lead = f"{lead[0].upper()}{lead[1:]}, "
+        score = (
+            f"{top1.percent} top-1 (95 % CI {top1.interval}; {best.num_videos} videos, "
+            f"{seeds} {'seed' if seeds == 1 else 'seeds'})"
+        )
+        others = [cell for cell in self.done if cell is not best]
+        if not others:
+            return f"{lead}{self._name(best)} reaches {score}; no other cell has a result."
 
-def _headline(best: Summary, done: Sequence[Summary], words: _Words, device: str | None) -> str:
-    frames = {result.frames_per_step for summary in done for result in summary.done}
-    where = [f"with {frames.pop()} frames a step"] if len(frames) == 1 else []
-    where += [f"on {device}"] if device else []
-    lead = " ".join(where or ["in this sweep"])
-    lead = lead[0].upper() + lead[1:]
-    top1 = best.top1
-    seeds = len(best.done)
-    score = (
-        f"{_percent(top1.value)} top-1 (95 % CI {_range(top1)}; {best.num_videos} videos, "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'})"
-    )
-    others = [summary for summary in done if summary is not best]
-    if not others:
-        return f"{lead}, {words.cell(best)} reaches {score}; no other cell has a result."
+        together = 1 - 0.05 / len(others)  # confidence of each interval for 95 % of all
+        gaps = [(other, best.ahead_of(other, together)) for other in others]
+        rivals = [(other, gap) for other, gap in gaps if gap is None or not gap.excludes_zero]
+        if not rivals:
+            return f"{lead}{self._name(best)} is best: {score}."
+        nearest, gap = max(rivals, key=lambda rival: rival[0].top1.value)
+        rest = f"{self._name(nearest)} with {nearest.top1.percent}"
+        if len(rivals) == 1:
+            rest += " cannot be told apart from it"
+        else:
+            rest = f"{len(rivals)} other cells cannot be told apart from it, the nearest {rest}"
+        by = f"difference {_points(gap, len(others))}" if gap else "they share no seed"
+        return f"{lead}no single cell is best: {self._name(best)} is highest with {score}, but {rest}: {by}."
 
-    gaps = [(other, best.ahead_of(other, _together(len(others)))) for other in others]
-    rivals = [(other, gap) for other, gap in gaps if gap is None or not gap.excludes_zero]
-    if not rivals:
-        return f"{lead}, {words.cell(best)} is best: {score}."
-    nearest, gap = max(rivals, key=lambda rival: rival[0].top1.value)
-    is_nearest = f"{words.cell(nearest)} with {_percent(nearest.top1.value)}"
-    by = f"difference {_points(gap, len(others))}" if gap else "they share no seed"
-    if len(rivals) == 1:
-        rest = f"but {is_nearest} cannot be told apart from it: {by}."
-    else:
-        rest = f"but {len(rivals)} other cells cannot be told apart from it, the nearest {is_nearest}: {by}."
-    return f"{lead}, no single cell is best: {words.cell(best)} is highest with {score}, {rest}"
-
-
-def _other_norms(best: Summary, done: Sequence[Summary], words: _Words) -> list[str]:
-    """The other norms at the best cell's T and B."""
-    sentences = []
-    for other in done:
-        if other.norm != best.norm and words.shape(other) == words.shape(best):
-            gap = best.ahead_of(other)
-            if gap is not None:
+    def other_arms(self) -> Iterable[str]:
+        """The other arms in the best cell's shape."""
+        best = self.best
+        for other in self.done:
+            if other.arm != best.arm and other.shape == best.shape and (gap := best.ahead_of(other)):
                 verdict = "is ahead by" if gap.excludes_zero else "cannot be told apart from it: difference"
-                sentences.append(
-                    f"At {words.shape(best)}, {other.norm} reaches {_percent(other.top1.value)}; "
-                    f"{best.norm} {verdict} {_points(gap)}."
+                yield (
+                    f"At {self._shape(best)}, {other.arm} reaches {other.top1.percent}; "
+                    f"{best.arm} {verdict} {_points(gap)}."
                 )
-    return sentences
 
+    def changes(self, axis: Literal["num_frames", "batch_size"], cells: Sequence[Cell]) -> Iterable[str]:
+        """From the least of an axis to the most, for each arm."""
 
-def _longer_clips(best: Summary, done: Sequence[Summary], words: _Words) -> list[str]:
-    """Shortest to longest clips, for each norm: at the best cell's B, or over all where T and B are tied."""
-    tied = is_tied(done)
-    sentences = []
-    for norm in dict.fromkeys(summary.norm for summary in done):
-        line = [s for s in done if s.norm == norm and (tied or s.batch_size == best.batch_size)]
-        short = min(line, key=lambda s: s.num_frames, default=None)
-        long = max(line, key=lambda s: s.num_frames, default=None)
-        if short and long and short.num_frames < long.num_frames:
-            gap = long.ahead_of(short)
-            if gap is not None:
-                sentences.append(
-                    f"From {words.shape(short)} to {words.shape(long)}, {norm} goes from "
-                    f"{_percent(short.top1.value)} to {_percent(long.top1.value)}: {_change(gap)}."
+        def size(cell: Cell) -> int:
+            return getattr(cell.shape, axis)  # type: ignore[no-any-return]
+
+        for arm in dict.fromkeys(cell.arm for cell in cells):
+            line = [cell for cell in cells if cell.arm == arm]
+            least, most = min(line, key=size), max(line, key=size)
+            if size(least) < size(most) and (gap := most.ahead_of(least)):
+                doubt = "" if gap.excludes_zero else "a change that cannot be told from none, "
+                yield (
+                    f"From {self._shape(least)} to {self._shape(most)}, {arm} goes from "
+                    f"{least.top1.percent} to {most.top1.percent}: {doubt}{_points(gap)}."
                 )
-    return sentences
+
+    def bounds(self) -> list[str]:
+        classes, ceiling = self.best.done[0].num_classes, self.best.best_possible_top1
+        bounds = [f"Chance is {percent(1 / classes)}."] if classes else []
+        if ceiling and ceiling < 1:
+            frames = self.best.shape.num_frames
+            bounds += [f"No model can exceed {percent(ceiling)} with {frames} frames."]
+        return [" ".join(bounds)] if bounds else []
 
 
-def _larger_batches(best: Summary, done: Sequence[Summary], words: _Words) -> list[str]:
-    """Smallest to largest batch at the best cell's clip length, for each norm, where T and B are not tied."""
-    if is_tied(done):
-        return []
-    sentences = []
-    for norm in dict.fromkeys(summary.norm for summary in done):
-        length = (best.num_frames, best.frame_stride)
-        line = [s for s in done if s.norm == norm and (s.num_frames, s.frame_stride) == length]
-        small = min(line, key=lambda s: s.batch_size, default=None)
-        large = max(line, key=lambda s: s.batch_size, default=None)
-        if small and large and small.batch_size < large.batch_size:
-            gap = large.ahead_of(small)
-            if gap is not None:
-                sentences.append(
-                    f"From {words.shape(small)} to {words.shape(large)}, {norm} goes from "
-                    f"{_percent(small.top1.value)} to {_percent(large.top1.value)}: {_change(gap)}."
-                )
-    return sentences
-
-
-def _bounds(best: Summary) -> list[str]:
-    classes, ceiling = best.done[0].num_classes, best.best_possible_top1
-    bounds = [f"Chance is {_percent(1 / classes)}."] if classes else []
-    bounds += (
-        [f"No model can exceed {_percent(ceiling)} with {best.num_frames} frames."]
-        if ceiling and ceiling < 1
-        else []
-    )
-    return [" ".join(bounds)] if bounds else []
-
-
-def _caveats(summaries: Sequence[Summary]) -> list[str]:
-    sentences = []
-    if max(len(summary.done) for summary in summaries) == 1:
-        sentences.append(
+def _caveats(cells: Sequence[Cell]) -> Iterable[str]:
+    if max(len(cell.done) for cell in cells) == 1:
+        yield (
             "With one seed the intervals cover the choice of validation videos, not the luck of training; "
             "--seeds 3 covers both."
         )
-    failed = [result for summary in summaries for result in summary.results if not result.done]
-    if failed:
-        total = sum(len(summary.results) for summary in summaries)
-        sentences.append(f"{len(failed)} of {total} cells failed and are in no comparison.")
-    return sentences
-
-
-def _together(comparisons: int) -> float:
-    """Confidence of each interval for 95 % of all together."""
-    return 1 - 0.05 / comparisons
-
-
-def _change(gap: Estimate) -> str:
-    return _points(gap) if gap.excludes_zero else f"a change that cannot be told from none, {_points(gap)}"
+    runs = [result for cell in cells for result in cell.results]
+    if failed := sum(not result.done for result in runs):
+        yield f"{failed} of {len(runs)} runs failed and are in no comparison."
 
 
 def _points(gap: Estimate, comparisons: int = 1) -> str:
     over = f" over {comparisons} comparisons" if comparisons > 1 else ""
     return f"{100 * gap.value:+.1f} points (95 % CI{over} {100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
-
-
-def _range(estimate: Estimate) -> str:
-    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

@@ -17,7 +17,12 @@ and c s / sqrt(n) add as squares. With one seed it is Wilson's interval: it says
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean
+
+from scipy import stats
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+from videonorm.sweep.look import percent
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,15 @@ class Estimate:
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
+    @property
+    def percent(self) -> str:
+        return percent(self.value)
+
+    @property
+    def interval(self) -> str:
+        """In percent, without the sign."""
+        return f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+
 
 def mean_top1(scores: Sequence[float], num_videos: int, confidence: float = 0.95) -> Estimate:
     """Mean top-1 over seeds.
@@ -42,14 +56,9 @@ def mean_top1(scores: Sequence[float], num_videos: int, confidence: float = 0.95
         confidence: of the interval, in (0, 1).
     """
     mean = fmean(scores)
-    critical = _critical(_video_variance(mean, num_videos), scores, confidence)
-    low, high = wilson(mean, num_videos, critical)
-    spread = critical * math.sqrt(_seed_variance(scores))
-    return Estimate(
-        mean,
-        max(0.0, mean - math.hypot(mean - low, spread)),
-        min(1.0, mean + math.hypot(high - mean, spread)),
-    )
+    spread, videos = _spread_and_videos(mean * (1 - mean), scores, num_videos, confidence)
+    low, high = proportion_confint(mean * videos, videos, 1 - confidence, "wilson")
+    return _widened(mean, low, high, spread, least=0.0)
 
 
 def difference(
@@ -65,64 +74,32 @@ def difference(
         num_videos: how many videos each top-1 is measured on.
         confidence: of the interval, in (0, 1).
     """
-    gaps = [a - b for a, b in zip(first, second, strict=True)]
     a, b = fmean(first), fmean(second)
-    variance = _video_variance(a, num_videos) + _video_variance(b, num_videos)
-    critical = _critical(variance, gaps, confidence)
-    a_low, a_high = wilson(a, num_videos, critical)
-    b_low, b_high = wilson(b, num_videos, critical)
-    spread = critical * math.sqrt(_seed_variance(gaps))
-    gap = a - b
-    return Estimate(
-        gap,
-        max(-1.0, gap - math.hypot(a - a_low, b_high - b, spread)),
-        min(1.0, gap + math.hypot(a_high - a, b - b_low, spread)),
+    gaps = [x - y for x, y in zip(first, second, strict=True)]
+    spread, videos = _spread_and_videos(a * (1 - a) + b * (1 - b), gaps, num_videos, confidence)
+    low, high = confint_proportions_2indep(
+        a * videos, videos, b * videos, videos, method="newcomb", alpha=1 - confidence
     )
+    return _widened(a - b, low, high, spread, least=-1.0)
 
 
-def wilson(share: float, count: int, critical: float) -> tuple[float, float]:
-    """Wilson's score interval of a share of ``count`` trials; ``critical`` is 1.96 for 95 %."""
-    square = critical**2 / count
-    centre = (share + square / 2) / (1 + square)
-    half = critical / (1 + square) * math.sqrt(share * (1 - share) / count + square / (4 * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _widened(value: float, low: float, high: float, spread: float, least: float) -> Estimate:
+    """The interval of the videos with the spread of the seeds, from ``least`` to 1."""
+    below, above = math.hypot(value - low, spread), math.hypot(high - value, spread)
+    return Estimate(value, max(least, value - below), min(1.0, value + above))
 
 
-def student_t(degrees: int, confidence: float) -> float:
-    """The t that a Student variable stays within, on either side, with probability ``confidence``.
+def _spread_and_videos(
+    variance: float, scores: Sequence[float], num_videos: int, confidence: float
+) -> tuple[float, float]:
+    """c s / sqrt(n), and the number of videos whose interval at the normal z is that of ``num_videos`` at c.
 
-    Solves Abramowitz & Stegun 26.7.3 and 26.7.4, the distribution for whole degrees of freedom, by bisection.
+    Wilson's interval depends on c^2 / V alone, so that is V (z / c)^2 (Korn & Graubard, Survey Methodology
+    24, 1998). One seed has no spread. ``variance`` is that of one video's score.
     """
-    low, high = 0.0, math.pi / 2  # of the angle atan(t / sqrt(degrees))
-    for _ in range(80):
-        angle = (low + high) / 2
-        low, high = (angle, high) if _within(angle, degrees) < confidence else (low, angle)
-    return math.tan((low + high) / 2) * math.sqrt(degrees)
-
-
-def _within(angle: float, degrees: int) -> float:
-    """P(|t| <= tan(angle) sqrt(degrees))."""
-    term, total = (math.cos(angle), 0.0) if degrees % 2 else (1.0, 0.0)
-    for step in range(2 + degrees % 2, degrees + 1, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * (step - 1) / step
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if degrees % 2 else total
-
-
-def _video_variance(share: float, num_videos: int) -> float:
-    return share * (1 - share) / num_videos
-
-
-def _seed_variance(scores: Sequence[float]) -> float:
-    """Variance of the mean over seeds; 0 for one seed, which cannot tell."""
-    return stdev(scores) ** 2 / len(scores) if len(scores) > 1 else 0.0
-
-
-def _critical(video_variance: float, scores: Sequence[float], confidence: float) -> float:
-    seed_variance = _seed_variance(scores)
-    normal = NormalDist().inv_cdf((1 + confidence) / 2)
-    if seed_variance == 0:
-        return normal
-    degrees = (video_variance + seed_variance) ** 2 / (seed_variance**2 / (len(scores) - 1))
-    return student_t(int(degrees + 1e-9), confidence) if degrees < 1000 else normal
+    critical = normal = stats.norm.ppf((1 + confidence) / 2)
+    error = stats.sem(scores) if len(scores) > 1 else 0.0
+    if error > 0:
+        degrees = (variance / num_videos + error**2) ** 2 / (error**4 / (len(scores) - 1))
+        critical = stats.t.ppf((1 + confidence) / 2, (degrees + 1e-9) // 1)
+    return float(critical * error), float(num_videos * (normal / critical) ** 2)

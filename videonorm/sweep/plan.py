@@ -1,82 +1,163 @@
-"""A sweep file becomes a list of cells: one training run each, with the arguments of its ``videonorm fit``.
+"""A sweep file becomes a list of runs, each with the arguments of its ``videonorm fit``.
 
-The axes are norm x (num_frames, batch_size) x seed. What is given to every cell alike is the budget.
+The axes are arm x shape x seed. What is given to every run alike is the budget.
 """
 
+import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import jsonargparse
 import yaml
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from videonorm.errors import UserError
+from videonorm.messages import one_sentence
+from videonorm.sweep.shape import Shape
 
-# What the sweep itself decides for each cell, and `overrides` therefore may not.
-SWEPT = (
-    "data.num_frames",
-    "data.frame_stride",
-    "data.batch_size",
-    "seed_everything",
-    "trainer.default_root_dir",
-    "trainer.enable_progress_bar",
-    "trainer.max_steps",
-    "trainer.max_epochs",
-)
-KEYS = (
-    "name",
-    "recipe",
-    "norms",
-    "num_frames",
-    "frame_stride",
-    "batch_size",
-    "frames_per_step",
-    "cells",
-    "seeds",
-    "budget",
-    "overrides",
-    "jobs",
-)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training run of the sweep."""
+class SweepFile:
+    """The keys of a sweep file. Paths are relative to its folder.
 
-    norm: str  # the arm: a name under `norms`
-    num_frames: int
-    frame_stride: int
-    batch_size: int  # clips per device and step
+    Raises:
+        UserError: the values do not make a sweep.
+    """
+
+    name: str  # of the sweep's folder in runs/
+    recipe: str
+    norms: dict[str, list[str]]  # the arms: overlays of the recipe
+    budget: dict[str, PositiveInt]  # of each run: {steps: ...}, {epochs: ...} or {frames: ...}
+    num_frames: list[PositiveInt] | None = None
+    frame_stride: PositiveInt | None = None  # the recipe's
+    batch_size: list[PositiveInt] | None = None  # each with each of num_frames
+    frames_per_step: PositiveInt | None = None  # gives the batch size of each of num_frames
+    cells: list[dict[str, Any]] | None = None  # or the shapes one by one
+    seeds: list[NonNegativeInt] = field(default_factory=lambda: [0])
+    # Options of every run, by dotted name. As `Any` alone jsonargparse would read the text "007" as 7.
+    overrides: dict[str, str | Any] = field(default_factory=dict)
+    jobs: PositiveInt | Literal["auto"] = "auto"  # runs at a time; auto is one a GPU, or one a core
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
+            raise UserError(f"name ({self.name}) must be a folder name: letters, digits, '_', '-', '.'")
+        if not self.norms:
+            raise UserError("norms must name at least one arm, such as bn: [../norm/bn.yaml]")
+        for arm in self.norms:
+            if not isinstance(arm, str) or not re.fullmatch(r"\w+", arm, re.ASCII):
+                raise UserError(f"norms ({arm}) must be named with letters, digits and '_'")
+        if len(self.budget) != 1 or not self.budget.keys() <= {"steps", "epochs", "frames"}:
+            found = ", ".join(map(str, self.budget)) or "nothing"
+            raise UserError(f"budget ({found}) must give exactly one of steps, epochs and frames")
+        for key in ("num_frames", "batch_size", "seeds"):
+            values = getattr(self, key)
+            if values == []:
+                raise UserError(f"{key} ([]) must be a list with at least one number")
+            if values and len(set(values)) < len(values):
+                raise UserError(f"{key} ({values}) must not repeat a value")
+        given = [key for key in ("batch_size", "frames_per_step", "cells") if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise UserError(f"a sweep must give one of batch_size, frames_per_step and cells, not {found}")
+        if given == ["cells"] and self.num_frames is not None:
+            raise UserError("a sweep must give num_frames or cells, not both")
+        if self.cells == []:
+            raise UserError("cells ([]) must be a list of num_frames and batch_size, one entry a shape")
+        if given != ["cells"] and self.num_frames is None:
+            raise UserError(f"a sweep with {given[0]} must have the key num_frames")
+
+    def shapes(self, frame_stride: int | None, accumulate: int) -> list[Shape]:
+        """The shapes of an arm, whose recipe and overlays say the stride and the accumulated steps."""
+        stride = self.frame_stride or frame_stride
+        entries = self.cells or [{}]
+        if stride is None and not all("frame_stride" in entry for entry in entries):
+            raise UserError(
+                "frame_stride must be given, in the sweep file or as data.frame_stride in its recipe"
+            )
+        if self.cells is None:
+            sizes, lengths = self.batch_size or [None], self.num_frames or []
+            return [Shape(n, stride, size or self._size(n, accumulate)) for n in lengths for size in sizes]
+        shapes: list[Shape] = []
+        for number, entry in enumerate(entries):
+            shape = _typed(Shape, {"frame_stride": stride, **entry}, f"cells[{number}]")
+            if shape in shapes:
+                what = f"{shape.length()}, batch_size {shape.batch_size}"
+                raise UserError(f"cells[{number}] ({what}) must not repeat a shape")
+            shapes.append(shape)
+        return shapes
+
+    def _size(self, num_frames: int, accumulate: int) -> int:
+        """The batch size that ``frames_per_step`` leaves for clips of ``num_frames``."""
+        frames: int | None = self.frames_per_step
+        assert frames is not None
+        if frames % (num_frames * accumulate):
+            times = f" x accumulate_grad_batches ({accumulate})" if accumulate > 1 else ""
+            raise UserError(
+                f"frames_per_step ({frames}) must be a multiple of num_frames ({num_frames}){times}"
+            )
+        return frames // (num_frames * accumulate)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the sweep."""
+
+    arm: str
+    shape: Shape
     accumulate: int
     seed: int
-    steps: int | None  # optimizer steps; None where the budget is in epochs
+    budget: Mapping[str, int]
     configs: tuple[Path, ...]  # the recipe, then the arm's overlays
-    options: tuple[tuple[str, str], ...]  # every other option of `fit`, in order
+    overrides: Mapping[str, str | Any]
 
     @property
-    def run(self) -> str:
-        """Name of the run folder, such as ``gn-ws_16x1_b4_s0`` (norm, T x stride, clips per step, seed)."""
-        norm = self.norm.replace("_", "-")
-        return f"{norm}_{self.num_frames}x{self.frame_stride}_b{self.batch_size}_s{self.seed}"
+    def name(self) -> str:
+        """Of its folder, such as ``gn-ws_16x1_b4_s0`` (arm, T x stride, clips per step, seed)."""
+        num_frames, frame_stride, batch_size = self.shape
+        return f"{self.arm.replace('_', '-')}_{num_frames}x{frame_stride}_b{batch_size}_s{self.seed}"
+
+    @property
+    def frames_per_step(self) -> int:
+        """On one device."""
+        frames: int = self.shape.num_frames * self.shape.batch_size * self.accumulate
+        return frames
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps, whole ones; None where the budget is in epochs."""
+        frames = self.budget.get("frames")
+        return math.ceil(frames / self.frames_per_step) if frames else self.budget.get("steps")
 
     @property
     def cost(self) -> int:
-        """Frames the model is to see, up to a factor common to all cells."""
-        if self.steps is None:
-            return self.num_frames
-        return self.num_frames * self.batch_size * self.accumulate * self.steps
+        """Frames the model is to see, up to a factor common to all runs."""
+        cost: int = self.shape.num_frames if self.steps is None else self.frames_per_step * self.steps
+        return cost
 
-    def arguments(self, run_dir: Path) -> list[str]:
-        """Arguments of ``videonorm fit`` for this cell."""
+    def options(self, folder: Path) -> dict[str, Any]:
+        """Options of ``fit`` that the sweep decides, and `overrides` therefore may not."""
+        return {
+            **{f"data.{key}": value for key, value in self.shape._asdict().items()},
+            "trainer.max_steps": self.steps or -1,
+            "trainer.max_epochs": self.budget.get("epochs", -1),
+            "seed_everything": self.seed,
+            "trainer.default_root_dir": str(folder),
+            "trainer.enable_progress_bar": False,
+        }
+
+    def arguments(self, folder: Path) -> list[str]:
+        """Arguments of ``videonorm fit`` for this run."""
         configs = [part for path in self.configs for part in ("-c", str(path))]
-        return [*configs, *(f"--{key}={value}" for key, value in self.options), *_into(run_dir)]
-
-
-def _into(run_dir: Path) -> list[str]:
-    return [f"--trainer.default_root_dir={run_dir}", "--trainer.enable_progress_bar=false"]
+        options = {**self.overrides, **self.options(folder)}
+        texts = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in options.items()}
+        return [*configs, *(f"--{key}={text}" for key, text in texts.items())]
 
 
 @dataclass(frozen=True)
@@ -84,190 +165,81 @@ class Plan:
     """A sweep file, read and checked."""
 
     name: str
-    cells: tuple[Cell, ...]
+    runs: tuple[Run, ...]
     jobs: int | Literal["auto"]
     on_cpu: bool  # the recipe or the overrides say `trainer.accelerator: cpu`
     source: str  # the sweep file, word for word
-
-    @property
-    def norms(self) -> list[str]:
-        return list(dict.fromkeys(cell.norm for cell in self.cells))
 
 
 def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     """Read a sweep file.
 
     Args:
-        path: the YAML file. Paths in it are relative to its folder.
+        path: the YAML file.
         num_seeds: take the seeds 0 ... num_seeds - 1 in place of the file's.
 
     Raises:
         UserError: a file is missing, or a key or value is not what a sweep needs.
     """
-    text, sweep = _read_yaml("sweep file", path)
-    for key in sweep:
-        if key not in KEYS:
-            raise UserError(f"{path.name} key ({key}) must be one of {', '.join(KEYS)}")
-    for key in ("name", "recipe", "norms", "budget"):
-        if key not in sweep:
-            raise UserError(f"{path.name} must have the key {key}")
-    name = sweep["name"]
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-        raise UserError(f"name ({name}) must be a folder name: letters, digits, '_', '-', '.'")
-    if num_seeds is not None:
-        seeds = list(range(_positive("seeds", num_seeds)))
-    else:
-        seeds = _several("seeds", sweep.get("seeds", [0]), minimum=0)
-    overrides = _mapping("overrides", sweep.get("overrides", {}))
-    for key in SWEPT:
-        if key in overrides:
-            raise UserError(f"overrides ({key}) must leave to the sweep what it sets itself")
-    jobs = sweep.get("jobs", "auto")
-    if jobs != "auto":
-        jobs = _positive("jobs", jobs)
-
-    recipe, recipe_values = _config("recipe", path.parent, sweep["recipe"])
-    cells: list[Cell] = []
+    sweep = _typed(SweepFile, _read_yaml("sweep file", path), path.name)
+    seeds = sweep.seeds if num_seeds is None else range(num_seeds)
+    runs: list[Run] = []
     on_cpu = False
-    for norm, overlays in _arms(sweep["norms"]).items():
-        overlay_files = [_config(f"norms.{norm}", path.parent, overlay) for overlay in overlays]
-        layers = [recipe_values, *(values for _, values in overlay_files), overrides]
-        accumulate = _positive("accumulate_grad_batches", _last(layers, "trainer.accumulate_grad_batches", 1))
-        frame_stride = sweep.get("frame_stride", _last(layers, "data.frame_stride", None))
-        on_cpu = on_cpu or _last(layers, "trainer.accelerator", "auto") == "cpu"
-        for num_frames, stride, batch_size in _clip_shapes(sweep, frame_stride, accumulate):
-            steps, budget = _budget(sweep["budget"], num_frames * batch_size * accumulate)
-            cell = Cell(
-                norm=norm,
-                num_frames=num_frames,
-                frame_stride=stride,
-                batch_size=batch_size,
-                accumulate=accumulate,
-                seed=0,
-                steps=steps,
-                configs=(recipe, *(file for file, _ in overlay_files)),
-                options=(
-                    *((key, _as_argument(value)) for key, value in overrides.items()),
-                    ("data.num_frames", str(num_frames)),
-                    ("data.frame_stride", str(stride)),
-                    ("data.batch_size", str(batch_size)),
-                    *budget,
-                ),
-            )
+    for arm, overlays in sweep.norms.items():
+        configs = tuple((path.parent / file).resolve() for file in (sweep.recipe, *overlays))
+        names = ("recipe", *(f"norms.{arm}" for _ in overlays))
+        layers = [*map(_read_yaml, names, configs), sweep.overrides]
+        accumulate = _positive("trainer.accumulate_grad_batches", layers) or 1
+        on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
+        for shape in sweep.shapes(_positive("data.frame_stride", layers), accumulate):
             for seed in seeds:
-                seeded = (*cell.options, ("seed_everything", str(seed)))
-                cells.append(replace(cell, seed=seed, options=seeded))
-    return Plan(name=name, cells=tuple(cells), jobs=jobs, on_cpu=on_cpu, source=text)
+                runs.append(Run(arm, shape, accumulate, seed, sweep.budget, configs, sweep.overrides))
+    for key in runs[0].options(path):
+        if key in sweep.overrides:
+            raise UserError(f"overrides ({key}) must leave to the sweep what it sets itself")
+    return Plan(sweep.name, tuple(runs), sweep.jobs, on_cpu, source=path.read_text(encoding="utf-8"))
 
 
-def _clip_shapes(sweep: Mapping[str, Any], frame_stride: Any, accumulate: int) -> list[tuple[int, int, int]]:
-    """(num_frames, frame_stride, batch_size) of each cell."""
-    given = [key for key in ("batch_size", "frames_per_step", "cells") if key in sweep]
-    if len(given) != 1:
-        found = " and ".join(given) if given else "none of them"
-        raise UserError(f"a sweep must give one of batch_size, frames_per_step and cells, not {found}")
-    if "cells" in sweep:
-        if "num_frames" in sweep:
-            raise UserError("a sweep must give num_frames or cells, not both")
-        return _listed_shapes(sweep["cells"], frame_stride)
-
-    if "num_frames" not in sweep:
-        raise UserError(f"a sweep with {given[0]} must have the key num_frames")
-    stride = _stride(frame_stride)
-    lengths = _several("num_frames", sweep["num_frames"])
-    if "batch_size" in sweep:
-        sizes = _several("batch_size", sweep["batch_size"])
-        return [(length, stride, size) for length in lengths for size in sizes]
-
-    frames = _positive("frames_per_step", sweep["frames_per_step"])
-    for length in lengths:
-        if frames % (length * accumulate):
-            times = f" x accumulate_grad_batches ({accumulate})" if accumulate > 1 else ""
-            raise UserError(f"frames_per_step ({frames}) must be a multiple of num_frames ({length}){times}")
-    return [(length, stride, frames // (length * accumulate)) for length in lengths]
-
-
-def _listed_shapes(cells: Any, frame_stride: Any) -> list[tuple[int, int, int]]:
-    if not isinstance(cells, list) or not cells:
-        raise UserError(f"cells ({cells}) must be a list of num_frames and batch_size, one entry a cell")
-    shapes: list[tuple[int, int, int]] = []
-    for number, cell in enumerate(cells):
-        where = f"cells[{number}]"
-        cell = _mapping(where, cell)
-        for key in cell:
-            if key not in ("num_frames", "frame_stride", "batch_size"):
-                raise UserError(f"{where} key ({key}) must be one of num_frames, frame_stride, batch_size")
-        for key in ("num_frames", "batch_size"):
-            if key not in cell:
-                raise UserError(f"{where} must have the key {key}")
-        shape = (
-            _positive(f"{where}.num_frames", cell["num_frames"]),
-            _stride(cell.get("frame_stride", frame_stride)),
-            _positive(f"{where}.batch_size", cell["batch_size"]),
-        )
-        if shape in shapes:
-            raise UserError(f"{where} ({shape[0]}x{shape[1]}, batch_size {shape[2]}) must not repeat a cell")
-        shapes.append(shape)
-    return shapes
-
-
-def _stride(value: Any) -> int:
-    if value is None:
-        raise UserError("frame_stride must be given, in the sweep file or as data.frame_stride in its recipe")
-    return _positive("frame_stride", value)
-
-
-def _budget(budget: Any, frames_per_step: int) -> tuple[int | None, tuple[tuple[str, str], ...]]:
-    """Optimizer steps (None for epochs) and the options that say so.
-
-    A budget in frames is rounded up to whole steps, so that cells differ by less than one step.
-    """
-    budget = _mapping("budget", budget)
-    if len(budget) != 1 or (unit := next(iter(budget))) not in ("steps", "epochs", "frames"):
-        found = ", ".join(map(str, budget)) or "nothing"
-        raise UserError(f"budget ({found}) must give exactly one of steps, epochs and frames")
-    amount = _positive(f"budget.{unit}", budget[unit])
-    if unit == "epochs":
-        return None, (("trainer.max_epochs", str(amount)), ("trainer.max_steps", "-1"))
-    steps = amount if unit == "steps" else math.ceil(amount / frames_per_step)
-    return steps, (("trainer.max_steps", str(steps)), ("trainer.max_epochs", "-1"))
-
-
-def _arms(norms: Any) -> dict[str, list[str]]:
-    norms = _mapping("norms", norms)
-    if not norms:
-        raise UserError("norms must name at least one arm, such as bn: [../norm/bn.yaml]")
-    for norm, overlays in norms.items():
-        if not isinstance(norm, str) or not re.fullmatch(r"\w+", norm, re.ASCII):
-            raise UserError(f"norms ({norm}) must be named with letters, digits and '_'")
-        if not isinstance(overlays, list) or not all(isinstance(overlay, str) for overlay in overlays):
-            raise UserError(f"norms.{norm} ({overlays}) must be a list of overlay files")
-    return dict(norms)
-
-
-def _config(name: str, folder: Path, relative: Any) -> tuple[Path, dict[str, Any]]:
-    if not isinstance(relative, str):
-        raise UserError(f"{name} ({relative}) must be the path of a YAML file")
-    path = (folder / relative).resolve()
-    return path, _read_yaml(name, path)[1]
-
-
-def _read_yaml(name: str, path: Path) -> tuple[str, dict[str, Any]]:
+def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """A ``kind``, whose fields are the keys, from a mapping of a YAML file."""
+    keys = list(kind.__annotations__)
+    for key in values:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{where} key ({key}) must be one of {', '.join(keys)}{hint}")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
     try:
-        text = path.read_text()
+        parsed = parser.parse_object(dict(values))
+    except jsonargparse.ArgumentError as error:
+        raise UserError(f"{where}: {one_sentence(str(error))}") from error
+    return kind(**vars(parsed))
+
+
+def _read_yaml(name: str, path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{name} ({path}) must be a readable file: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name} ({path}) must be a text file in UTF-8") from error
-    try:
-        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{name} ({path}) must be valid YAML: {reason}") from error
-    return text, _mapping(f"{name} ({path})", values)
+        raise UserError(f"{name} ({path}) must be valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{name} ({path}) must be a mapping of keys to values")
+    return values
 
 
-def _last(layers: list[dict[str, Any]], dotted: str, default: Any) -> Any:
+def _positive(key: str, layers: Sequence[Mapping[str, Any]]) -> int | None:
+    """A whole number of the recipe, its overlays or the overrides."""
+    value = _last(key, layers)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise UserError(f"{key} ({value}) must be an integer of at least 1")
+    return value
+
+
+def _last(dotted: str, layers: Sequence[Mapping[str, Any]]) -> Any:
     """Value of ``a.b`` in the last layer that has it, nested as in a recipe or dotted as in `overrides`."""
     for layer in reversed(layers):
         value: Any = layer
@@ -275,32 +247,4 @@ def _last(layers: list[dict[str, Any]], dotted: str, default: Any) -> Any:
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
             return value
-    return default
-
-
-def _as_argument(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _mapping(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{name} must be a mapping of keys to values")
-    return value
-
-
-def _several(name: str, values: Any, minimum: int = 1) -> list[int]:
-    if not isinstance(values, list) or not values:
-        raise UserError(f"{name} ({values}) must be a list with at least one number")
-    if len(set(map(str, values))) < len(values):
-        raise UserError(f"{name} ({values}) must not repeat a value")
-    return [_at_least(minimum, name, value) for value in values]
-
-
-def _positive(name: str, value: Any) -> int:
-    return _at_least(1, name, value)
-
-
-def _at_least(minimum: int, name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise UserError(f"{name} ({value}) must be an integer of at least {minimum}")
-    return value
+    return None

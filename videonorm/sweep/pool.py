@@ -2,38 +2,23 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
+
+from videonorm.machine import available_cores, visible_gpus
 
 SECONDS_TO_END = 10.0  # from SIGTERM to SIGKILL
 
 
-class Pool(Protocol):
-    """Runs commands; knows them by name."""
-
-    size: int  # commands at a time
-
-    def start(self, name: str, command: Sequence[str], log: Path) -> None:
-        """Start a command that appends what it prints to ``log``."""
-
-    def ended(self) -> dict[str, str]:
-        """Commands that have ended since the last call, and how: "" for success."""
-
-    def stop(self) -> None:
-        """End what still runs."""
-
-
 class LocalPool:
-    """Processes on this machine.
+    """Runs commands on this machine, each with a name.
 
     Args:
-        environments: one for each command at a time, added to this process's own.
+        environments: one for each of the ``size`` commands at a time, added to this process's own.
         keep_open: a file descriptor that the processes inherit.
     """
 
@@ -44,11 +29,13 @@ class LocalPool:
         self._running: dict[str, tuple[subprocess.Popen[bytes], Mapping[str, str]]] = {}
 
     def start(self, name: str, command: Sequence[str], log: Path) -> None:
+        """Start a command that appends what it prints to ``log``."""
         environment = self._free.pop()
         process = start_process(command, log, environment, keep_open=(self._keep_open,))
         self._running[name] = process, environment
 
     def ended(self) -> dict[str, str]:
+        """Commands that have ended since the last call, and how: "" for success."""
         over = {
             name: code for name, (process, _) in self._running.items() if (code := process.poll()) is not None
         }
@@ -57,6 +44,7 @@ class LocalPool:
         return {name: how_it_ended(code) for name, code in over.items()}
 
     def stop(self) -> None:
+        """End what still runs."""
         stop_processes([process for process, _ in self._running.values()])
         self._running.clear()
 
@@ -105,40 +93,11 @@ def how_it_ended(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def environments(jobs: int | Literal["auto"], num_cells: int, on_cpu: bool) -> list[dict[str, str]]:
+def environments(jobs: int | Literal["auto"], num_runs: int, on_cpu: bool) -> list[dict[str, str]]:
     """Environment variables of each process at a time: one a GPU where there are GPUs, else one a core."""
     gpus = [] if on_cpu else visible_gpus()
     cores = available_cores()
-    count = min(num_cells, (len(gpus) or cores) if jobs == "auto" else jobs)
+    count = min(num_runs, (len(gpus) or cores) if jobs == "auto" else jobs)
     threads = str(max(1, cores // max(1, count)))
-    shares = [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} for _ in range(count)]
-    if gpus:
-        shares = [{**share, "CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i, share in enumerate(shares)]
-    return shares
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity, and in a container its quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path(
-        "/sys/fs/cgroup/cpu.max"
-    )  # "200000 100000": microseconds of CPU in each period; "max": no quota
-    if quota.exists():
-        limit, period = quota.read_text().split()
-        if limit != "max":
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
-
-
-def visible_gpus() -> list[str]:
-    """Values of CUDA_VISIBLE_DEVICES, one for each GPU that torch can use."""
-    if not (shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists()):
-        return []
-    # torch decides, in a process of its own: its import is slow and takes memory that the runs can use.
-    count = "import torch; print(torch.cuda.device_count())"
-    number = int(
-        subprocess.run([sys.executable, "-c", count], capture_output=True, check=True, text=True).stdout
-    )
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = named.split(",") if named else [str(index) for index in range(number)]
-    return names[:number]
+    own = [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {} for index in range(count)]
+    return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **share} for share in own]

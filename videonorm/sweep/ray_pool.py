@@ -1,4 +1,4 @@
-"""The cells of a sweep as Ray tasks: a GPU each where the cluster has GPUs, else a core each.
+"""The runs of a sweep as Ray tasks: a GPU each where the cluster has GPUs, else a core each.
 
 The output folder, the configs and the data must lie at the same paths on every node.
 """
@@ -12,7 +12,7 @@ from videonorm.sweep.pool import how_it_ended, start_process, stop_processes
 
 
 class RayPool:
-    """A Pool on a Ray cluster.
+    """``LocalPool`` on a Ray cluster.
 
     Args:
         address: of the cluster, as ``ray.init`` takes it; "local" starts one on this machine.

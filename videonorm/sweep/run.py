@@ -1,28 +1,28 @@
-"""Run the cells of a plan, each a ``videonorm fit`` in a process of its own, and keep results.csv up to date.
+"""Train the runs of a plan, each a ``videonorm fit`` in a process of its own; keep results.csv up to date.
 
-Run again on the same folder, finished cells are kept and the others go on from their last checkpoint.
+Called again on the same folder, finished runs are kept and the others go on from their last checkpoint.
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
+from typing import TextIO
 
 from rich.console import Console
 
+from videonorm import files
 from videonorm.errors import UserError
 from videonorm.sweep.plan import Plan
-from videonorm.sweep.pool import LocalPool, Pool, environments
+from videonorm.sweep.pool import LocalPool, environments
 from videonorm.sweep.ray_pool import RayPool
 from videonorm.sweep.records import RunFolder
-from videonorm.sweep.results import Result, write_file, write_results
-from videonorm.sweep.terminal import CellState, SweepDisplay
+from videonorm.sweep.results import Result, write_results
+from videonorm.sweep.terminal import SweepDisplay
 
 FIT = (sys.executable, "-m", "videonorm", "fit")
 POLL_SECONDS = 0.2
@@ -37,15 +37,15 @@ def run_sweep(
     ray: str | None = None,
     command: Sequence[str] = FIT,
 ) -> list[Result]:
-    """Run what is not done yet, write ``output``/results.csv and sweep.json, and return the rows.
+    """Train what is not done yet, write ``output``/results.csv and sweep.json, and return the rows.
 
     Args:
-        plan: the cells.
-        output: folder of the sweep; it gets one run folder a cell.
+        plan: the runs.
+        output: folder of the sweep; it gets the run folders.
         console: where to show progress.
-        jobs: cells at a time, in place of the plan's.
-        ray: run the cells as Ray tasks on the cluster at this address; "local" starts one here.
-        command: what to call with a cell's arguments.
+        jobs: runs at a time, in place of the plan's.
+        ray: train as Ray tasks on the cluster at this address; "local" starts one here.
+        command: what to call with a run's arguments.
 
     Raises:
         UserError: another sweep uses the folder, or it holds runs of other settings.
@@ -55,104 +55,102 @@ def run_sweep(
     output.mkdir(parents=True, exist_ok=True)
     with _locked(output) as lock:
         sweep = _Sweep(plan, output)
-        if others := sum(path.parent.name not in sweep.folders for path in output.glob("*/cell.json")):
+        if others := sum(path.parent.name not in sweep.runs for path in output.glob("*/asked.json")):
             console.print(f"{others} run folders of {output} are not in this sweep: not in its results.csv")
         waiting = sweep.waiting()
         if waiting:
-            if ray is None:
-                shares = environments(jobs or plan.jobs, len(waiting), plan.on_cpu)
-                pool: Pool = LocalPool(shares, keep_open=lock)
+            if ray:
+                pool: LocalPool | RayPool = RayPool(ray, size=len(waiting))
+                how = "on Ray"
             else:
-                pool = RayPool(ray, size=len(waiting))
-            how = "on Ray" if ray else f"{pool.size} at a time"
-            total = len(sweep.folders)
-            console.print(f"{len(waiting)} of {total} cells to run, {how}, into {output}", soft_wrap=True)
-            with _interruptible():  # after Ray, which sets handlers of its own
-                sweep.run(waiting, pool, command, console)
+                pool = LocalPool(
+                    environments(jobs or plan.jobs, len(waiting), plan.on_cpu), keep_open=lock.fileno()
+                )
+                how = f"{pool.size} at a time"
+            count = f"{len(waiting)} of {len(plan.runs)} runs"
+            console.print(f"{count} to train, {how}, into {output}", soft_wrap=True)
+            with contextlib.ExitStack() as stack:  # after Ray, which sets handlers of its own
+                for number in (signal.SIGTERM, signal.SIGHUP):  # end the sweep as Ctrl-C does
+                    before = signal.signal(number, signal.default_int_handler)
+                    stack.callback(signal.signal, number, before)
+                sweep.train(waiting, pool, command, console)
         return sweep.results()
 
 
 class _Sweep:
-    """The run folders of a plan and where each cell is."""
+    """The runs of a plan by name."""
 
     def __init__(self, plan: Plan, output: Path) -> None:
         self.plan = plan
         self.output = output
-        self.folders = {cell.run: RunFolder(output / cell.run, cell) for cell in plan.cells}
-        self.states = {cell.run: CellState(cell) for cell in plan.cells}
-        for run, folder in self.folders.items():
+        self.runs = {run.name: RunFolder(output / run.name, run) for run in plan.runs}
+        for folder in self.runs.values():
             folder.check_unchanged()
-            self.states[run].read(folder.run_json)
-            if folder.is_done:
-                self.states[run].status = "done"
         self.write()
 
-    def waiting(self) -> list[str]:
-        """Cells to run, the longest first: the last to end is then a short one."""
-        waiting = [run for run, state in self.states.items() if state.status == "waiting"]
-        return sorted(waiting, key=lambda run: -self.states[run].cell.cost)  # equal ones stay in order
+    def waiting(self) -> list[RunFolder]:
+        """Runs to train, the longest first: the last to end is then a short one."""
+        waiting = [folder for folder in self.runs.values() if folder.status == "waiting"]
+        return sorted(waiting, key=lambda folder: -folder.run.cost)  # equal ones stay in order
 
-    def run(self, waiting: list[str], pool: Pool, command: Sequence[str], console: Console) -> None:
-        """Run cells until all have ended."""
-        running: dict[str, object] = {}  # run -> its run.json at the start
+    def train(
+        self, waiting: list[RunFolder], pool: LocalPool | RayPool, command: Sequence[str], console: Console
+    ) -> None:
+        """Train until all have ended."""
+        running: dict[str, object] = {}  # name -> its run.json at the start
         try:
-            with SweepDisplay(list(self.states.values()), console) as display:
+            with SweepDisplay(list(self.runs.values()), console) as display:
                 while waiting or running:
                     while waiting and len(running) < pool.size:
-                        run = waiting.pop(0)
-                        folder, state = self.folders[run], self.states[run]
-                        folder.open()
-                        arguments = folder.cell.arguments(folder.path)
+                        folder = waiting.pop(0)
+                        folder.start()
+                        arguments = [*command, *folder.run.arguments(folder.path)]
                         resumes = folder.last_checkpoint.exists()
                         if resumes:
                             arguments.append(f"--ckpt_path={folder.last_checkpoint}")
-                        running[run] = folder.run_json
-                        pool.start(run, [*command, *arguments], folder.log)
-                        state.status = "running"
-                        display.changed(state, "resumed" if resumes else "started")
+                        running[folder.run.name] = folder.recorded
+                        pool.start(folder.run.name, arguments, folder.log)
+                        display.changed(folder, "resumed" if resumes else "started")
                     time.sleep(POLL_SECONDS)
-                    for run, how in pool.ended().items():
-                        folder, state = self.folders[run], self.states[run]
-                        state.error = None if folder.is_done else _why(folder, how, running[run])
-                        state.status = "failed" if state.error else "done"
-                        state.read(folder.run_json)
-                        folder.close(state.error)
-                        del running[run]
+                    for name in running:
+                        self.runs[name].read()
+                    for name, how in pool.ended().items():
+                        folder = self.runs[name]
+                        folder.read()
+                        before = running.pop(name)
+                        folder.end(None if folder.is_done else _why(folder, how, before))
                         self.write()
-                        display.changed(state)
-                    for run in running:
-                        self.states[run].read(self.folders[run].run_json)
+                        display.changed(folder)
                     display.refresh()
         finally:
             pool.stop()
+            for name in running:
+                self.runs[name].read()
             self.write()
 
     def results(self) -> list[Result]:
-        """A row for each cell that has ended, in the order of the plan."""
-        rows = [folder.result() for folder in self.folders.values()]
-        return [row for row in rows if row is not None]
+        """A row for each run that has ended, in the order of the plan."""
+        return [row for folder in self.runs.values() if (row := folder.result())]
 
     def write(self) -> None:
         """Write results.csv, and sweep.json: what was asked, and which machines and versions answered."""
         write_results(self.output / "results.csv", self.results())
         origins: list[dict[str, object]] = []
-        for folder in self.folders.values():
-            run = folder.run_json
-            origin = {key: run.get(key) for key in ("machine", "versions", "commit")}
-            if run and origin not in origins:
+        for folder in self.runs.values():
+            origin = {key: folder.recorded.get(key) for key in ("machine", "versions", "commit")}
+            if folder.recorded and origin not in origins:
                 origins.append(origin)
-        cells = len(self.plan.cells)
-        about = {"name": self.plan.name, "num_cells": cells, "sweep": self.plan.source, "origins": origins}
-        write_file(self.output / "sweep.json", json.dumps(about, indent=1) + "\n")
+        asked = {"name": self.plan.name, "num_runs": len(self.runs), "sweep": self.plan.source}
+        files.write_json(self.output / "sweep.json", {**asked, "origins": origins})
 
 
-def _why(folder: RunFolder, how: str, run_json_before: object) -> str:
+def _why(folder: RunFolder, how: str, recorded_before: object) -> str:
     """Why a run is not done, in one line."""
-    run = folder.run_json
-    if run != run_json_before and run.get("status") == "failed" and run.get("error"):
-        return " ".join(str(run["error"]).split())
+    recorded = folder.recorded
+    if recorded != recorded_before and recorded.get("status") == "failed" and recorded.get("error"):
+        return " ".join(str(recorded["error"]).split())
     if not how:
-        missing = "val_top1" if run.get("status") == "done" else "a run.json that says done"
+        missing = "val_top1" if recorded.get("status") == "done" else "a run.json that says done"
         return f"fit ended without {missing}, see {folder.log.name}"
     if how.startswith("killed"):  # what it printed last has nothing to do with it
         return f"{how}; see {folder.log.name}"
@@ -161,40 +159,22 @@ def _why(folder: RunFolder, how: str, run_json_before: object) -> str:
     return f"{last} ({how})" if last else how
 
 
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[int]:
-    """Hold the folder for this sweep.
+def _locked(output: Path) -> TextIO:
+    """Hold the folder for this sweep until the file is closed.
 
-    The cells inherit the lock: should this process be killed outright, the folder stays taken until they end.
+    The runs inherit the lock: should this process be killed outright, the folder stays taken until they end.
     """
-    path = output / ".lock"
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = (output / ".lock").open("a+")
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = path.read_text().strip()
-            raise UserError(
-                f"{output} is in use by another sweep (process {holder}) or by cells that it left running; "
-                "wait for them or give another --output"
-            ) from error
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
-        yield lock
-    finally:
-        os.close(lock)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the sweep as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise UserError(
+            f"{output} is in use by another sweep (process {holder}) or by runs that it left going; "
+            "wait for them or give another --output"
+        ) from error
+    lock.truncate(0)
+    print(os.getpid(), file=lock, flush=True)
+    return lock

@@ -1,0 +1,102 @@
+"""The cells of a sweep: the runs of one arm in one shape, their seeds taken together."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from videonorm.sweep.intervals import Estimate, difference, mean_top1
+from videonorm.sweep.results import Result
+from videonorm.sweep.shape import Shape
+
+HEADINGS = ("T x stride", "B", "top-1", "95 % interval", "clips/s", "peak MiB", "seeds done")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The seeds of one arm at one T x stride and B."""
+
+    arm: str
+    shape: Shape
+    results: tuple[Result, ...]  # every run that has ended, failed ones too
+
+    @property
+    def done(self) -> list[Result]:
+        return [result for result in self.results if result.done]
+
+    @property
+    def top1_of_seed(self) -> dict[int, float]:
+        return {result.seed: result.val_top1 for result in self.done if result.val_top1 is not None}
+
+    @property
+    def num_videos(self) -> int:
+        return min(result.val_videos or 0 for result in self.done)
+
+    @property
+    def top1(self) -> Estimate:
+        """Mean over seeds with its 95 % interval; at least one seed must be done."""
+        return mean_top1(list(self.top1_of_seed.values()), self.num_videos)
+
+    @property
+    def best_possible_top1(self) -> float | None:
+        return self.done[0].best_possible_top1
+
+    @property
+    def clips_per_second(self) -> float:
+        return fmean(result.clips_per_second or 0.0 for result in self.done)
+
+    @property
+    def peak_memory_mib(self) -> float:
+        return max(result.peak_memory_mib or 0.0 for result in self.done)
+
+    def figures(self) -> list[str]:
+        """Its row of a table, as HEADINGS name the columns."""
+        shape, seeds = self.shape, f"{len(self.done)} of {len(self.results)}"
+        found = ["failed", "", "", ""]
+        if self.done:
+            speed, memory = f"{self.clips_per_second:.1f}", f"{self.peak_memory_mib:,.0f}"
+            found = [self.top1.percent, self.top1.interval, speed, memory]
+        return [shape.length(), str(shape.batch_size), *found, seeds]
+
+    def ahead_of(self, other: "Cell", confidence: float = 0.95) -> Estimate | None:
+        """Top-1 of this cell - top-1 of the other, over the seeds both have; None where they share none."""
+        seeds = [seed for seed in self.top1_of_seed if seed in other.top1_of_seed]
+        if not seeds:
+            return None
+        ours = [self.top1_of_seed[seed] for seed in seeds]
+        theirs = [other.top1_of_seed[seed] for seed in seeds]
+        return difference(ours, theirs, min(self.num_videos, other.num_videos), confidence)
+
+
+def cells_of(results: Iterable[Result]) -> list[Cell]:
+    """Group the runs; arms stay in order of appearance, T and B ascend."""
+    groups: dict[str, dict[Shape, list[Result]]] = {}
+    for result in results:
+        groups.setdefault(result.norm, {}).setdefault(result.shape, []).append(result)
+    return [
+        Cell(arm, shape, tuple(of_arm[shape])) for arm, of_arm in groups.items() for shape in sorted(of_arm)
+    ]
+
+
+def with_result(cells: Iterable[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell.done]
+
+
+def highest(cells: Iterable[Cell]) -> Cell | None:
+    """The cell of the highest top-1; None where no cell has a result."""
+    return max(with_result(cells), key=lambda cell: cell.top1.value, default=None)
+
+
+def is_tied(cells: Sequence[Cell]) -> bool:
+    """Whether T and B move together: each length has one batch size and each batch size one length."""
+    shapes = {cell.shape for cell in cells}
+    return len(shapes) == len({shape[:2] for shape in shapes}) == len({shape.batch_size for shape in shapes})
+
+
+def strides_differ(cells: Iterable[Cell]) -> bool:
+    return len({cell.shape.frame_stride for cell in cells}) > 1
+
+
+def frames_per_step(cells: Iterable[Cell]) -> int | None:
+    """That of all runs that are done; None where they differ."""
+    frames = {result.frames_per_step for cell in cells for result in cell.done}
+    return frames.pop() if len(frames) == 1 else None
