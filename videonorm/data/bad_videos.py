@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from videonorm.data.decoding.reader import without_credentials
+from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
 
 

@@ -20,6 +20,7 @@ from videonorm.data.decoding import (
     check_decoder,
     open_video,
 )
+from videonorm.data.decoding.reader import frames_between
 from videonorm.data.entries import Entry
 from videonorm.data.manifest import Manifest
 from videonorm.data.sampling import Sampling, ShortVideo, check_short_video, frame_indices
@@ -187,17 +188,7 @@ class VideoDataset(Dataset[Sample]):
         self, entry: Entry, seconds: NDArray[np.float64], sampling: Sampling, rng: Random
     ) -> NDArray[np.int64]:
         """(V, T) frames of the video, within the stretch that the entry asks for."""
-        first, stop = 0, len(seconds)
-        if entry.start_seconds is not None:
-            first = int(np.searchsorted(seconds, entry.start_seconds - 1e-6))
-        if entry.end_seconds is not None:
-            stop = int(np.searchsorted(seconds, entry.end_seconds - 1e-6))
-        if first >= stop:
-            raise BadVideoError(
-                entry.path,
-                f"has no frame between start_seconds ({entry.start_seconds}) "
-                f"and end_seconds ({entry.end_seconds})",
-            )
+        first, stop = frames_between(entry.path, seconds, entry.start_seconds, entry.end_seconds)
         starts = sampling.starts(stop - first, rng)
         try:
             clips = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from videonorm.data.decoding.reader import is_remote, without_credentials
+from videonorm.data.decoding.location import is_remote, without_credentials
 from videonorm.data.entries import UNLABELLED, Entries, Entry
 from videonorm.errors import UserError
 
