@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from videonorm.data import (
     BadVideo,
     BadVideos,
+    Entries,
     Entry,
     Manifest,
     RandomClips,
@@ -122,7 +123,7 @@ def folder(tmp_path_factory, videos) -> Path:
 
 def manifest_of(folder: Path, *names: str) -> Manifest:
     entries = [Entry(str(folder / name), number) for number, name in enumerate(names)]
-    return Manifest(folder / "m.csv", entries, num_classes=len(names))
+    return Manifest(folder / "m.csv", Entries.of(entries), num_classes=len(names))
 
 
 @pytest.mark.parametrize("name", BAD, ids=ascii)

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from videonorm.data import Entry, Manifest, RandomClips, UniformClips, VideoDataset, collate
+from videonorm.data import Entries, Entry, Manifest, RandomClips, UniformClips, VideoDataset, collate
 from videonorm.errors import UserError
 
 
 def manifest_of(*paths: str, **seconds: float) -> Manifest:
     entries = [Entry(path, label, **seconds) for label, path in enumerate(paths)]
-    return Manifest(Path("manifest.csv"), entries, num_classes=len(paths))
+    return Manifest(Path("manifest.csv"), Entries.of(entries), num_classes=len(paths))
 
 
 @pytest.fixture(scope="module")

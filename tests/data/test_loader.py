@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from videonorm.data import Entry, Manifest, RandomClips, UniformClips, VideoDataset, dataset
+from videonorm.data import Entries, Entry, Manifest, RandomClips, UniformClips, VideoDataset, dataset
 from videonorm.data.loader import EpochSampler, VideoLoader
 from videonorm.data.workers import Workers
 from videonorm.errors import UserError
@@ -28,7 +28,7 @@ def manifest(videos, tmp_path) -> Manifest:
             path = tmp_path / f"{copy}_{name}"
             path.symlink_to(videos(name))
             entries.append(Entry(str(path), len(entries)))
-    return Manifest(tmp_path / "manifest.csv", entries, num_classes=len(entries))
+    return Manifest(tmp_path / "manifest.csv", Entries.of(entries), num_classes=len(entries))
 
 
 def make_dataset(manifest: Manifest, **arguments) -> VideoDataset:
@@ -199,7 +199,7 @@ def test_decoders_that_crash_or_hang_are_named_and_replaced(manifest, treacherou
 def test_a_users_mistake_comes_through(tmp_path):
     entries = [Entry(str(tmp_path / f"{n}.mp4"), n) for n in range(4)]
     with Workers(1, 60) as workers:
-        loader = make_loader(Manifest(tmp_path / "m.csv", entries, 4), workers, batch_size=2)
+        loader = make_loader(Manifest(tmp_path / "m.csv", Entries.of(entries), 4), workers, batch_size=2)
         with pytest.raises(UserError, match="must list usable videos; 10 in a row are not"):
             list(loader)
 

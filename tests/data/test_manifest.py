@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from videonorm.data.manifest import Entry, read_manifest
+from videonorm.data.entries import Entry
+from videonorm.data.manifest import read_manifest
 from videonorm.errors import UserError
 
 

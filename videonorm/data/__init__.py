@@ -10,7 +10,7 @@ from videonorm.data.decoding import (
     check_decoder,
     open_video,
 )
-from videonorm.data.entries import Entry
+from videonorm.data.entries import Entries, Entry
 from videonorm.data.loader import EpochSampler, VideoLoader, decoding_workers
 from videonorm.data.manifest import Manifest, Split, read_manifest
 from videonorm.data.motion import MotionClips
@@ -37,6 +37,7 @@ __all__ = [
     "ClipStarts",
     "Crop",
     "Decoder",
+    "Entries",
     "Entry",
     "EpochSampler",
     "EvalTransform",

@@ -4,12 +4,15 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
+import numpy as np
+
 from videonorm.data.decoding.location import is_remote, without_credentials
-from videonorm.data.entries import UNLABELLED, Entries, Entry
+from videonorm.data.entries import UNLABELLED, Entries
 from videonorm.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -25,16 +28,17 @@ class Manifest:
     """The videos of one split."""
 
     path: Path
-    entries: Sequence[Entry]  # kept as Entries
+    entries: Entries
     num_classes: int  # 0 where nothing tells
     class_names: list[str] | None = None  # by label; None where the manifest has bare numbers
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "entries", Entries(self.entries))
-
     @property
     def labelled(self) -> bool:
-        return self.entries[0].label != UNLABELLED  # all of them have labels, or none
+        return bool(self.entries.labels[0] != UNLABELLED)  # all of them have labels, or none
+
+    @property
+    def largest_label(self) -> int:
+        return int(self.entries.labels.max())
 
 
 class _Row(NamedTuple):
@@ -108,39 +112,49 @@ def read_manifest(
             for where, cells in csv_rows(path, lines, delimiter, needed):
                 named = "class_name" in cells
                 if split is None or cells.get("split", split) == split:
-                    rows.append(_Row(where, *(cells.get(column, "") for column in _Row._fields[1:])))
+                    rows.append(_Row(where, *map(cells.get, _Row._fields[1:], repeat(""))))
         if not rows:
             of_split = f" of split {split}" if split else ""
             raise UserError(f"manifest ({path}) must list at least one video{of_split}")
-        _check_labels(path, rows, labels_required, is_list=delimiter is None)
 
+    first: dict[tuple[str, str], _Row] = {}  # of those with the same label, to which the same applies
+    for row in rows:
+        first.setdefault((row.label, row.class_name), row)
+    kinds = list(first.values())
+    if not path.is_dir():
+        _check_labels(path, kinds, labels_required, is_list=delimiter is None)
     names = list(class_names) if class_names is not None else None
-    if names is None and named and all(_is_number(row.label) or not row.label for row in rows):
-        names = _names_of_rows(path, rows)
-    elif names is None and rows[0].label and not any(_is_number(row.label) for row in rows):
-        names = sorted({row.label for row in rows})
+    if names is None and named and all(_is_number(row.label) or not row.label for row in kinds):
+        names = _names_of_rows(path, kinds)
+    elif names is None and rows[0].label and not any(_is_number(row.label) for row in kinds):
+        names = sorted({row.label for row in kinds})
     if names is not None:
         num_classes = len(names)
     label_of = {name: label for label, name in enumerate(names or [])}
-
-    join = joiner(path, root)
-    entries: list[Entry] = []
-    seen: dict[tuple[str, float | None, float | None], str] = {}
-    for row in rows:
-        start, end = seconds_of(row.where, row.start_seconds, row.end_seconds)
-        entry = Entry(join(row.path), _label(row, label_of, names, num_classes), start, end)
-        key = (entry.path, start, end)
-        if "/." in entry.path or "//" in entry.path[1:]:
-            key = (os.path.normpath(entry.path), start, end)
-        if key in seen:
-            shown = without_credentials(row.path)
-            raise UserError(f"{row.where}: path ({shown}) must be listed once, and is on {seen[key]} too")
-        seen[key] = row.where
-        entries.append(entry)
-    check_root(path, root, [entry.path for entry in entries[:10]])
+    labels = {kind: _label(row, label_of, names, num_classes) for kind, row in first.items()}
     if num_classes is None:
-        num_classes = max(entry.label for entry in entries) + 1
+        num_classes = max(labels.values()) + 1
+
+    paths = list(map(joiner(path, root), (row.path for row in rows)))
+    bounds = [seconds_of(row.where, row.start_seconds, row.end_seconds) for row in rows]
+    _check_once(rows, paths, bounds)
+    check_root(path, root, paths[:10])
+    entries = Entries(
+        paths, [labels[row.label, row.class_name] for row in rows], np.array(bounds, dtype=np.float64)
+    )
     return Manifest(path, entries, num_classes, names)
+
+
+def _check_once(rows: list[_Row], paths: list[str], bounds: list[tuple[float | None, float | None]]) -> None:
+    """Raise UserError for a video, or a stretch of one, that is listed twice."""
+    seen: dict[tuple[str, tuple[float | None, float | None]], _Row] = {}
+    for row, path, stretch in zip(rows, paths, bounds, strict=True):
+        if "/." in path or "//" in path[1:]:
+            path = os.path.normpath(path)
+        first = seen.setdefault((path, stretch), row)
+        if first is not row:
+            shown = without_credentials(row.path)
+            raise UserError(f"{row.where}: path ({shown}) must be listed once, and is on {first.where} too")
 
 
 def _check_labels(path: Path, rows: list[_Row], required: bool, is_list: bool) -> None:

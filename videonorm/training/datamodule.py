@@ -210,7 +210,7 @@ class VideoDataModule(LightningDataModule):
         assert self.trainer is not None
         classifier, videos = self.trainer.lightning_module, len(manifest.entries)
         assert isinstance(classifier, VideoClassifier)
-        label = max(entry.label for entry in manifest.entries)
+        label = manifest.largest_label
         if label >= classifier.num_classes:
             raise UserError(
                 f"label ({label}) must be below num_classes ({classifier.num_classes}) of the model; it is "

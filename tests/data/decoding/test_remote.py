@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from videonorm.data import Entry, Manifest, UniformClips, VideoDataset, collate
+from videonorm.data import Entries, Manifest, UniformClips, VideoDataset, collate
 from videonorm.data.decoding import BadVideoError, open_video, remote
 from videonorm.data.decoding.container import check_file, open_container
 from videonorm.data.decoding.index_store import packet_index
@@ -155,7 +155,7 @@ def test_nothing_is_left_open(server, videos):
 
 
 def loaded(url: str, num_workers: int) -> torch.Tensor:
-    manifest = Manifest(Path("m.csv"), [Entry(url, 0)] * 4, num_classes=1)
+    manifest = Manifest(Path("m.csv"), Entries([url] * 4, [0] * 4), num_classes=1)
     dataset = VideoDataset(manifest, UniformClips(4, 2), short_side=32, replace_bad=False)
     loader = DataLoader(
         dataset,
