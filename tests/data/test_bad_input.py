@@ -147,7 +147,7 @@ def test_training_goes_on_and_each_is_listed_once(num_workers, folder, tmp_path)
     loader = DataLoader(dataset, 10, num_workers=num_workers, collate_fn=collate)
     bad = BadVideos()
     for epoch in range(2):
-        dataset.set_epoch(epoch)
+        dataset.epoch = epoch
         for batch in loader:
             assert len(batch) == 10
             bad.add("train", batch.bad)

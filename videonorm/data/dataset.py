@@ -83,6 +83,9 @@ class VideoDataset(Dataset[Sample]):
         UserError: on a wrong argument; on access, if ten videos in a row cannot be used.
     """
 
+    epoch = 0
+    """To be set before the loader is iterated over anew, or every epoch sees the same clips."""
+
     def __init__(
         self,
         manifest: Manifest,
@@ -110,19 +113,8 @@ class VideoDataset(Dataset[Sample]):
         self.replace_bad = replace_bad
         self.short_video = short_video
         self._index_store = IndexStore.beside(manifest.path)
-        # Shared memory: workers that outlive an epoch hold a copy of the dataset and must see the new number.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
         self._cache: dict[str, tuple[NDArray[np.float64], NDArray[np.uint8]]] = {}
         self._cache_bytes_left = cache_mib * 2**20
-
-    @property
-    def epoch(self) -> int:
-        return int(self._epoch.item())
-
-    def set_epoch(self, epoch: int) -> None:
-        """Call before iterating over the loader anew, or every epoch sees the same clips."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.manifest.entries)

@@ -18,6 +18,7 @@ from videonorm.data.sampling import Sampling
 from videonorm.data.shared_memory import Inbox, Outbox, Parcel
 from videonorm.data.workers import Note, WorkerDied, Workers
 from videonorm.errors import UserError
+from videonorm.machine import available_cores
 
 _AHEAD = 2  # batches that each worker is asked for before they are wanted
 
@@ -30,7 +31,7 @@ class EpochSampler(DistributedSampler[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
-        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        self.dataset.epoch = epoch  # type: ignore[attr-defined]
 
 
 class VideoLoader:
@@ -129,8 +130,22 @@ class VideoLoader:
         return workers.submit(self._task, request, partial(_receive, pin_for=self.pin_for))
 
 
-def decoding_workers(num_workers: int, decoder: Decoder, time_limit_seconds: float) -> Workers | None:
-    """Workers for loaders with such a decoder; ``None`` for none of them."""
+def decoding_workers(
+    num_workers: int | None,
+    decoder: Decoder,
+    time_limit_seconds: float,
+    device: torch.device,
+    devices_here: int = 1,
+) -> Workers | None:
+    """Workers for the loaders of a device; ``None`` for none of them.
+
+    Args:
+        num_workers: ``None`` is, for CUDA, this device's share of the cores, at most 8; for the CPU none, as
+            the network has the cores.
+        devices_here: devices of this machine that are loaded for.
+    """
+    if num_workers is None:
+        num_workers = min(available_cores() // devices_here, 8) if device.type == "cuda" else 0
     if num_workers == 0:
         return None
     # CUDA cannot be used in a forked process.

@@ -22,7 +22,6 @@ from videonorm.data import (
     decoding_workers,
 )
 from videonorm.evaluation.artifact import Artifact, InputSpec
-from videonorm.machine import available_cores
 
 Precision = Literal["fp32", "bf16"]
 
@@ -71,9 +70,7 @@ def score_videos(
         replace_bad=False,
         short_video=clips.short_video,
     )
-    if num_workers is None:
-        num_workers = min(available_cores(), 8) if on_cuda else 0
-    with decoding_workers(num_workers, decoder, time_limit_seconds) or nullcontext() as workers:
+    with decoding_workers(num_workers, decoder, time_limit_seconds, device) or nullcontext() as workers:
         loader = VideoLoader(dataset, batch_size, workers, pin_for=device if on_cuda else None)
         transform = EvalTransform(
             clips.crop_size, clips.mean, clips.std, num_crops, channels_last=on_cuda

@@ -34,7 +34,6 @@ from videonorm.data import (
     decoding_workers,
 )
 from videonorm.errors import UserError
-from videonorm.machine import available_cores
 from videonorm.training.classifier import TrainClips, VideoClassifier, Views
 
 SPLITS: dict[str, tuple[Split, ...]] = {
@@ -290,11 +289,11 @@ class VideoDataModule(LightningDataModule):
 
     @cached_property
     def _workers(self) -> Workers | None:
-        num_workers = self.num_workers
-        if num_workers is None:
-            assert self.trainer is not None
-            num_workers = min(available_cores() // self.trainer.num_devices, 8) if self._on_cuda else 0
-        return decoding_workers(num_workers, self.decoder, self.time_limit_seconds)
+        assert self.trainer is not None
+        devices_here = self.trainer.num_devices
+        return decoding_workers(
+            self.num_workers, self.decoder, self.time_limit_seconds, self._device, devices_here
+        )
 
     def teardown(self, stage: str) -> None:
         if workers := self.__dict__.pop("_workers", None):

@@ -147,7 +147,7 @@ def test_joined(shard, videos, tmp_path):
 
 def dataset(manifest: Manifest, epoch: int) -> VideoDataset:
     result = VideoDataset(manifest, RandomClips(4, 3, 2), short_side=32, seed=3, replace_bad=True)
-    result.set_epoch(epoch)
+    result.epoch = epoch
     return result
 
 

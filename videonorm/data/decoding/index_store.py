@@ -108,10 +108,6 @@ class IndexStore:
             return cls(manifest / ".packets.sqlite")
         return cls(manifest.with_name(f"{manifest.name}.packets.sqlite")) if manifest.is_file() else None
 
-    def open(self) -> None:
-        """Open the file now, so that a problem is said here and not by every worker started from here."""
-        self._run("SELECT 1")
-
     def get(self, path: str, version: str) -> PacketIndex | None:
         """The index of a video, if it was put in for the same version (size, time of change) of the file."""
         query = "SELECT packets FROM videos WHERE path = ? AND version = ?"
