@@ -1,11 +1,10 @@
 """Videos to batches: manifest, sampling, decoding, dataset, transforms."""
 
 from videonorm.data.bad_videos import BadVideo, BadVideos
-from videonorm.data.dataset import Batch, Sample, VideoDataset, collate
+from videonorm.data.dataset import Batch, VideoDataset, collate
 from videonorm.data.decoding import (
     BadVideoError,
     Decoder,
-    Reader,
     available_decoders,
     check_decoder,
     open_video,
@@ -17,13 +16,10 @@ from videonorm.data.motion import MotionClips
 from videonorm.data.sampling import (
     ClipStarts,
     RandomClips,
-    Sampling,
     ShortVideo,
     UniformClips,
-    clip_span,
     frame_indices,
     random_clip_start,
-    uniform_clip_starts,
 )
 from videonorm.data.source import Manifests, Source
 from videonorm.data.transforms import Crop, EvalTransform, RandomCrop, RandomResizedCrop, TrainTransform
@@ -47,9 +43,6 @@ __all__ = [
     "RandomClips",
     "RandomCrop",
     "RandomResizedCrop",
-    "Reader",
-    "Sample",
-    "Sampling",
     "ShortVideo",
     "Source",
     "Split",
@@ -61,12 +54,10 @@ __all__ = [
     "Workers",
     "available_decoders",
     "check_decoder",
-    "clip_span",
     "collate",
     "decoding_workers",
     "frame_indices",
     "open_video",
     "random_clip_start",
     "read_manifest",
-    "uniform_clip_starts",
 ]

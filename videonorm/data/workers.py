@@ -139,6 +139,7 @@ class Workers:
     # The thread
 
     def _dispatch(self) -> None:
+        failure: BaseException | None = None
         try:
             while not self._closed:
                 self._give()
@@ -154,18 +155,15 @@ class Workers:
                     elif worker.overdue(self.time_limit_seconds):
                         self._replace(position, f"took longer than {self.time_limit_seconds:g} s")
         except BaseException as error:
+            failure = error
+        with self._lock:
+            self._closed = True
+        for work in [*self._waiting, *(work for worker in self._workers for work in worker.given)]:
             # Whoever waits must not wait for ever.
-            with self._lock:
-                self._closed = True
-            for work in [*self._waiting, *(work for worker in self._workers for work in worker.given)]:
-                if not work.future.done():
-                    work.future.set_exception(error)
-        finally:
-            for work in [*self._waiting, *(work for worker in self._workers for work in worker.given)]:
-                if not work.future.done() and not work.future.cancel():
-                    work.future.set_exception(RuntimeError("the workers were closed"))
-            for worker in self._workers:
-                worker.end()
+            if not work.future.done() and (failure or not work.future.cancel()):
+                work.future.set_exception(failure or RuntimeError("the workers were closed"))
+        for worker in self._workers:
+            worker.end()
 
     def _give(self) -> None:
         """Hand out what waits, to those first who have least."""

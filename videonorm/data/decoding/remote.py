@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections import OrderedDict
+from functools import lru_cache, partial
 from typing import Any
 
 import fsspec
@@ -57,9 +57,8 @@ class RemoteFile(io.RawIOBase):
         super().__init__()
         self._url = url
         self._size = size
-        self._system, self._path = _file_system(url)
         self._at = 0
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._block = lru_cache(BLOCKS_KEPT)(partial(_fetch, url, size))
 
     def read(self, size: int = -1) -> bytes:
         if self._at >= self._size:
@@ -83,27 +82,21 @@ class RemoteFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def _block(self, number: int) -> bytes:
-        if number not in self._blocks:
-            self._blocks[number] = self._fetch(number)
-            if len(self._blocks) > BLOCKS_KEPT:
-                self._blocks.popitem(last=False)
-        self._blocks.move_to_end(number)
-        return self._blocks[number]
 
-    def _fetch(self, number: int) -> bytes:
-        start = number * BLOCK_BYTES
-        end = min(start + BLOCK_BYTES, self._size)
-        try:
-            content: bytes = self._system.cat_file(self._path, start=start, end=end)
-        except Exception as error:  # every store raises its own
-            raise BadVideoError(self._url, _reason(error)) from None
-        if len(content) != end - start:
-            raise BadVideoError(
-                self._url,
-                f"cannot be read: asked for {end - start} bytes, its server sent {len(content)}",
-            )
-        return content
+def _fetch(url: str, size: int, number: int) -> bytes:
+    """A block of a file of so many bytes."""
+    start = number * BLOCK_BYTES
+    end = min(start + BLOCK_BYTES, size)
+    system, path = _file_system(url)
+    try:
+        content: bytes = system.cat_file(path, start=start, end=end)
+    except Exception as error:  # every store raises its own
+        raise BadVideoError(url, _reason(error)) from None
+    if len(content) != end - start:
+        raise BadVideoError(
+            url, f"cannot be read: asked for {end - start} bytes, its server sent {len(content)}"
+        )
+    return content
 
 
 def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
