@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -206,29 +206,40 @@ class VideoDataset(Dataset[Sample]):
         return frames
 
 
-def _empty(shape: tuple[int, ...]) -> Tensor:
+class About(NamedTuple):
+    """A batch but for its frames, in a form that is cheap to send to another process."""
+
+    sizes: list[tuple[int, int]]
+    labels: list[int]
+    indices: list[int]
+    bad: list[BadVideo]
+
+    def batch(self, frames: Tensor) -> Batch:
+        label, index = torch.tensor([self.labels, self.indices], dtype=torch.int64)
+        return Batch(frames, self.sizes, label, index, self.bad)
+
+
+def empty_frames(shape: tuple[int, ...] = (0, 0, 0, 0, 0, 3)) -> Tensor:
     return torch.empty(shape, dtype=torch.uint8)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Make a batch of the samples that have frames; what was bad stays named."""
-    return stack(samples, len(samples))
+    frames, about = stack(samples, len(samples))
+    return about.batch(frames)
 
 
 def stack(
-    samples: Iterable[Sample], at_most: int, empty: Callable[[tuple[int, ...]], Tensor] = _empty
-) -> Batch:
+    samples: Iterable[Sample], at_most: int, empty: Callable[[tuple[int, ...]], Tensor] = empty_frames
+) -> tuple[Tensor, About]:
     """``collate`` samples that need not be in memory together: each is copied before the next is asked for.
 
     Args:
         at_most: samples.
         empty: makes the uint8 tensor of a shape that the frames are copied into.
     """
-    frames = torch.zeros(0, 0, 0, 0, 0, 3, dtype=torch.uint8)
-    sizes: list[tuple[int, int]] = []
-    labels: list[int] = []
-    indices: list[int] = []
-    bad: list[BadVideo] = []
+    frames = empty_frames()
+    sizes, labels, indices, bad = about = About([], [], [], [])
     for sample in samples:
         bad += sample.bad
         if sample.frames is None:
@@ -248,10 +259,4 @@ def stack(
     for row, (h, w) in zip(frames, sizes, strict=True):
         row[:, :, h:] = 0
         row[:, :, :h, w:] = 0
-    return Batch(
-        frames=frames,
-        sizes=sizes,
-        label=torch.tensor(labels, dtype=torch.int64),
-        index=torch.tensor(indices, dtype=torch.int64),
-        bad=bad,
-    )
+    return frames, about

@@ -11,7 +11,6 @@ import os
 import sqlite3
 import warnings
 import zlib
-from collections import OrderedDict
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -31,19 +30,19 @@ class _Recent:
     def __init__(self, max_frames: int) -> None:
         self._max_frames = max_frames
         self._frames = 0
-        self._indices: OrderedDict[tuple[str, FileStatus], PacketIndex] = OrderedDict()
+        self._indices: dict[tuple[str, FileStatus], PacketIndex] = {}  # the one used last at the end
 
-    def get(self, key: tuple[str, FileStatus]) -> PacketIndex | None:
-        if key in self._indices:
-            self._indices.move_to_end(key)
-        return self._indices.get(key)
+    def take(self, key: tuple[str, FileStatus]) -> PacketIndex | None:
+        index = self._indices.pop(key, None)
+        self._frames -= len(index.pts) if index else 0
+        return index
 
     def put(self, key: tuple[str, FileStatus], index: PacketIndex) -> None:
+        self.take(key)  # another thread's
         self._indices[key] = index
         self._frames += len(index.pts)
         while self._frames > self._max_frames:
-            _, oldest = self._indices.popitem(last=False)
-            self._frames -= len(oldest.pts)
+            self.take(next(iter(self._indices)))
 
 
 _recent = _Recent(max_frames=20_000)
@@ -66,16 +65,16 @@ def packet_index(
         BadVideoError: not a video, no frames, or truncated.
     """
     status = status or check_file(path)
-    index = _recent.get((path, status))
+    version = f"{status.size} {status.stamp}"
+    index = _recent.take((path, status))
+    if index is None and store:
+        index = store.get(path, version)
     if index is None:
-        version = f"{status.size} {status.stamp}"
-        index = store.get(path, version) if store else None
-        if index is None:
-            with nullcontext(container) if container else open_container(path, status) as opened:
-                index = build_index(path, opened)
-            if store:
-                store.put(path, version, index)
-        _recent.put((path, status), index)
+        with nullcontext(container) if container else open_container(path, status) as opened:
+            index = build_index(path, opened)
+        if store:
+            store.put(path, version, index)
+    _recent.put((path, status), index)
     return index
 
 
