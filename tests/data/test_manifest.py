@@ -29,7 +29,7 @@ def test_csv_with_numbers(folder):
         Entry(str(folder / "a.mp4"), 2),
         Entry(str(folder / "c d.mp4"), 0, 1.5, 4.0),
     ]
-    assert (manifest.num_classes, manifest.class_names) == (3, None)
+    assert (manifest.num_classes, manifest.class_names, manifest.largest_label) == (3, None, 2)
 
 
 def test_csv_as_spreadsheets_write_it(folder):

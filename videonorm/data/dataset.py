@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from videonorm.data.decoding import (
 from videonorm.data.decoding.reader import frames_between
 from videonorm.data.entries import Entry
 from videonorm.data.manifest import Manifest
-from videonorm.data.sampling import Sampling, ShortVideo, check_short_video, frame_indices
+from videonorm.data.sampling import Sampling, ShortVideo, frame_indices
 from videonorm.errors import UserError
 
 _TRIES = 10  # videos tried for one training sample
@@ -99,7 +99,8 @@ class VideoDataset(Dataset[Sample]):
         cache_mib: float = 0,
     ) -> None:
         check_decoder(decoder)
-        check_short_video(short_video)
+        if short_video not in get_args(ShortVideo):
+            raise UserError(f"short_video ({short_video}) must be loop, repeat_last or error")
         sides = (short_side, short_side) if isinstance(short_side, int) else short_side
         if sides and not 1 <= sides[0] <= sides[1]:
             raise UserError(f"short_side ({short_side}) must be at least 1 pixel, a pair from low to high")

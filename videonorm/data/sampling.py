@@ -79,12 +79,6 @@ def frame_indices(
             )
 
 
-def check_short_video(short_video: ShortVideo) -> None:
-    """Raise UserError for an unknown policy."""
-    if short_video not in get_args(ShortVideo):
-        raise UserError(f"short_video ({short_video}) must be loop, repeat_last or error")
-
-
 @dataclass(frozen=True)
 class Sampling(ABC):
     """How a dataset takes ``num_clips`` clips from a video."""

@@ -11,14 +11,18 @@ import os
 import sqlite3
 import warnings
 import zlib
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 from av.container import InputContainer
 
 from videonorm.data.decoding.container import check_file, open_container
 from videonorm.data.decoding.location import FileStatus, is_remote, without_credentials
 from videonorm.data.decoding.packet_index import PacketIndex, build_index
+
+T = TypeVar("T")
 
 _APPLICATION = 0x56494458  # "VIDX" in the header of the SQLite file says that it is ours
 _WAIT_SECONDS = 30  # for another process to finish writing, which takes it milliseconds
@@ -109,24 +113,22 @@ class IndexStore:
 
     def get(self, path: str, version: str) -> PacketIndex | None:
         """The index of a video, if it was put in for the same version (size, time of change) of the file."""
-        query = "SELECT packets FROM videos WHERE path = ? AND version = ?"
-        rows = self._run(query, self._key(path), version)
-        if not rows:
-            return None
-        try:
-            return PacketIndex.from_bytes(rows[0][0])
-        except (zlib.error, ValueError, LookupError) as error:
-            reason = f"a row is damaged ({error})"
-        try:
-            self._put_aside(reason)
-        except OSError as error:
-            self._do_without(error, writes=False)
-        return None
+
+        def read(connection: sqlite3.Connection) -> PacketIndex | None:
+            query = "SELECT packets FROM videos WHERE path = ? AND version = ?"
+            rows = connection.execute(query, (self._key(path), version)).fetchall()
+            try:
+                return PacketIndex.from_bytes(rows[0][0]) if rows else None
+            except (zlib.error, ValueError, LookupError) as error:
+                raise sqlite3.DatabaseError(f"a row is damaged ({error})") from None
+
+        return self._use(read) if self._reads else None
 
     def put(self, path: str, version: str, index: PacketIndex) -> None:
         if self._writes:
             row = (self._key(path), version, index.to_bytes())
-            self._run("INSERT OR REPLACE INTO videos VALUES (?, ?, ?)", *row, writes=True)
+            statement = "INSERT OR REPLACE INTO videos VALUES (?, ?, ?)"
+            self._use(lambda connection: connection.execute(statement, row), writes=True)
 
     def close(self) -> None:
         """Close the file in this process; the next use opens it again."""
@@ -143,13 +145,11 @@ class IndexStore:
         folder = os.path.join(os.path.dirname(self.path), "")
         return os.fsencode(whole.removeprefix(folder))
 
-    def _run(self, statement: str, *values: object, writes: bool = False) -> list[tuple[bytes]]:
-        """The rows that a statement gives; none, after a warning, where the file cannot be used."""
-        if not self._reads:
-            return []
+    def _use(self, use: Callable[[sqlite3.Connection], T], writes: bool = False) -> T | None:
+        """What becomes of the file; ``None``, after a warning, where it cannot be used."""
         try:
             try:
-                return self._connection().execute(statement, values).fetchall()
+                return use(self._connection())
             except sqlite3.DatabaseError as error:
                 if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
                     self.close()  # another process has put it aside
@@ -157,10 +157,10 @@ class IndexStore:
                     raise
                 else:
                     self._put_aside(str(error))
-                return self._connection().execute(statement, values).fetchall()
+                return use(self._connection())
         except (sqlite3.Error, OSError) as error:
             self._do_without(error, writes)
-            return []
+            return None
 
     def _connection(self) -> sqlite3.Connection:
         if opened := self._opened.get(os.getpid()):
