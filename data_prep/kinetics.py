@@ -166,8 +166,8 @@ def read_header(path: str) -> Header:
     """
     import av
 
-    from videonorm.data.decoding.packet_index import DECODER_ERRORS, open_container, video_stream
-    from videonorm.data.decoding.reader import BadVideoError
+    from videonorm.data.decoding.container import DECODER_ERRORS, open_container, video_stream
+    from videonorm.data.decoding.location import BadVideoError
 
     with open_container(path) as container:
         try:
@@ -198,7 +198,7 @@ def read_header(path: str) -> Header:
 
 def _is_turned(path: str, container: "InputContainer") -> bool:
     """Whether the first picture that can be decoded is to be shown turned by 90 degrees."""
-    from videonorm.data.decoding.packet_index import decode_all
+    from videonorm.data.decoding.container import decode_all
 
     pictures = islice(decode_all(path, container), PICTURES_TRIED)
     return any(picture.rotation % 180 == 90 for picture in islice(filter(None, pictures), 1))
@@ -276,7 +276,7 @@ def probe_headers(
 def _header_or_reason(path: str) -> "Header | Failed":
     from workers import Failed
 
-    from videonorm.data.decoding.reader import BadVideoError
+    from videonorm.data.decoding.location import BadVideoError
 
     try:
         return read_header(path)

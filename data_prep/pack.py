@@ -97,7 +97,7 @@ class Packing(NamedTuple):
         return self.folder / f"{self.name}-{self.digest}-{number:05d}.safetensors"
 
     def shards(self) -> list[Shard]:
-        from videonorm.data.packed import read_about
+        from videonorm.data.decoding.packed import read_about
 
         found: list[Shard] = []
         while (path := self.path(len(found))).exists():
@@ -220,7 +220,7 @@ def _new_cells(packing: Packing, shard: Shard, out: Path) -> Iterator[dict[str, 
     """The rows of the videos of a shard."""
     from rows import Facts
 
-    from videonorm.data.packed import PackedReader
+    from videonorm.data.decoding.packed import PackedReader
 
     good = (row for row in range(shard.first, shard.stop) if row not in shard.bad)
     for number, row in enumerate(good):
@@ -245,7 +245,7 @@ def _pack(packing: Packing, settings: Settings, out: Path, shown: str, options: 
     """Make the shards that are not there."""
     from rich.progress import track
 
-    from videonorm.data.packed import join_shards
+    from videonorm.data.decoding.packed import join_shards
 
     unfinished = out / ".unfinished" / f"{packing.name}-{packing.digest}"
     unfinished.mkdir(parents=True, exist_ok=True)
@@ -378,7 +378,7 @@ def _estimate(
 def _clip_times(job: Job, packed: Packed) -> tuple[float, float]:
     """CPU seconds for a clip of the source and of its packed frames: the median of the same three moments."""
     from videonorm.data import open_video
-    from videonorm.data.packed import PackedReader
+    from videonorm.data.decoding.packed import PackedReader
 
     short_side, step = job.settings.short_side, job.settings.frame_step
     medians = []
@@ -404,26 +404,17 @@ def _job(row: "Row", target: str, settings: Settings) -> Job:
 
 def pack(job: Job) -> Packed | Failed:
     """Pack one video."""
-    import numpy as np
-
     from videonorm.data import BadVideoError, open_video
-    from videonorm.data.decoding.reader import check_file
-    from videonorm.data.packed import file_of, pack_video, write_shard
+    from videonorm.data.decoding.container import check_file
+    from videonorm.data.decoding.packed import file_of, pack_video, write_shard
+    from videonorm.data.decoding.reader import frames_between
 
     began = time.monotonic()
     short_side, quality, frame_step = job.settings
     try:
         with open_video(job.source) as video:
-            first, stop = 0, video.num_frames
-            if job.start_seconds is not None:
-                first = int(np.searchsorted(video.seconds, job.start_seconds - 1e-6))
-            if job.end_seconds is not None:
-                stop = int(np.searchsorted(video.seconds, job.end_seconds - 1e-6))
-            if first >= stop:
-                return Failed(
-                    f"has no frame between start_seconds ({job.start_seconds}) "
-                    f"and end_seconds ({job.end_seconds})"
-                )
+            stretch = job.start_seconds, job.end_seconds
+            first, stop = frames_between(job.source, video.seconds, *stretch)
             packed = pack_video(
                 video, first, stop, short_side=short_side, quality=quality, frame_step=frame_step
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from videonorm.data import open_video, read_manifest
-from videonorm.data.decoding.packet_index import packet_index
+from videonorm.data.decoding.index_store import packet_index
 from videonorm.data.manifest import (
     check_root,
     csv_rows,
@@ -118,4 +118,4 @@ def probe(path: str) -> Facts:
         height, width = video.read([0]).shape[1:3]
         rate = video.frame_rate
         duration = float(video.seconds[-1]) + (1 / rate if rate else 0.0)
-        return Facts(duration, rate, video.num_frames, width, height, packet_index(path).codec)
+        return Facts(duration, rate, video.num_frames, width, height, packet_index(path).format.codec)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from rows import Facts, Row
 
+    from videonorm.data.decoding.location import FileStatus
     from videonorm.data.decoding.packet_index import PacketIndex
-    from videonorm.data.decoding.reader import FileStatus
 
 DESCRIPTION = """\
 Encode the videos of a manifest as H.264 that a loader decodes quickly: small pictures, a keyframe every few
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
     from rows import class_index, read_rows, write_class_index, write_rows
 
     from videonorm.data import BadVideo, BadVideos
-    from videonorm.data.decoding.reader import without_credentials
+    from videonorm.data.decoding.location import without_credentials
     from videonorm.data.manifest import base_of
 
     out: Path = options.out.absolute()
@@ -261,7 +261,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _targets(rows: "list[tuple[Row, str]]", folder: Path) -> list[str]:
     """The file of each row, by its path below its base, or else by its whole path: no other row moves it."""
-    from videonorm.data.decoding.reader import is_remote
+    from videonorm.data.decoding.location import is_remote
 
     def name_of(path: str) -> str:
         """Of a URL without what would not do, or be too much, in the name of a file."""
@@ -311,7 +311,7 @@ def transcode(job: Job) -> Made | Failed:
     from rows import probe
 
     from videonorm.data import BadVideoError
-    from videonorm.data.decoding.reader import check_file
+    from videonorm.data.decoding.container import check_file
 
     try:
         status = check_file(job.source)
@@ -366,22 +366,12 @@ def _record_in(path: str) -> str | None:
 
 def _make(job: Job, record: str) -> None:
     """Write ``job.aside``."""
-    import numpy as np
-
     from videonorm.data import BadVideoError
-    from videonorm.data.decoding.packet_index import packet_index
+    from videonorm.data.decoding.index_store import packet_index
+    from videonorm.data.decoding.reader import frames_between
 
     index = packet_index(job.source)
-    first, stop = 0, len(index.seconds)
-    if job.start_seconds is not None:
-        first = int(np.searchsorted(index.seconds, job.start_seconds - 1e-6))
-    if job.end_seconds is not None:
-        stop = int(np.searchsorted(index.seconds, job.end_seconds - 1e-6))
-    if first >= stop:
-        raise BadVideoError(
-            job.source,
-            f"has no frame between start_seconds ({job.start_seconds}) and end_seconds ({job.end_seconds})",
-        )
+    first, stop = frames_between(job.source, index.seconds, job.start_seconds, job.end_seconds)
     try:
         _encode(job, record, index, first, stop, seek=first > 0 and not index.counted)
     except BadVideoError:
@@ -394,7 +384,7 @@ def _make(job: Job, record: str) -> None:
 def _encode(job: Job, record: str, index: "PacketIndex", first: int, stop: int, *, seek: bool) -> None:
     import av
 
-    from videonorm.data.decoding.packet_index import open_container, video_stream
+    from videonorm.data.decoding.container import open_container, video_stream
 
     settings = job.settings
     options = {"preset": settings.preset, "crf": f"{settings.crf:g}", "g": str(settings.gop)}
@@ -446,7 +436,7 @@ def _decoded(path: str, index: "PacketIndex", first: int, stop: int, seek: bool)
     from av.video.frame import PictureType
 
     from videonorm.data import BadVideoError
-    from videonorm.data.decoding.packet_index import decode_all, open_container, video_stream
+    from videonorm.data.decoding.container import decode_all, open_container, video_stream
 
     def damaged(number: int) -> BadVideoError:
         reason = f"is damaged: frame {number} at {index.seconds[number]:.2f} s cannot be decoded"
@@ -584,7 +574,7 @@ class _Sound:
     """The best audio stream of a source, encoded anew as AAC. Its packets that are damaged fall silent."""
 
     def __init__(self, source: str, container: "OutputContainer") -> None:
-        from videonorm.data.decoding.packet_index import open_container
+        from videonorm.data.decoding.container import open_container
 
         self._source = source
         self._container = container
@@ -653,7 +643,7 @@ class _Sound:
 
 
 def _decoded_sound(path: str) -> "Iterator[av.AudioFrame]":
-    from videonorm.data.decoding.packet_index import DECODER_ERRORS, open_container
+    from videonorm.data.decoding.container import DECODER_ERRORS, open_container
 
     with open_container(path) as container:
         stream: Any = container.streams.best("audio")

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     from rows import read_rows
 
     from videonorm.data import BadVideo, BadVideos, check_decoder
-    from videonorm.data.decoding.reader import without_credentials
+    from videonorm.data.decoding.location import without_credentials
 
     check_decoder(options.decoder)
     splits: dict[Check, str] = {}  # val and test may share a video
@@ -103,22 +103,13 @@ def main(argv: list[str]) -> int:
 
 def verify(check: Check) -> Failed | None:
     """Decode what is asked for; ``None`` if that works."""
-    import numpy as np
-
     from videonorm.data import BadVideoError, open_video
+    from videonorm.data.decoding.reader import frames_between
 
     try:
         with open_video(check.path, check.decoder) as video:
-            first, stop = 0, video.num_frames
-            if check.start_seconds is not None:
-                first = int(np.searchsorted(video.seconds, check.start_seconds - 1e-6))
-            if check.end_seconds is not None:
-                stop = int(np.searchsorted(video.seconds, check.end_seconds - 1e-6))
-            if first >= stop:
-                return Failed(
-                    f"has no frame between start_seconds ({check.start_seconds}) "
-                    f"and end_seconds ({check.end_seconds})"
-                )
+            stretch = check.start_seconds, check.end_seconds
+            first, stop = frames_between(check.path, video.seconds, *stretch)
             if not check.full:
                 video.read(sorted({first, (first + stop - 1) // 2, stop - 1}))
                 return None

@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import networkx  # comes with torch
 import pytest
 
 import videonorm
@@ -50,3 +51,21 @@ def test_pytorchvideo_transforms_are_never_imported():
     # The published package's transforms need a module that torchvision has removed.
     for path in ROOT.rglob("*.py"):
         assert not any(name.startswith("pytorchvideo.transforms") for name in imports(path)), path
+
+
+def test_no_two_modules_import_each_other():
+    """Not by way of others either, inside functions, or for types alone; an annotation in quotes is none."""
+    scripts = ROOT.parent / "data_prep"  # they import each other by their bare names
+    paths = {
+        ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in ROOT.rglob("*.py")
+    } | {path.stem: path for path in scripts.glob("*.py")}
+    graph = networkx.DiGraph()
+    for module, path in paths.items():
+        for name in imports(path):
+            # A name is a module, or in one; that a module lies in a package is no import of the package.
+            imported = name if name in paths else name.rpartition(".")[0]
+            if imported in paths:
+                graph.add_edge(module, imported)
+    circles = [" -> ".join([*circle, circle[0]]) for circle in networkx.simple_cycles(graph)]
+    assert not circles, "\n".join(["circles of imports:", *sorted(circles)])

@@ -143,7 +143,7 @@ def test_command(module, tiny, tmp_path, monkeypatch, capsys):
 
 
 def endless_pytorchvideo(manifest, *arguments):
-    entries = list(manifest.entries) * 100
+    entries = type(manifest.entries).of(list(manifest.entries) * 100)
     return pytorchvideo_clips(type(manifest)(manifest.path, entries, 1), *arguments)
 
 

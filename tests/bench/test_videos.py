@@ -10,7 +10,7 @@ import pytest
 
 from videonorm.bench.videos import ENCODERS, render
 from videonorm.data import open_video, read_manifest
-from videonorm.data.decoding.packet_index import packet_index
+from videonorm.data.decoding.index_store import packet_index
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from videonorm.data import (
     BadVideo,
     BadVideos,
+    Entries,
     Entry,
     Manifest,
     RandomClips,
@@ -122,7 +123,7 @@ def folder(tmp_path_factory, videos) -> Path:
 
 def manifest_of(folder: Path, *names: str) -> Manifest:
     entries = [Entry(str(folder / name), number) for number, name in enumerate(names)]
-    return Manifest(folder / "m.csv", entries, num_classes=len(names))
+    return Manifest(folder / "m.csv", Entries.of(entries), num_classes=len(names))
 
 
 @pytest.mark.parametrize("name", BAD, ids=ascii)
@@ -146,7 +147,7 @@ def test_training_goes_on_and_each_is_listed_once(num_workers, folder, tmp_path)
     loader = DataLoader(dataset, 10, num_workers=num_workers, collate_fn=collate)
     bad = BadVideos()
     for epoch in range(2):
-        dataset.set_epoch(epoch)
+        dataset.epoch = epoch
         for batch in loader:
             assert len(batch) == 10
             bad.add("train", batch.bad)

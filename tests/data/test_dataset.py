@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from videonorm.data import Entry, Manifest, RandomClips, UniformClips, VideoDataset, collate
+from videonorm.data import Entries, Entry, Manifest, RandomClips, UniformClips, VideoDataset, collate
 from videonorm.errors import UserError
 
 
 def manifest_of(*paths: str, **seconds: float) -> Manifest:
     entries = [Entry(path, label, **seconds) for label, path in enumerate(paths)]
-    return Manifest(Path("manifest.csv"), entries, num_classes=len(paths))
+    return Manifest(Path("manifest.csv"), Entries.of(entries), num_classes=len(paths))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_uniform_clips_show_the_frames_asked_for(good, numbers):
 def test_random_clips_follow_from_seed_epoch_and_index(good, numbers):
     def clips(seed: int, epoch: int) -> list[list[list[int]]]:
         dataset = VideoDataset(manifest_of(*good), RandomClips(4, 2, 2), seed=seed, replace_bad=True)
-        dataset.set_epoch(epoch)
+        dataset.epoch = epoch
         return [numbers(dataset[index]) for index in range(len(dataset))]
 
     first = clips(seed=0, epoch=0)
@@ -60,11 +60,11 @@ def test_workers_change_nothing_and_see_the_epoch(good, truncated):
     dataset = VideoDataset(
         manifest_of(*good, truncated), RandomClips(4, 2), short_side=(40, 56), replace_bad=True
     )
-    workers = DataLoader(dataset, 2, num_workers=2, collate_fn=collate, persistent_workers=True)
+    workers = DataLoader(dataset, 2, num_workers=2, collate_fn=collate)
     alone = DataLoader(dataset, 2, collate_fn=collate)
     seen = []
     for epoch in range(2):
-        dataset.set_epoch(epoch)
+        dataset.epoch = epoch
         for ours, theirs in zip(alone, workers, strict=True):
             assert torch.equal(ours.frames, theirs.frames)
             assert (ours.sizes, ours.bad) == (theirs.sizes, theirs.bad)
@@ -104,7 +104,7 @@ def test_bad_video_is_replaced_in_training_only(good, truncated):
     replaced = VideoDataset(manifest, RandomClips(4, 2), replace_bad=True)
     taken = set()
     for epoch in range(8):
-        replaced.set_epoch(epoch)
+        replaced.epoch = epoch
         sample = replaced[0]
         assert sample.label == sample.index != 0
         assert set(sample.bad) == {
@@ -143,10 +143,10 @@ def test_cache_gives_the_same_samples_without_the_file(make_video, tmp_path):
     cached = VideoDataset(manifest, sampling, short_side=32, replace_bad=False, cache_mib=room_for_one)
     expected = []
     for epoch in range(3):
-        plain.set_epoch(epoch)
+        plain.epoch = epoch
         expected.append(plain[0].frames)
     for epoch in range(3):
-        cached.set_epoch(epoch)
+        cached.epoch = epoch
         assert torch.equal(cached[0].frames, expected[epoch])
         assert (cached[1].frames is None) == (epoch > 0)
         for path in paths:

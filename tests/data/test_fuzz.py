@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from videonorm.data import Entry, Manifest, UniformClips, VideoDataset, VideoLoader, Workers
+from videonorm.data import Entries, Manifest, UniformClips, VideoDataset, VideoLoader, Workers
 
 NAMES = ["open_gop.mp4", "hevc.mp4", "vp9.webm", "av1.mp4", "mpeg4.avi"]
 SLOW = pytest.mark.skipif(
@@ -68,7 +68,7 @@ def test_mutated_files_are_read_or_named(count, num_workers, videos, tmp_path):
         MUTATIONS[i % len(MUTATIONS)](originals[i % len(NAMES)], rng).tofile(path)
         paths.append(str(path))
 
-    manifest = Manifest(Path("manifest.csv"), [Entry(path, 0) for path in paths], num_classes=1)
+    manifest = Manifest(Path("manifest.csv"), Entries(paths, [0] * len(paths)), num_classes=1)
     dataset = VideoDataset(manifest, UniformClips(3, 4, num_clips=2), short_side=32, replace_bad=False)
     read: list[str] = []
     named: dict[str, str] = {}

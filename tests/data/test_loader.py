@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DistributedSampler
 
-from videonorm.data import Entry, Manifest, RandomClips, UniformClips, VideoDataset, dataset
-from videonorm.data.loader import EpochSampler, VideoLoader
+from videonorm.data import Entries, Entry, Manifest, RandomClips, UniformClips, VideoDataset, dataset, loader
+from videonorm.data.loader import EpochSampler, VideoLoader, decoding_workers
 from videonorm.data.workers import Workers
 from videonorm.errors import UserError
 
@@ -28,7 +28,7 @@ def manifest(videos, tmp_path) -> Manifest:
             path = tmp_path / f"{copy}_{name}"
             path.symlink_to(videos(name))
             entries.append(Entry(str(path), len(entries)))
-    return Manifest(tmp_path / "manifest.csv", entries, num_classes=len(entries))
+    return Manifest(tmp_path / "manifest.csv", Entries.of(entries), num_classes=len(entries))
 
 
 def make_dataset(manifest: Manifest, **arguments) -> VideoDataset:
@@ -199,9 +199,25 @@ def test_decoders_that_crash_or_hang_are_named_and_replaced(manifest, treacherou
 def test_a_users_mistake_comes_through(tmp_path):
     entries = [Entry(str(tmp_path / f"{n}.mp4"), n) for n in range(4)]
     with Workers(1, 60) as workers:
-        loader = make_loader(Manifest(tmp_path / "m.csv", entries, 4), workers, batch_size=2)
+        loader = make_loader(Manifest(tmp_path / "m.csv", Entries.of(entries), 4), workers, batch_size=2)
         with pytest.raises(UserError, match="must list usable videos; 10 in a row are not"):
             list(loader)
+
+
+@pytest.mark.parametrize(
+    "num_workers, device, devices_here, expected",
+    [
+        (None, "cpu", 1, 0),
+        (None, "cuda", 1, 8),  # at most
+        (None, "cuda", 4, 5),  # of 20 cores
+        (3, "cpu", 1, 3),
+        (0, "cuda", 1, 0),
+    ],
+)
+def test_the_default_number_of_workers(num_workers, device, devices_here, expected, monkeypatch):
+    monkeypatch.setattr(loader, "available_cores", lambda: 20)
+    workers = decoding_workers(num_workers, "auto", 60, torch.device(device), devices_here)
+    assert (workers.num_workers if workers else 0) == expected
 
 
 def test_batch_size_is_checked(manifest):

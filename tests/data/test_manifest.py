@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from videonorm.data.manifest import Entry, read_manifest
+from videonorm.data.entries import Entry
+from videonorm.data.manifest import read_manifest
 from videonorm.errors import UserError
 
 
@@ -28,7 +29,7 @@ def test_csv_with_numbers(folder):
         Entry(str(folder / "a.mp4"), 2),
         Entry(str(folder / "c d.mp4"), 0, 1.5, 4.0),
     ]
-    assert (manifest.num_classes, manifest.class_names) == (3, None)
+    assert (manifest.num_classes, manifest.class_names, manifest.largest_label) == (3, None, 2)
 
 
 def test_csv_as_spreadsheets_write_it(folder):

@@ -2,7 +2,7 @@ import av
 import numpy as np
 import torch
 
-from videonorm.data import Entry, Manifest, RandomClips, VideoDataset, VideoLoader, Workers
+from videonorm.data import Entries, Entry, Manifest, RandomClips, VideoDataset, VideoLoader, Workers
 
 
 def write_video(path):
@@ -20,7 +20,9 @@ def test_batches_come_pinned_and_are_those_of_this_process(tmp_path):
     for path in paths:
         write_video(path)
     entries = [Entry(str(path), label) for label, path in enumerate(paths)]
-    dataset = VideoDataset(Manifest(tmp_path / "m.csv", entries, 6), RandomClips(4, 2), replace_bad=True)
+    dataset = VideoDataset(
+        Manifest(tmp_path / "m.csv", Entries.of(entries), 6), RandomClips(4, 2), replace_bad=True
+    )
     device = torch.device("cuda", torch.cuda.current_device())
     with Workers(2, time_limit_seconds=60) as workers:
         loaders = VideoLoader(dataset, 2, workers, pin_for=device), VideoLoader(dataset, 2)

@@ -42,6 +42,7 @@ from videonorm.bench.terminal import new_progress, show_loading
 from videonorm.bench.trial import Cost, Plan, family, peak_mib, private_mib, take_turns
 from videonorm.bench.videos import Videos
 from videonorm.data import (
+    Entries,
     Entry,
     Manifest,
     RandomClips,
@@ -176,7 +177,7 @@ def trial(loader: str, case: Row) -> Row:
     if "memory_clips" in case:
         return _memory(manifest, case)
     if case["files"] == "packed":  # nothing is remembered of a video in a shard, and each has one path only
-        manifest = replace(manifest, entries=list(manifest.entries) * PACKED_REPEATS)
+        manifest = replace(manifest, entries=Entries.of(list(manifest.entries) * PACKED_REPEATS))
     start = time.perf_counter()
     num_workers, batch_size = case["num_workers"], case["batch_size"]
     with batches(loader, manifest, case) as delivered:
@@ -212,7 +213,7 @@ def _memory(manifest: Manifest, case: Row) -> Row:
         Entry(f"{entries[n % len(entries)].path}", entries[n % len(entries)].label)
         for n in range(max(MEMORY_ROWS, len(entries)))
     ]
-    large = Manifest(manifest.path, rows, manifest.num_classes, manifest.class_names)
+    large = Manifest(manifest.path, Entries.of(rows), manifest.num_classes, manifest.class_names)
     clips = case["memory_clips"] * case["num_workers"]
     with batches("ours_pyav", large, case) as delivered:
         taken = 0

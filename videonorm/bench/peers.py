@@ -20,7 +20,9 @@ from torch.utils.data import Dataset, RandomSampler, SequentialSampler
 
 from videonorm.bench.videos import FRAME_RATE
 from videonorm.data import Manifest, frame_indices, random_clip_start
-from videonorm.data.decoding.packet_index import PacketIndex, open_container, packet_index, video_stream
+from videonorm.data.decoding.container import open_container, video_stream
+from videonorm.data.decoding.index_store import packet_index
+from videonorm.data.decoding.packet_index import PacketIndex
 from videonorm.data.transforms import KINETICS_MEAN, KINETICS_STD
 
 MEAN = torch.tensor(KINETICS_MEAN).view(3, 1, 1, 1)

@@ -28,8 +28,8 @@ from torch import Generator, Tensor
 from videonorm.bench.terminal import new_progress
 from videonorm.data import open_video
 from videonorm.data.decoding import IndexStore
-from videonorm.data.decoding.packet_index import packet_index
-from videonorm.data.packed import pack_video, write_shard
+from videonorm.data.decoding.index_store import packet_index
+from videonorm.data.decoding.packed import pack_video, write_shard
 
 VERSION = 1  # part of the folder's name: raise it when the videos change
 FRAME_RATE = 30

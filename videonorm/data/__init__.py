@@ -1,29 +1,25 @@
 """Videos to batches: manifest, sampling, decoding, dataset, transforms."""
 
 from videonorm.data.bad_videos import BadVideo, BadVideos
-from videonorm.data.dataset import Batch, Sample, VideoDataset, collate
+from videonorm.data.dataset import Batch, VideoDataset, collate
 from videonorm.data.decoding import (
     BadVideoError,
     Decoder,
-    Reader,
     available_decoders,
     check_decoder,
     open_video,
 )
-from videonorm.data.entries import Entry
+from videonorm.data.entries import Entries, Entry
 from videonorm.data.loader import EpochSampler, VideoLoader, decoding_workers
 from videonorm.data.manifest import Manifest, Split, read_manifest
 from videonorm.data.motion import MotionClips
 from videonorm.data.sampling import (
     ClipStarts,
     RandomClips,
-    Sampling,
     ShortVideo,
     UniformClips,
-    clip_span,
     frame_indices,
     random_clip_start,
-    uniform_clip_starts,
 )
 from videonorm.data.source import Manifests, Source
 from videonorm.data.transforms import Crop, EvalTransform, RandomCrop, RandomResizedCrop, TrainTransform
@@ -37,6 +33,7 @@ __all__ = [
     "ClipStarts",
     "Crop",
     "Decoder",
+    "Entries",
     "Entry",
     "EpochSampler",
     "EvalTransform",
@@ -46,9 +43,6 @@ __all__ = [
     "RandomClips",
     "RandomCrop",
     "RandomResizedCrop",
-    "Reader",
-    "Sample",
-    "Sampling",
     "ShortVideo",
     "Source",
     "Split",
@@ -60,12 +54,10 @@ __all__ = [
     "Workers",
     "available_decoders",
     "check_decoder",
-    "clip_span",
     "collate",
     "decoding_workers",
     "frame_indices",
     "open_video",
     "random_clip_start",
     "read_manifest",
-    "uniform_clip_starts",
 ]

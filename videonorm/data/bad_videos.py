@@ -1,13 +1,13 @@
 """The videos that could not be used: counted, named with the reason, and an error once they are too many."""
 
 import csv
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from videonorm.data.decoding.reader import without_credentials
+from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
+from videonorm.files import open_new
 
 
 class BadVideo(NamedTuple):
@@ -50,12 +50,8 @@ class BadVideos:
 
     def write(self, path: str | Path) -> None:
         """Write all to a CSV file with the columns path, reason, split."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with open_new(path) as file:
             writer = csv.writer(file)
             writer.writerow(["path", "reason", "split"])
             for split, reasons in self._reasons.items():
                 writer.writerows([video, reason, split] for video, reason in reasons.items())
-        os.replace(unfinished, path)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Self
+from typing import NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from videonorm.data.decoding import (
     check_decoder,
     open_video,
 )
+from videonorm.data.decoding.reader import frames_between
 from videonorm.data.entries import Entry
 from videonorm.data.manifest import Manifest
-from videonorm.data.sampling import Sampling, ShortVideo, check_short_video, frame_indices
+from videonorm.data.sampling import Sampling, ShortVideo, frame_indices
 from videonorm.errors import UserError
 
 _TRIES = 10  # videos tried for one training sample
@@ -82,6 +83,9 @@ class VideoDataset(Dataset[Sample]):
         UserError: on a wrong argument; on access, if ten videos in a row cannot be used.
     """
 
+    epoch = 0
+    """To be set before the loader is iterated over anew, or every epoch sees the same clips."""
+
     def __init__(
         self,
         manifest: Manifest,
@@ -95,7 +99,8 @@ class VideoDataset(Dataset[Sample]):
         cache_mib: float = 0,
     ) -> None:
         check_decoder(decoder)
-        check_short_video(short_video)
+        if short_video not in get_args(ShortVideo):
+            raise UserError(f"short_video ({short_video}) must be loop, repeat_last or error")
         sides = (short_side, short_side) if isinstance(short_side, int) else short_side
         if sides and not 1 <= sides[0] <= sides[1]:
             raise UserError(f"short_side ({short_side}) must be at least 1 pixel, a pair from low to high")
@@ -109,19 +114,8 @@ class VideoDataset(Dataset[Sample]):
         self.replace_bad = replace_bad
         self.short_video = short_video
         self._index_store = IndexStore.beside(manifest.path)
-        # Shared memory: workers that outlive an epoch hold a copy of the dataset and must see the new number.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
         self._cache: dict[str, tuple[NDArray[np.float64], NDArray[np.uint8]]] = {}
         self._cache_bytes_left = cache_mib * 2**20
-
-    @property
-    def epoch(self) -> int:
-        return int(self._epoch.item())
-
-    def set_epoch(self, epoch: int) -> None:
-        """Call before iterating over the loader anew, or every epoch sees the same clips."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.manifest.entries)
@@ -187,17 +181,7 @@ class VideoDataset(Dataset[Sample]):
         self, entry: Entry, seconds: NDArray[np.float64], sampling: Sampling, rng: Random
     ) -> NDArray[np.int64]:
         """(V, T) frames of the video, within the stretch that the entry asks for."""
-        first, stop = 0, len(seconds)
-        if entry.start_seconds is not None:
-            first = int(np.searchsorted(seconds, entry.start_seconds - 1e-6))
-        if entry.end_seconds is not None:
-            stop = int(np.searchsorted(seconds, entry.end_seconds - 1e-6))
-        if first >= stop:
-            raise BadVideoError(
-                entry.path,
-                f"has no frame between start_seconds ({entry.start_seconds}) "
-                f"and end_seconds ({entry.end_seconds})",
-            )
+        first, stop = frames_between(entry.path, seconds, entry.start_seconds, entry.end_seconds)
         starts = sampling.starts(stop - first, rng)
         try:
             clips = [
@@ -223,29 +207,40 @@ class VideoDataset(Dataset[Sample]):
         return frames
 
 
-def _empty(shape: tuple[int, ...]) -> Tensor:
+class About(NamedTuple):
+    """A batch but for its frames, in a form that is cheap to send to another process."""
+
+    sizes: list[tuple[int, int]]
+    labels: list[int]
+    indices: list[int]
+    bad: list[BadVideo]
+
+    def batch(self, frames: Tensor) -> Batch:
+        label, index = torch.tensor([self.labels, self.indices], dtype=torch.int64)
+        return Batch(frames, self.sizes, label, index, self.bad)
+
+
+def empty_frames(shape: tuple[int, ...] = (0, 0, 0, 0, 0, 3)) -> Tensor:
     return torch.empty(shape, dtype=torch.uint8)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Make a batch of the samples that have frames; what was bad stays named."""
-    return stack(samples, len(samples))
+    frames, about = stack(samples, len(samples))
+    return about.batch(frames)
 
 
 def stack(
-    samples: Iterable[Sample], at_most: int, empty: Callable[[tuple[int, ...]], Tensor] = _empty
-) -> Batch:
+    samples: Iterable[Sample], at_most: int, empty: Callable[[tuple[int, ...]], Tensor] = empty_frames
+) -> tuple[Tensor, About]:
     """``collate`` samples that need not be in memory together: each is copied before the next is asked for.
 
     Args:
         at_most: samples.
         empty: makes the uint8 tensor of a shape that the frames are copied into.
     """
-    frames = torch.zeros(0, 0, 0, 0, 0, 3, dtype=torch.uint8)
-    sizes: list[tuple[int, int]] = []
-    labels: list[int] = []
-    indices: list[int] = []
-    bad: list[BadVideo] = []
+    frames = empty_frames()
+    sizes, labels, indices, bad = about = About([], [], [], [])
     for sample in samples:
         bad += sample.bad
         if sample.frames is None:
@@ -265,10 +260,4 @@ def stack(
     for row, (h, w) in zip(frames, sizes, strict=True):
         row[:, :, h:] = 0
         row[:, :, :h, w:] = 0
-    return Batch(
-        frames=frames,
-        sizes=sizes,
-        label=torch.tensor(labels, dtype=torch.int64),
-        index=torch.tensor(indices, dtype=torch.int64),
-        bad=bad,
-    )
+    return frames, about

@@ -4,10 +4,11 @@ A list of 240,000 entries is a million objects: slow to send to another process,
 look at an entry writes to its reference count, so that page by page each process gets a copy of the list.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, overload
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 UNLABELLED = -1
 
@@ -22,19 +23,36 @@ class Entry(NamedTuple):
 
 
 class Entries(Sequence[Entry]):
-    """Entries that cannot be changed; each is made when it is asked for."""
+    """Entries that cannot be changed; each is made when it is asked for.
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    Args:
+        paths: N of them.
+        labels: (N,) integers.
+        seconds: (N, 2) start and end of each, NaN where there is no bound; by default none anywhere.
+    """
+
+    labels: NDArray[np.int64]
+
+    def __init__(
+        self,
+        paths: Iterable[str],
+        labels: Sequence[int] | NDArray[np.int64],
+        seconds: NDArray[np.float64] | None = None,
+    ) -> None:
+        content = [path.encode("utf-8", "surrogateescape") for path in paths]
+        self._paths = b"".join(content)
+        self._ends = np.cumsum([0, *map(len, content)])
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self._seconds = np.full((len(content), 2), np.nan) if seconds is None else seconds
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Self:
         entries = list(entries)
-        paths = [entry.path.encode("utf-8", "surrogateescape") for entry in entries]
-        self._paths = np.frombuffer(b"".join(paths), dtype=np.uint8)
-        self._stops = np.cumsum([len(path) for path in paths], dtype=np.int64)
-        self._labels = np.array([entry.label for entry in entries], dtype=np.int64)
-        # No bound is NaN.
-        self._seconds = np.array([entry[2:] for entry in entries], dtype=np.float64).reshape(-1, 2)
+        seconds = np.array([entry[2:] for entry in entries], dtype=np.float64).reshape(-1, 2)  # None is NaN
+        return cls([entry.path for entry in entries], [entry.label for entry in entries], seconds)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     @overload
     def __getitem__(self, index: int) -> Entry: ...
@@ -42,25 +60,14 @@ class Entries(Sequence[Entry]):
     def __getitem__(self, index: slice) -> "Entries": ...
     def __getitem__(self, index: int | slice) -> "Entry | Entries":
         if isinstance(index, slice):
-            return Entries(self[i] for i in range(*index.indices(len(self))))
+            return Entries.of(self[i] for i in range(*index.indices(len(self))))
         index = range(len(self))[index]  # from the end too, and IndexError beyond
-        path = self._paths[self._stops[index - 1] if index else 0 : self._stops[index]].tobytes()
+        path = self._paths[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogateescape")
         start, end = (None if np.isnan(bound) else bound for bound in self._seconds[index].tolist())
-        return Entry(path.decode("utf-8", "surrogateescape"), int(self._labels[index]), start, end)
-
-    def __iter__(self) -> Iterator[Entry]:
-        return map(self.__getitem__, range(len(self)))
+        return Entry(path, int(self.labels[index]), start, end)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
     def __hash__(self) -> int:
-        return hash((self._paths.tobytes(), self._labels.tobytes()))
-
-    def __repr__(self) -> str:
-        return f"Entries({list(self[:3])}{', ...' if len(self) > 3 else ''})"
-
-    @property
-    def labels(self) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-        """(N,)"""
-        return self._labels
+        return hash((self._paths, self.labels.tobytes()))

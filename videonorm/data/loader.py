@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -11,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
-from videonorm.data.bad_videos import BadVideo
-from videonorm.data.dataset import Batch, Sample, VideoDataset, collate, stack
+from videonorm.data.dataset import About, Batch, Sample, VideoDataset, empty_frames, stack
 from videonorm.data.decoding import Decoder
 from videonorm.data.sampling import Sampling
 from videonorm.data.shared_memory import Inbox, Outbox, Parcel
 from videonorm.data.workers import Note, WorkerDied, Workers
 from videonorm.errors import UserError
+from videonorm.machine import available_cores
 
 _AHEAD = 2  # batches that each worker is asked for before they are wanted
 
@@ -30,7 +29,7 @@ class EpochSampler(DistributedSampler[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
-        self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        self.dataset.epoch = epoch  # type: ignore[attr-defined]
 
 
 class VideoLoader:
@@ -100,7 +99,8 @@ class VideoLoader:
     def _load_here(self, requests: Iterable["_Request"]) -> Iterator[Batch]:
         for request in requests:
             samples = _samples(self.dataset, request, lambda number: None)
-            yield _pin(stack(samples, len(request.indices)), self.pin_for)
+            frames, about = stack(samples, len(request.indices))
+            yield _pin(about.batch(frames), self.pin_for)
 
     def _load_ahead(self, requests: Iterable["_Request"], workers: Workers) -> Iterator[Batch]:
         pending: deque[tuple[_Request, Future[Batch]]] = deque()
@@ -129,8 +129,22 @@ class VideoLoader:
         return workers.submit(self._task, request, partial(_receive, pin_for=self.pin_for))
 
 
-def decoding_workers(num_workers: int, decoder: Decoder, time_limit_seconds: float) -> Workers | None:
-    """Workers for loaders with such a decoder; ``None`` for none of them."""
+def decoding_workers(
+    num_workers: int | None,
+    decoder: Decoder,
+    time_limit_seconds: float,
+    device: torch.device,
+    devices_here: int = 1,
+) -> Workers | None:
+    """Workers for the loaders of a device; ``None`` for none of them.
+
+    Args:
+        num_workers: ``None`` is, for CUDA, this device's share of the cores, at most 8; for the CPU none, as
+            the network has the cores.
+        devices_here: devices of this machine that are loaded for.
+    """
+    if num_workers is None:
+        num_workers = min(available_cores() // devices_here, 8) if device.type == "cuda" else 0
     if num_workers == 0:
         return None
     # CUDA cannot be used in a forked process.
@@ -144,37 +158,19 @@ class _Request(NamedTuple):
     refused: Mapping[int, str]
 
 
-class _Loaded(NamedTuple):
-    """A batch on its way from a worker."""
-
-    frames: Parcel | None  # None if all videos were bad
-    sizes: list[tuple[int, int]]
-    labels: list[int]
-    indices: list[int]
-    bad: list[BadVideo]
-
-
 _outbox = Outbox()  # of this process, where it is a worker
 _inbox = Inbox()
 
 
-def _load_and_send(dataset: VideoDataset, request: _Request, note: Note) -> _Loaded:
-    batch = stack(_samples(dataset, request, note), len(request.indices), _outbox.empty)
-    frames = _outbox.post(batch.frames) if len(batch) else None
-    return _Loaded(frames, batch.sizes, batch.label.tolist(), batch.index.tolist(), batch.bad)
+def _load_and_send(dataset: VideoDataset, request: _Request, note: Note) -> tuple[Parcel | None, About]:
+    """A batch on its way from a worker; its frames are in a parcel, if there are any."""
+    frames, about = stack(_samples(dataset, request, note), len(request.indices), _outbox.empty)
+    return _outbox.post(frames) if about.sizes else None, about
 
 
-def _receive(loaded: _Loaded, pin_for: torch.device | None) -> Batch:
-    if loaded.frames is None:
-        return replace(collate([]), bad=loaded.bad)
-    batch = Batch(
-        _inbox.open(loaded.frames),
-        loaded.sizes,
-        torch.tensor(loaded.labels),
-        torch.tensor(loaded.indices),
-        loaded.bad,
-    )
-    return _pin(batch, pin_for)
+def _receive(loaded: tuple[Parcel | None, About], pin_for: torch.device | None) -> Batch:
+    parcel, about = loaded
+    return _pin(about.batch(empty_frames() if parcel is None else _inbox.open(parcel)), pin_for)
 
 
 def _samples(dataset: VideoDataset, request: _Request, note: Note) -> Iterator[Sample]:

@@ -4,12 +4,15 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from videonorm.data.decoding.reader import is_remote, without_credentials
-from videonorm.data.entries import UNLABELLED, Entries, Entry
+import numpy as np
+
+from videonorm.data.decoding.location import is_remote, without_credentials
+from videonorm.data.entries import UNLABELLED, Entries
 from videonorm.errors import UserError
 
 Split = Literal["train", "val", "test"]
@@ -25,16 +28,17 @@ class Manifest:
     """The videos of one split."""
 
     path: Path
-    entries: Sequence[Entry]  # kept as Entries
+    entries: Entries
     num_classes: int  # 0 where nothing tells
     class_names: list[str] | None = None  # by label; None where the manifest has bare numbers
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "entries", Entries(self.entries))
-
     @property
     def labelled(self) -> bool:
-        return self.entries[0].label != UNLABELLED  # all of them have labels, or none
+        return bool(self.entries.labels[0] != UNLABELLED)  # all of them have labels, or none
+
+    @property
+    def largest_label(self) -> int:
+        return int(self.entries.labels.max())
 
 
 class _Row(NamedTuple):
@@ -90,9 +94,14 @@ def read_manifest(
         raise UserError(f"manifest ({path}) must be a file or folder that exists")
     named = False  # it has the column class_name
     if path.is_dir():
-        rows = list(_tree_rows(path))
+        folders = _folders(path)
+        rows = [
+            _Row(str(folder), f"{folder.name}/{video.name}", folder.name)
+            for folder in folders
+            for video in _videos(folder)
+        ]
         if rows and class_names is None:
-            class_names = sorted(folder.name for folder in _folders(path))
+            class_names = sorted(folder.name for folder in folders)
         if not rows and not labels_required:
             rows = [_Row(str(path), video.name, "") for video in _videos(path)]
         if not rows:
@@ -108,39 +117,50 @@ def read_manifest(
             for where, cells in csv_rows(path, lines, delimiter, needed):
                 named = "class_name" in cells
                 if split is None or cells.get("split", split) == split:
-                    rows.append(_Row(where, *(cells.get(column, "") for column in _Row._fields[1:])))
+                    rows.append(_Row(where, *map(cells.get, _Row._fields[1:], repeat(""))))
         if not rows:
             of_split = f" of split {split}" if split else ""
             raise UserError(f"manifest ({path}) must list at least one video{of_split}")
-        _check_labels(path, rows, labels_required, is_list=delimiter is None)
 
+    first: dict[tuple[str, str], _Row] = {}  # of those with the same label, to which the same applies
+    for row in rows:
+        first.setdefault((row.label, row.class_name), row)
+    kinds = list(first.values())
+    if not path.is_dir():
+        _check_labels(path, kinds, labels_required, is_list=delimiter is None)
     names = list(class_names) if class_names is not None else None
-    if names is None and named and all(_is_number(row.label) or not row.label for row in rows):
-        names = _names_of_rows(path, rows)
-    elif names is None and rows[0].label and not any(_is_number(row.label) for row in rows):
-        names = sorted({row.label for row in rows})
+    numbers = {_number(row.label) for row in kinds if row.label}
+    if names is None and named and None not in numbers:
+        names = _names_of_rows(path, kinds)
+    elif names is None and numbers == {None}:
+        names = sorted({row.label for row in kinds})
     if names is not None:
         num_classes = len(names)
     label_of = {name: label for label, name in enumerate(names or [])}
-
-    join = joiner(path, root)
-    entries: list[Entry] = []
-    seen: dict[tuple[str, float | None, float | None], str] = {}
-    for row in rows:
-        start, end = seconds_of(row.where, row.start_seconds, row.end_seconds)
-        entry = Entry(join(row.path), _label(row, label_of, names, num_classes), start, end)
-        key = (entry.path, start, end)
-        if "/." in entry.path or "//" in entry.path[1:]:
-            key = (os.path.normpath(entry.path), start, end)
-        if key in seen:
-            shown = without_credentials(row.path)
-            raise UserError(f"{row.where}: path ({shown}) must be listed once, and is on {seen[key]} too")
-        seen[key] = row.where
-        entries.append(entry)
-    check_root(path, root, [entry.path for entry in entries[:10]])
+    labels = {kind: _label(row, label_of, names, num_classes) for kind, row in first.items()}
     if num_classes is None:
-        num_classes = max(entry.label for entry in entries) + 1
+        num_classes = max(labels.values()) + 1
+
+    paths = list(map(joiner(path, root), (row.path for row in rows)))
+    bounds = [seconds_of(row.where, row.start_seconds, row.end_seconds) for row in rows]
+    _check_once(rows, paths, bounds)
+    check_root(path, root, paths[:10])
+    entries = Entries(
+        paths, [labels[row.label, row.class_name] for row in rows], np.array(bounds, dtype=np.float64)
+    )
     return Manifest(path, entries, num_classes, names)
+
+
+def _check_once(rows: list[_Row], paths: list[str], bounds: list[tuple[float | None, float | None]]) -> None:
+    """Raise UserError for a video, or a stretch of one, that is listed twice."""
+    seen: dict[tuple[str, tuple[float | None, float | None]], _Row] = {}
+    for row, path, stretch in zip(rows, paths, bounds, strict=True):
+        if "/." in path or "//" in path[1:]:
+            path = os.path.normpath(path)
+        first = seen.setdefault((path, stretch), row)
+        if first is not row:
+            shown = without_credentials(row.path)
+            raise UserError(f"{row.where}: path ({shown}) must be listed once, and is on {first.where} too")
 
 
 def _check_labels(path: Path, rows: list[_Row], required: bool, is_list: bool) -> None:
@@ -158,75 +178,71 @@ def _check_labels(path: Path, rows: list[_Row], required: bool, is_list: bool) -
 
 def _names_of_rows(path: Path, rows: list[_Row]) -> list[str] | None:
     """Class names by label from the column class_name, and classes.txt where that is beside the manifest."""
-    names: dict[int, str] = {}
     first: dict[int, _Row] = {}  # row that named a label
     labels: dict[str, int] = {}
     for row in rows:
-        name = row.class_name
-        if not name or not row.label:
+        label, name = _number(row.label), row.class_name
+        if label is None or not name:
             continue
-        label = _number(row.label)
-        if names.setdefault(label, name) != name:
-            where = first[label].where
+        other = first.setdefault(label, row)
+        if other.class_name != name:
             raise UserError(
-                f"{row.where}: class_name ({name}) must be {names[label]}, as label {label} has on {where}"
+                f"{row.where}: class_name ({name}) must be {other.class_name}, "
+                f"as label {label} has on {other.where}"
             )
-        if labels.setdefault(name, label) != label:
-            where = first[labels[name]].where
+        if (known := labels.setdefault(name, label)) != label:
+            where = first[known].where
             raise UserError(
-                f"{row.where}: label ({label}) must be {labels[name]}, as class_name {name} has on {where}"
+                f"{row.where}: label ({label}) must be {known}, as class_name {name} has on {where}"
             )
-        first.setdefault(label, row)
     index = path.with_name("classes.txt")
     if index.is_file():
         listed = [line.strip() for line in read_lines(index)]
         while listed and not listed[-1]:
             listed.pop()
-        for label, name in names.items():
-            if listed[label : label + 1] != [name]:
+        for label, row in first.items():
+            if listed[label : label + 1] != [row.class_name]:
                 raise UserError(
-                    f"{first[label].where}: class_name ({name}) must be on line {label + 1} of {index}"
+                    f"{row.where}: class_name ({row.class_name}) must be on line {label + 1} of {index}"
                 )
         return listed
-    if not names:
-        return None
-    return [names.get(label, str(label)) for label in range(max(_number(row.label) for row in rows) + 1)]
+    names = {label: row.class_name for label, row in first.items()}
+    num_classes = max(_number(row.label) or 0 for row in rows) + 1
+    return [names.get(label, str(label)) for label in range(num_classes)] if names else None
 
 
 def _label(row: _Row, label_of: dict[str, int], names: list[str] | None, num_classes: int | None) -> int:
+    label = _number(row.label)
     if not row.label:
         return UNLABELLED
-    if row.label in label_of and not row.class_name:  # before numbers: a folder may be called "100"
+    if row.label in label_of and (label is None or not row.class_name):  # a folder may be called "100"
         return label_of[row.label]
-    if _is_number(row.label):
-        label = _number(row.label)
-        if label < 0 or (num_classes is not None and label >= num_classes):
-            bound = f"below {num_classes}, the number of classes" if label >= 0 else "0 or more"
-            raise UserError(f"{row.where}: label ({label}) must be {bound}")
-        if row.class_name and names is not None and names[label] not in (row.class_name, str(label)):
+    if label is None:
+        if names is None:
             raise UserError(
-                f"{row.where}: class_name ({row.class_name}) must be {names[label]}, which is class {label}"
+                f"{row.where}: label ({row.label}) must be a number, as others in this manifest are"
             )
-        return label
-    if row.label in label_of:
-        return label_of[row.label]
-    if names is None:
-        raise UserError(f"{row.where}: label ({row.label}) must be a number, as others in this manifest are")
-    raise UserError(f"{row.where}: label ({row.label}) must be one of the {len(names)} class names")
+        raise UserError(f"{row.where}: label ({row.label}) must be one of the {len(names)} class names")
+    if label < 0 or (num_classes is not None and label >= num_classes):
+        bound = f"below {num_classes}, the number of classes" if label >= 0 else "0 or more"
+        raise UserError(f"{row.where}: label ({label}) must be {bound}")
+    if row.class_name and names is not None and names[label] not in (row.class_name, str(label)):
+        raise UserError(
+            f"{row.where}: class_name ({row.class_name}) must be {names[label]}, which is class {label}"
+        )
+    return label
 
 
 def joiner(path: Path, root: str | Path | None) -> Callable[[str], str]:
     """What makes a path in a manifest absolute."""
     base = base_of(path, root)
     remote, quoted = is_remote(base), base.startswith(("http://", "https://"))
-    prefix = f"{base}/" if remote else os.path.join(base, "")
+    prefix = os.path.join(base, "")
 
     def join(cell: str) -> str:
-        if "://" in cell and is_remote(cell):
+        if ("://" in cell and is_remote(cell)) or (cell.startswith("/") and not remote):
             return cell
-        if quoted:
-            return prefix + quote(cell, errors="surrogateescape")
-        return cell if cell.startswith("/") and not remote else prefix + cell
+        return prefix + (quote(cell, errors="surrogateescape") if quoted else cell)
 
     return join
 
@@ -240,16 +256,13 @@ def base_of(path: Path, root: str | Path | None) -> str:
 
 def check_root(path: Path, root: str | Path | None, paths: Sequence[str]) -> None:
     """Raise UserError if none of some paths of a manifest is there; URLs are taken to be."""
-    if any(is_remote(video) or _is_there(video) for video in paths):
-        return
+    for video in paths:
+        # The file itself, or one that it is packed in.
+        if is_remote(video) or os.path.lexists(video) or any(p.is_file() for p in Path(video).parents):
+            return
     raise UserError(
         f"root ({base_of(path, root)}) must be where the paths in {path} start: there is no {paths[0]}"
     )
-
-
-def _is_there(video: str) -> bool:
-    """Whether a file is there, or one that it is packed in."""
-    return os.path.lexists(video) or any(folder.is_file() for folder in Path(video).parents)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -273,7 +286,7 @@ def delimiter_of(path: Path, lines: list[str]) -> str | None:
     if {"path", "label"} <= set(first.split()):
         raise UserError(f"{path} line 1: the header ({first.strip()}) must be separated by commas or tabs")
     # PySlowFast calls its space-separated lists train.csv.
-    return "," if "," in first and not _is_number(first.split()[-1]) and not _is_path(first) else None
+    return "," if "," in first and _number(first.split()[-1]) is None and not _is_path(first) else None
 
 
 def csv_rows(
@@ -284,24 +297,15 @@ def csv_rows(
         (f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=True, strict=True
     )
     columns: list[str] = []
-    where = ""
+    line = 1  # in which a row begins; a cell may go on over further lines
     try:
-        while True:
-            where = f"{path} line {table.line_num + 1}"  # a cell may go on over further lines
-            cells = next(table, None)
-            if cells is None:
-                return
+        for cells in table:
+            where, line = f"{path} line {line}", table.line_num + 1
             if len(cells) < 2 and not "".join(cells).strip():
                 continue
             if not columns:
                 columns = [name.strip() for name in cells]
-                header = delimiter.join(columns)
-                for name in needed:
-                    if name not in columns:
-                        raise UserError(f"{where}: the header ({header}) must name the column {name}")
-                for name in columns:
-                    if name and columns.count(name) > 1:
-                        raise UserError(f"{where}: the header ({header}) must name the column {name} once")
+                _check_header(f"{where}: the header ({delimiter.join(columns)})", columns, needed)
                 continue
             if len(cells) != len(columns):
                 raise UserError(
@@ -314,7 +318,16 @@ def csv_rows(
     except csv.Error as error:
         open_quote = "a quote is opened in it and not closed"
         reason = open_quote if "unexpected end" in str(error) or "field limit" in str(error) else error
-        raise UserError(f"{where}: the line must be readable as CSV: {reason}") from None
+        raise UserError(f"{path} line {line}: the line must be readable as CSV: {reason}") from None
+
+
+def _check_header(header: str, columns: list[str], needed: Sequence[str]) -> None:
+    for name in needed:
+        if name not in columns:
+            raise UserError(f"{header} must name the column {name}")
+    for name in columns:
+        if name and columns.count(name) > 1:
+            raise UserError(f"{header} must name the column {name} once")
 
 
 def _list_rows(path: Path, lines: list[str]) -> Iterator[_Row]:
@@ -346,12 +359,6 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
-def _tree_rows(path: Path) -> Iterator[_Row]:
-    for folder in _folders(path):
-        for video in _videos(folder):
-            yield _Row(f"{folder}", f"{folder.name}/{video.name}", folder.name)
-
-
 def _folders(path: Path) -> list[Path]:
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
@@ -364,13 +371,10 @@ def _videos(folder: Path) -> list[Path]:
     )
 
 
-def _is_number(text: str) -> bool:
-    # pandas writes 3.0 where another cell of the column was empty
-    return text.removeprefix("-").removesuffix(".0").isdecimal()
-
-
-def _number(text: str) -> int:
-    return int(text.removesuffix(".0"))
+def _number(text: str) -> int | None:
+    """A label that is a number; pandas writes 3.0 where another cell of the column was empty."""
+    text = text.removesuffix(".0")
+    return int(text) if text.removeprefix("-").isdecimal() else None
 
 
 def seconds_of(where: str, start: str, end: str) -> tuple[float | None, float | None]:

@@ -9,7 +9,6 @@ videos they are.
 """
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -23,6 +22,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from videonorm.data.manifest import Manifest, Split, read_manifest
+from videonorm.files import cache_folder, new_file, write
+from videonorm.machine import available_cores
 
 VERSION = 1  # part of the folder's name: raise it when the videos change
 
@@ -59,14 +60,11 @@ class MotionClips:
         num_test: int = 200,
         seed: int = 0,
     ) -> None:
-        cache = (
-            Path(root)
-            if root
-            else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videonorm"
-        )
         self._sizes: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         self._seed = seed
-        self.root = cache / f"motion_v{VERSION}_seed{seed}_{num_train}_{num_val}_{num_test}"
+        self.root = (
+            Path(root or cache_folder()) / f"motion_v{VERSION}_seed{seed}_{num_train}_{num_val}_{num_test}"
+        )
 
     @property
     def class_names(self) -> list[str] | None:
@@ -83,8 +81,7 @@ class MotionClips:
                 self._write_manifest(split)
 
     def manifest(self, split: Split) -> Manifest | None:
-        path = self.root / f"{split}.csv"
-        return read_manifest(path, class_names=CLASS_NAMES)
+        return read_manifest(self.root / f"{split}.csv", class_names=CLASS_NAMES)
 
     def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
         """Accuracy of the ideal observer of one clip, as a fraction.
@@ -105,16 +102,14 @@ class MotionClips:
                 yield split, number, self.root / split / name / f"{number:05d}.mp4"
 
     def _make(self, videos: list[tuple[Split, int, Path]]) -> None:
-        for folder in {path.parent for _, _, path in videos}:
-            folder.mkdir(parents=True, exist_ok=True)
-
         def make(video: tuple[Split, int, Path]) -> None:
             split, number, path = video
             rng = np.random.default_rng([self._seed, list(self._sizes).index(split), number])
             write_video(path, render(number % len(CLASS_NAMES), rng))
 
-        # Threads: the Fourier transforms and the encoder release the interpreter lock.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Threads: the Fourier transforms and the encoder release the interpreter lock. Half of them wait for
+        # the disk, to which every file is synced.
+        with ThreadPoolExecutor(2 * available_cores()) as pool:
             for _ in track(pool.map(make, videos), f"Making videos in {self.root}", total=len(videos)):
                 pass
 
@@ -124,9 +119,7 @@ class MotionClips:
             for of, _, path in self._videos()
             if of == split
         ]
-        aside = self.root / f".{split}.csv"
-        aside.write_text("\n".join(["path,label", *rows, ""]))
-        aside.replace(self.root / f"{split}.csv")
+        write(self.root / f"{split}.csv", "\n".join(["path,label", *rows, ""]))
 
 
 def render(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -155,12 +148,11 @@ def render(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
-    """Encode frames (T, H, W, 3) as H.264, aside and then renamed.
+    """Encode frames (T, H, W, 3) as H.264.
 
     The bytes may differ from run to run, because x264's choice of frame types does; the pictures hardly do.
     """
-    aside = path.with_name(f".{path.name}")
-    with av.open(str(aside), "w", format="mp4") as container:
+    with new_file(path) as aside, av.open(str(aside), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(FRAME_RATE))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -171,4 +163,3 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    aside.replace(path)

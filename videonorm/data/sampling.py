@@ -4,10 +4,10 @@ A clip is ``num_frames`` frames, ``frame_stride`` source frames apart. A start i
 first.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from random import Random
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from videonorm.errors import UserError
 
@@ -79,65 +79,43 @@ def frame_indices(
             )
 
 
-def check_short_video(short_video: ShortVideo) -> None:
-    """Raise UserError for an unknown policy."""
-    if short_video not in get_args(ShortVideo):
-        raise UserError(f"short_video ({short_video}) must be loop, repeat_last or error")
-
-
-class Sampling(Protocol):
-    """How a dataset takes clips from a video."""
-
-    @property
-    def num_frames(self) -> int: ...
-    @property
-    def frame_stride(self) -> int: ...
-    @property
-    def num_clips(self) -> int: ...
-
-    def starts(self, video_frames: int, rng: Random) -> Sequence[int]: ...
-
-
 @dataclass(frozen=True)
-class RandomClips:
-    """``num_clips`` clips at random starts, as in training."""
+class Sampling(ABC):
+    """How a dataset takes ``num_clips`` clips from a video."""
 
     num_frames: int
     frame_stride: int
     num_clips: int = 1
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        for name in ("num_frames", "frame_stride", "num_clips"):
+            value = getattr(self, name)
+            if value < 1:
+                raise UserError(f"{name} ({value}) must be at least 1")
 
-    def starts(self, video_frames: int, rng: Random) -> Sequence[int]:
-        return [
-            random_clip_start(video_frames, self.num_frames, self.frame_stride, rng)
-            for _ in range(self.num_clips)
-        ]
+    @abstractmethod
+    def starts(self, video_frames: int, rng: Random) -> list[int]: ...
+
+
+class RandomClips(Sampling):
+    """Clips at random starts, as in training."""
+
+    def starts(self, video_frames: int, rng: Random) -> list[int]:
+        clip = self.num_frames, self.frame_stride
+        return [random_clip_start(video_frames, *clip, rng) for _ in range(self.num_clips)]
 
 
 @dataclass(frozen=True)
-class UniformClips:
-    """``num_clips`` clips spread over the video, as in validation and test; nothing random."""
+class UniformClips(Sampling):
+    """Clips spread over the video, as in validation and test; nothing random."""
 
-    num_frames: int
-    frame_stride: int
-    num_clips: int = 1
     rule: ClipStarts = "linspace"
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        super().__post_init__()
         if self.rule not in get_args(ClipStarts):
             raise UserError(f"clip_starts ({self.rule}) must be linspace, slowfast or offset")
 
-    def starts(self, video_frames: int, rng: Random) -> Sequence[int]:
-        return uniform_clip_starts(
-            video_frames, self.num_frames, self.frame_stride, self.num_clips, self.rule
-        )
-
-
-def _check_positive(sampling: Sampling) -> None:
-    for name in ("num_frames", "frame_stride", "num_clips"):
-        value = getattr(sampling, name)
-        if value < 1:
-            raise UserError(f"{name} ({value}) must be at least 1")
+    def starts(self, video_frames: int, rng: Random) -> list[int]:
+        clip = self.num_frames, self.frame_stride
+        return uniform_clip_starts(video_frames, *clip, self.num_clips, self.rule)

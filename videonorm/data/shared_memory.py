@@ -24,7 +24,7 @@ class Parcel(NamedTuple):
     number: int  # of the buffer
     shape: tuple[int, ...]
     memory: Tensor | None  # the buffer itself, sent along the first time
-    dropped: list[int]  # buffers that will not be used again
+    kept: set[int]  # the buffers sent so far that may be used again
 
 
 class Outbox:
@@ -35,7 +35,6 @@ class Outbox:
         self._made = 0
         self._taken: list[int] = []  # and not posted yet
         self._known: set[int] = set()  # to the receiver
-        self._dropped: list[int] = []
 
     def empty(self, shape: tuple[int, ...]) -> Tensor:
         """An uninitialized uint8 tensor in a buffer. The one made last is for ``post``; it frees others."""
@@ -45,7 +44,6 @@ class Outbox:
         for _, number in free[: max(len(free) - _SPARE, 0)]:  # the smallest
             if number != fitting:
                 del self._buffers[number]
-                self._dropped += [number] if number in self._known else []
         if fitting is None:
             fitting, self._made = self._made, self._made + 1
             capacity = -(-(size + _HEADER) // _GRAIN) * _GRAIN
@@ -62,11 +60,9 @@ class Outbox:
         for other in others:
             self._buffers[other][0] = 0
         self._taken = []
-        buffer, dropped = self._buffers[number], self._dropped
-        memory = None if number in self._known else buffer
-        self._known.add(number)
-        self._dropped = []
-        return Parcel(os.getpid(), number, tuple(tensor.shape), memory, dropped)
+        memory = None if number in self._known else self._buffers[number]
+        self._known = {number, *self._known} & self._buffers.keys()
+        return Parcel(os.getpid(), number, tuple(tensor.shape), memory, self._known)
 
 
 class Inbox:
@@ -79,12 +75,10 @@ class Inbox:
         """The tensor, without a copy. Its buffer is kept from its owner as long as any view of it lives."""
         if parcel.owner not in self._buffers:
             self._forget_the_dead()
-        buffers = self._buffers.setdefault(parcel.owner, {})
-        for number in parcel.dropped:
-            buffers.pop(number, None)
-        if parcel.memory is not None:
-            buffers[parcel.number] = parcel.memory
-        buffer = buffers[parcel.number]
+        known = self._buffers.get(parcel.owner, {})
+        buffer = known[parcel.number] if parcel.memory is None else parcel.memory
+        known = {number: known[number] for number in parcel.kept & known.keys()}
+        self._buffers[parcel.owner] = {**known, parcel.number: buffer}
         shown = buffer.numpy()[_HEADER : _HEADER + math.prod(parcel.shape)].reshape(parcel.shape)
         # A tensor of its own storage, which holds `shown`: when it goes, so do all views.
         weakref.finalize(shown, buffer.__setitem__, 0, 0).atexit = False

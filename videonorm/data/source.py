@@ -53,34 +53,27 @@ class Manifests:
 
     @property
     def class_names(self) -> list[str] | None:
-        first = self._first_split()
-        manifest = self.manifest(first) if first else None
-        return manifest.class_names if manifest else None
+        first = self.manifest(self._first)
+        return first.class_names if first else None
+
+    @property
+    def _first(self) -> Split:
+        return next((split for split, path in self._paths.items() if path is not None), "train")
 
     def prepare(self) -> None:
         """Nothing to make: the files are the user's."""
 
     def manifest(self, split: Split) -> Manifest | None:
-        if split not in self._manifests:
-            self._manifests[split] = self._read(split)
-        return self._manifests[split]
+        path = self._paths[split]
+        if path is not None and split not in self._manifests:
+            self._manifests[split] = read_manifest(
+                path,
+                self._root,
+                split=split,
+                class_names=self._class_names if split == self._first else self.class_names,
+                labels_required=split != "test",
+            )
+        return self._manifests.get(split)
 
     def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
         return None
-
-    def _read(self, split: Split) -> Manifest | None:
-        path = self._paths[split]
-        if path is None:
-            return None
-        first = self._first_split()
-        settled = self.manifest(first) if first not in (None, split) else None
-        return read_manifest(
-            path,
-            self._root,
-            split=split,
-            class_names=settled.class_names if settled else self._class_names,
-            labels_required=split != "test",
-        )
-
-    def _first_split(self) -> Split | None:
-        return next((split for split, path in self._paths.items() if path is not None), None)

@@ -23,11 +23,6 @@ from videonorm.errors import UserError
 _QUEUED = 2  # tasks of a worker: the one in work, and the next, so that it never waits
 _PARENT_CHECK_SECONDS = 5.0
 
-# What a process says of itself in memory that both sides see, so that it can be read when it is dead:
-_NUMBER = 0  # noted, counted from 1; or 0
-_NOTES, _BEGUN, _DONE = 1, 2, 3  # how many notes and tasks so far
-_SLOTS = 4
-
 
 class Note(Protocol):
     """A task says what it begins to work on, by a number of its own, or None between two of them.
@@ -139,6 +134,7 @@ class Workers:
     # The thread
 
     def _dispatch(self) -> None:
+        failure: BaseException | None = None
         try:
             while not self._closed:
                 self._give()
@@ -154,18 +150,15 @@ class Workers:
                     elif worker.overdue(self.time_limit_seconds):
                         self._replace(position, f"took longer than {self.time_limit_seconds:g} s")
         except BaseException as error:
+            failure = error
+        with self._lock:
+            self._closed = True
+        for work in [*self._waiting, *(work for worker in self._workers for work in worker.given)]:
             # Whoever waits must not wait for ever.
-            with self._lock:
-                self._closed = True
-            for work in [*self._waiting, *(work for worker in self._workers for work in worker.given)]:
-                if not work.future.done():
-                    work.future.set_exception(error)
-        finally:
-            for work in [*self._waiting, *(work for worker in self._workers for work in worker.given)]:
-                if not work.future.done() and not work.future.cancel():
-                    work.future.set_exception(RuntimeError("the workers were closed"))
-            for worker in self._workers:
-                worker.end()
+            if not work.future.done() and (failure or not work.future.cancel()):
+                work.future.set_exception(failure or RuntimeError("the workers were closed"))
+        for worker in self._workers:
+            worker.end()
 
     def _give(self) -> None:
         """Hand out what waits, to those first who have least."""
@@ -221,13 +214,23 @@ class Workers:
             self._waiting.extendleft(reversed([*again, *given]))
 
 
+class _State(ctypes.Structure):
+    """What a process says of itself, in memory that both sides see: it outlives the process."""
+
+    number: int  # noted, counted from 1; or 0
+    notes: int  # so far
+    begun: int  # tasks
+    done: int
+    _fields_ = [(name, ctypes.c_int64) for name in ("number", "notes", "begun", "done")]
+
+
 class _Worker:
     def __init__(self, context: Any, tasks: list[Callable[[Any, Note], Any]]) -> None:
         self.connection, theirs = Pipe()
-        self._slot = context.RawArray(ctypes.c_int64, _SLOTS)
+        self._state: _State = context.RawValue(_State)
         self._known = set(range(len(tasks)))
         self._process = context.Process(
-            target=_serve, args=(theirs, self._slot, dict(enumerate(tasks))), daemon=True
+            target=_serve, args=(theirs, self._state, dict(enumerate(tasks))), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -244,24 +247,22 @@ class _Worker:
     @property
     def number(self) -> int | None:
         """What is in work."""
-        return self._slot[_NUMBER] - 1 if self._slot[_NUMBER] else None
+        return self._state.number - 1 if self._state.number else None
 
     @property
     def lost_answers(self) -> int:
         """Tasks that it finished, but whose results did not arrive whole."""
-        return int(self._slot[_DONE]) - self.answers
+        return self._state.done - self.answers
 
     @property
     def died_at_work(self) -> bool:
         """Whether it had begun a task that it did not finish; or none at all, so that no other will."""
-        begun = int(self._slot[_BEGUN])
-        return begun == 0 or begun > self._slot[_DONE]
+        return self._state.begun == 0 or self._state.begun > self._state.done
 
     def overdue(self, seconds: float) -> bool:
         """Whether what is in work has been so for longer than that, as far as was seen from here."""
-        notes = self._slot[_NOTES]
-        if notes != self._notes or self.number is None:
-            self._notes = notes
+        if self._state.notes != self._notes or self.number is None:
+            self._notes = self._state.notes
             self._noted_at = time.monotonic()
         return time.monotonic() - self._noted_at > seconds
 
@@ -288,7 +289,7 @@ def _how_it_ended(code: int) -> str:
     return f"crashed the decoder ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
 
-def _serve(connection: Connection, slot: Any, tasks: dict[int, Callable[[Any, Note], Any]]) -> None:
+def _serve(connection: Connection, state: _State, tasks: dict[int, Callable[[Any, Note], Any]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the rest
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler of the parent would be inherited
     # A collection would write to every object inherited, and so copy the memory shared with the parent.
@@ -296,8 +297,8 @@ def _serve(connection: Connection, slot: Any, tasks: dict[int, Callable[[Any, No
     torch.set_num_threads(1)  # the cores are taken by the other workers; and OpenMP does not survive a fork
 
     def note(number: int | None) -> None:
-        slot[_NUMBER] = 0 if number is None else number + 1
-        slot[_NOTES] += 1
+        state.number = 0 if number is None else number + 1
+        state.notes += 1
 
     parent, started_by = multiprocessing.parent_process(), os.getppid()
     assert parent is not None
@@ -311,14 +312,14 @@ def _serve(connection: Connection, slot: Any, tasks: dict[int, Callable[[Any, No
                 return
             number, task, item = connection.recv()
             tasks.setdefault(number, task)
-            slot[_BEGUN] += 1
+            state.begun += 1
             answer: tuple[Any, Exception | None]
             try:
                 answer = tasks[number](item, note), None
             except Exception as error:
                 answer = None, _portable(error)
             note(None)
-            slot[_DONE] += 1
+            state.done += 1
             connection.send(answer)
     except (EOFError, OSError):
         os._exit(0)  # the process that gave the work is gone

@@ -14,7 +14,6 @@ from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.evaluation.artifact import Artifact
 from videonorm.evaluation.scores import VideoScores, view_logits
-from videonorm.machine import available_cores
 
 Precision = Literal["fp32", "bf16"]
 
@@ -57,9 +56,7 @@ def score_videos(
     scores = VideoScores(len(dataset), artifact.card.num_classes)
     bad: list[BadVideo] = []
     counted = BadVideos()
-    if num_workers is None:
-        num_workers = min(available_cores(), 8) if on_cuda else 0
-    with decoding_workers(num_workers, decoder, time_limit_seconds) or nullcontext() as workers:
+    with decoding_workers(num_workers, decoder, time_limit_seconds, device) or nullcontext() as workers:
         for batch in VideoLoader(dataset, batch_size, workers, pin_for=device if on_cuda else None):
             if len(batch):
                 autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -34,7 +34,6 @@ from videonorm.data import (
 )
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
-from videonorm.machine import available_cores
 from videonorm.training.classifier import TrainClips, VideoClassifier, Views
 
 SPLITS: dict[str, tuple[Split, ...]] = {
@@ -212,7 +211,7 @@ class VideoDataModule(LightningDataModule):
         assert self.trainer is not None
         classifier, videos = self.trainer.lightning_module, len(manifest.entries)
         assert isinstance(classifier, VideoClassifier)
-        label = max(entry.label for entry in manifest.entries)
+        label = manifest.largest_label
         if label >= classifier.num_classes:
             raise UserError(
                 f"label ({label}) must be below num_classes ({classifier.num_classes}) of the model; it is "
@@ -287,11 +286,11 @@ class VideoDataModule(LightningDataModule):
 
     @cached_property
     def _workers(self) -> Workers | None:
-        num_workers = self.num_workers
-        if num_workers is None:
-            assert self.trainer is not None
-            num_workers = min(available_cores() // self.trainer.num_devices, 8) if self._on_cuda else 0
-        return decoding_workers(num_workers, self.decoder, self.time_limit_seconds)
+        assert self.trainer is not None
+        devices_here = self.trainer.num_devices
+        return decoding_workers(
+            self.num_workers, self.decoder, self.time_limit_seconds, self._device, devices_here
+        )
 
     def on_exception(self, exception: BaseException) -> None:
         self.teardown("")  # Lightning calls that at a good end only

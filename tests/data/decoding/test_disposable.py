@@ -10,7 +10,7 @@ import pytest
 
 from videonorm.data.decoding import BadVideoError, Reader, open_video
 from videonorm.data.decoding.disposable import DisposablePackets
-from videonorm.data.decoding.packet_index import packet_index
+from videonorm.data.decoding.index_store import packet_index
 
 COUNT = 40
 X264 = "bframes=3:b-adapt=0:scenecut=0"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from videonorm.data.decoding import IndexStore, available_decoders, open_video
-from videonorm.data.decoding.packet_index import packet_index
+from videonorm.data.decoding.index_store import packet_index
 
 COUNT = 40
 X264 = "bframes=3:b-adapt=0:scenecut=0"

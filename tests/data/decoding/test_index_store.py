@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from videonorm.data.decoding import IndexStore, open_video
-from videonorm.data.decoding.index_store import decode, encode
-from videonorm.data.decoding.packet_index import PacketIndex, packet_index
+from videonorm.data.decoding import IndexStore, index_store, open_video
+from videonorm.data.decoding.index_store import packet_index
+from videonorm.data.decoding.packet_index import Format, PacketIndex
 
-COMMON = {"container": "avi", "codec": "mpeg4", "width": 64, "height": 64, "time_base": Fraction(1, 25)}
+FORMAT = Format(container="avi", codec="mpeg4", width=64, height=64, time_base=Fraction(1, 25))
 NAMES = [
     "open_gop.mp4",
     "late_start.mp4",
@@ -44,8 +44,7 @@ def forget(monkeypatch):
     """Empty this process's memory of indices."""
 
     def empty() -> None:
-        packets = sys.modules[PacketIndex.__module__]
-        monkeypatch.setattr(packets, "_recent", type(packets._recent)(max_frames=1000))
+        monkeypatch.setattr(index_store, "_recent", type(index_store._recent)(max_frames=1000))
 
     return empty
 
@@ -83,15 +82,15 @@ def path_of(videos, make_video, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_index_comes_back_as_it_was(name, path_of):
     index = packet_index(path_of(name))
-    assert_same(decode(encode(index)), index)
+    assert_same(PacketIndex.from_bytes(index.to_bytes()), index)
     index.damaged[3:20] = True
-    assert_same(decode(encode(index)), index)
+    assert_same(PacketIndex.from_bytes(index.to_bytes()), index)
     index.damaged[:] = False
 
 
 def test_an_index_is_small(make_video, tmp_path):
     path = make_video(tmp_path / "long.mp4", 300, **{"x264-params": "b-adapt=0:bframes=3"})
-    assert len(encode(packet_index(str(path)))) < 2000
+    assert len(packet_index(str(path)).to_bytes()) < 2000
 
 
 def test_a_video_is_read_through_once(videos, store, forget, monkeypatch):
@@ -100,7 +99,7 @@ def test_a_video_is_read_through_once(videos, store, forget, monkeypatch):
     with open_video(path, store=store) as video:
         expected = video.read([5, 17])
     forget()
-    monkeypatch.delattr(sys.modules[PacketIndex.__module__], "_build")
+    monkeypatch.delattr(index_store, "build_index")
     with open_video(path, store=store) as video:
         np.testing.assert_array_equal(video.read([5, 17]), expected)
 
@@ -113,7 +112,7 @@ def test_another_version_of_a_file_has_no_index(store, index):
 
 
 def test_a_row_of_another_format_is_as_if_it_were_not_there(index):
-    assert decode(b"\xff" + encode(index)[1:]) is None
+    assert PacketIndex.from_bytes(b"\xff" + index.to_bytes()[1:]) is None
 
 
 def test_the_folder_can_be_moved(tmp_path, index):
@@ -210,14 +209,14 @@ def foreign(path: Path) -> None:
 
 def cut_short(path: Path) -> None:
     store, empty = IndexStore(path), np.zeros(0)
-    store.put("a", "1", PacketIndex.of_counted(**COMMON, seconds=empty, damaged=empty > 0))
+    store.put("a", "1", PacketIndex.of_counted(FORMAT, empty, empty > 0))
     store.close()
     os.truncate(path, 5000)
 
 
 def damaged_row(path: Path) -> None:
     store, times = IndexStore(path), np.random.default_rng(0).uniform(size=99).cumsum()
-    store.put("a", "1", PacketIndex.of_counted(**COMMON, seconds=times, damaged=times < 0))
+    store.put("a", "1", PacketIndex.of_counted(FORMAT, times, times < 0))
     store.close()
     with sqlite3.connect(path) as connection:
         (packets,) = connection.execute("SELECT packets FROM videos").fetchone()
@@ -261,7 +260,7 @@ def test_without_a_file_indices_live_in_memory(videos, tmp_path, forget):
 FULL = """
 import resource, signal, sys, warnings
 from videonorm.data.decoding import IndexStore
-from videonorm.data.decoding.packet_index import packet_index
+from videonorm.data.decoding.index_store import packet_index
 store, index = IndexStore(sys.argv[1]), packet_index(sys.argv[2])
 assert store.get("a", "1") is not None
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from videonorm.data.decoding import BadVideoError, open_video
-from videonorm.data.decoding.packet_index import decode_all, open_container, packet_index
+from videonorm.data.decoding.container import decode_all, open_container
+from videonorm.data.decoding.index_store import packet_index
 
 
 def test_open_gop_is_decoded_from_the_keyframe_before(videos):

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from videonorm.data import Entry, Manifest, UniformClips, VideoDataset, collate
+from videonorm.data import Entries, Manifest, UniformClips, VideoDataset, collate
 from videonorm.data.decoding import BadVideoError, open_video, remote
-from videonorm.data.decoding.packet_index import open_container, packet_index
-from videonorm.data.decoding.reader import check_file, is_remote, without_credentials
+from videonorm.data.decoding.container import check_file, open_container
+from videonorm.data.decoding.index_store import packet_index
+from videonorm.data.decoding.location import is_remote, without_credentials
 from videonorm.errors import UserError
 
 
@@ -93,11 +94,6 @@ def server():
         thread.join()
 
 
-@pytest.fixture(autouse=True)
-def nothing_remembered(monkeypatch):
-    monkeypatch.setattr(remote, "_last", None)
-
-
 @pytest.mark.parametrize("name", ["b_frames.mp4", "vp9.webm", "mpeg4.avi", "transport.ts"])
 def test_frames_are_those_of_the_file(name, server, videos):
     server.files[name] = Path(videos(name)).read_bytes()
@@ -132,8 +128,7 @@ def test_of_a_long_video_only_what_is_wanted(server, make_video, tmp_path, monke
     assert sum(sent for _, sent in server.requests) < path.stat().st_size / 3
 
 
-def test_a_new_version_is_seen(server, make_video, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "_FRESH_SECONDS", 0.0)
+def test_a_new_version_is_seen(server, make_video, tmp_path):
     server.files["v.mp4"] = make_video(tmp_path / "v.mp4", count=10).read_bytes()
     url = server.url("v.mp4")
     first = check_file(url)
@@ -160,7 +155,7 @@ def test_nothing_is_left_open(server, videos):
 
 
 def loaded(url: str, num_workers: int) -> torch.Tensor:
-    manifest = Manifest(Path("m.csv"), [Entry(url, 0)] * 4, num_classes=1)
+    manifest = Manifest(Path("m.csv"), Entries([url] * 4, [0] * 4), num_classes=1)
     dataset = VideoDataset(manifest, UniformClips(4, 2), short_side=32, replace_bad=False)
     loader = DataLoader(
         dataset,
@@ -188,7 +183,6 @@ def test_forked_workers_after_the_parent_has_read(server, videos):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_leaves_the_connections_of_its_parent_alone(server, monkeypatch):
-    monkeypatch.setattr(remote, "_FRESH_SECONDS", 0.0)
     monkeypatch.setattr(remote, "NO_ANSWER_SECONDS", 5.0)
     server.files["v.mp4"] = b"content"
     check_file(server.url("v.mp4"))

@@ -6,9 +6,10 @@ from typing import Literal
 
 from videonorm.data.decoding.fallback import FallbackReader, RefusalError, say
 from videonorm.data.decoding.index_store import IndexStore
+from videonorm.data.decoding.location import BadVideoError, is_remote
+from videonorm.data.decoding.packed import PackedReader, is_packed
 from videonorm.data.decoding.pyav import PyAVReader
-from videonorm.data.decoding.reader import BadVideoError, Reader, is_remote
-from videonorm.data.packed import PackedReader, is_packed
+from videonorm.data.decoding.reader import Reader
 from videonorm.errors import UserError
 
 __all__ = [

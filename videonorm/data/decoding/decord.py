@@ -6,9 +6,9 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from videonorm.data.decoding.fallback import RefusalError
-from videonorm.data.decoding.index_store import IndexStore
-from videonorm.data.decoding.packet_index import PacketIndex, packet_index
+from videonorm.data.decoding.fallback import RefusalError, check_count
+from videonorm.data.decoding.index_store import IndexStore, packet_index
+from videonorm.data.decoding.packet_index import PacketIndex
 from videonorm.data.decoding.reader import Reader, scale
 
 
@@ -29,10 +29,7 @@ class DecordReader(Reader):
             self._video = decord.VideoReader(path, num_threads=1)
         except (decord.DECORDError, RuntimeError) as error:
             raise RefusalError("cannot open it", error) from None
-        if len(self._video) != self.num_frames:
-            raise RefusalError(
-                "miscounts the frames", f"it finds {len(self._video)} where there are {self.num_frames}"
-            )
+        check_count(len(self._video), self.num_frames)
 
     def close(self) -> None:
         del self._video  # holds 65 MB, and goes on decoding ahead
@@ -48,14 +45,15 @@ class DecordReader(Reader):
 
 
 def _known_problem(index: PacketIndex) -> str | None:
-    if index.codec in ("hevc", "av1", "mpeg4"):
-        return f"reads {index.codec.upper()} wrongly or not at all"
-    if index.container in ("avi", "mpeg", "mpegts"):
-        return f"returns wrong frames from {index.container.upper()} files"
+    container, codec, width, height, _ = index.format
+    if codec in ("hevc", "av1", "mpeg4"):
+        return f"reads {codec.upper()} wrongly or not at all"
+    if container in ("avi", "mpeg", "mpegts"):
+        return f"returns wrong frames from {container.upper()} files"
     if index.counted or not index.packet_is_key[0]:
         return "returns shifted frames where timestamps or the first keyframe are missing"
     if not index.keys_are_clean:
         return "returns wrong frames where pictures refer to some before a keyframe (open GOP, intra refresh)"
-    if min(index.width, index.height) < 64:
+    if min(width, height) < 64:
         return "mistakes the padding of rows shorter than 64 pixels for a fourth channel"
     return None

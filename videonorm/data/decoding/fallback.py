@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videonorm.data.decoding.index_store import IndexStore
+from videonorm.data.decoding.location import without_credentials
 from videonorm.data.decoding.pyav import PyAVReader
-from videonorm.data.decoding.reader import Reader, without_credentials
+from videonorm.data.decoding.reader import Reader
 
 _said: set[tuple[str, str]] = set()  # by this process: decoder and reason
 
@@ -25,6 +26,12 @@ class RefusalError(Exception):
         first_line = str(detail).strip().partition("\n")[0] if detail else ""
         super().__init__(f"{reason}: {first_line}" if first_line else reason)
         self.reason = reason
+
+
+def check_count(found: int, num_frames: int) -> None:
+    """Refuse a file in which a decoder finds another number of frames than there are."""
+    if found != num_frames:
+        raise RefusalError("miscounts the frames", f"it finds {found} where there are {num_frames}")
 
 
 class FallbackReader(Reader):

@@ -1,28 +1,85 @@
-"""Packet indices on disk, so that a video is read through once and not once an epoch and worker.
+"""Packet indices, kept so that a video is read through once and not once an epoch and worker.
 
-An SQLite file with a row for each video. It rests on two promises of the file system: locks between processes
-(POSIX record locks; where a network file system has them switched off, two machines may spoil the file) and
-renames within a folder. A writer may be killed, and power may fail: the rows carry checksums, and a spoilt
-file is put aside and made again. Only time is lost with the file; delete it whenever nobody uses it.
+Those used last are in memory; all are on disk, in an SQLite file with a row for each video. It rests on two
+promises of the file system: locks between processes (POSIX record locks; where a network file system has them
+switched off, two machines may spoil the file) and renames within a folder. A writer may be killed, and power
+may fail: the rows carry checksums, and a spoilt file is put aside and made again. Only time is lost with the
+file; delete it whenever nobody uses it.
 """
 
-import json
 import os
 import sqlite3
 import warnings
 import zlib
-from fractions import Fraction
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from av.container import InputContainer
 
-from videonorm.data.decoding.packet_index import PacketIndex
-from videonorm.data.decoding.reader import is_remote, without_credentials
+from videonorm.data.decoding.container import check_file, open_container
+from videonorm.data.decoding.location import FileStatus, is_remote, without_credentials
+from videonorm.data.decoding.packet_index import PacketIndex, build_index
+
+T = TypeVar("T")
 
 _APPLICATION = 0x56494458  # "VIDX" in the header of the SQLite file says that it is ours
-_FORMAT = 1  # of a row; rows of another are as if they were not there
 _WAIT_SECONDS = 30  # for another process to finish writing, which takes it milliseconds
+
+
+class _Recent:
+    """The indices used last, up to a number of frames in all; 20,000 frames take about 2 MB."""
+
+    def __init__(self, max_frames: int) -> None:
+        self._max_frames = max_frames
+        self._frames = 0
+        self._indices: dict[tuple[str, FileStatus], PacketIndex] = {}  # the one used last at the end
+
+    def take(self, key: tuple[str, FileStatus]) -> PacketIndex | None:
+        index = self._indices.pop(key, None)
+        self._frames -= len(index.pts) if index else 0
+        return index
+
+    def put(self, key: tuple[str, FileStatus], index: PacketIndex) -> None:
+        self.take(key)  # another thread's
+        self._indices[key] = index
+        self._frames += len(index.pts)
+        while self._frames > self._max_frames:
+            self.take(next(iter(self._indices)))
+
+
+_recent = _Recent(max_frames=20_000)
+
+
+def packet_index(
+    path: str,
+    store: "IndexStore | None" = None,
+    container: InputContainer | None = None,
+    status: FileStatus | None = None,
+) -> PacketIndex:
+    """The index of a file: the one in memory for the files used last, the one stored, or else a new one.
+
+    Args:
+        store: where it is kept for other processes and later runs. Bad videos are not.
+        container: the file, just opened, if it is open already.
+        status: of a file that is checked already.
+
+    Raises:
+        BadVideoError: not a video, no frames, or truncated.
+    """
+    status = status or check_file(path)
+    version = f"{status.size} {status.stamp}"
+    index = _recent.take((path, status))
+    if index is None and store:
+        index = store.get(path, version)
+    if index is None:
+        with nullcontext(container) if container else open_container(path, status) as opened:
+            index = build_index(path, opened)
+        if store:
+            store.put(path, version, index)
+    _recent.put((path, status), index)
+    return index
 
 
 class IndexStore:
@@ -54,30 +111,24 @@ class IndexStore:
             return cls(manifest / ".packets.sqlite")
         return cls(manifest.with_name(f"{manifest.name}.packets.sqlite")) if manifest.is_file() else None
 
-    def open(self) -> None:
-        """Open the file now, so that a problem is said here and not by every worker started from here."""
-        self._run("SELECT 1")
-
     def get(self, path: str, version: str) -> PacketIndex | None:
         """The index of a video, if it was put in for the same version (size, time of change) of the file."""
-        query = "SELECT packets FROM videos WHERE path = ? AND version = ?"
-        rows = self._run(query, self._key(path), version)
-        if not rows:
-            return None
-        try:
-            return decode(rows[0][0])
-        except (zlib.error, ValueError, LookupError) as error:
-            reason = f"a row is damaged ({error})"
-        try:
-            self._put_aside(reason)
-        except OSError as error:
-            self._do_without(error, writes=False)
-        return None
+
+        def read(connection: sqlite3.Connection) -> PacketIndex | None:
+            query = "SELECT packets FROM videos WHERE path = ? AND version = ?"
+            rows = connection.execute(query, (self._key(path), version)).fetchall()
+            try:
+                return PacketIndex.from_bytes(rows[0][0]) if rows else None
+            except (zlib.error, ValueError, LookupError) as error:
+                raise sqlite3.DatabaseError(f"a row is damaged ({error})") from None
+
+        return self._use(read) if self._reads else None
 
     def put(self, path: str, version: str, index: PacketIndex) -> None:
         if self._writes:
-            row = (self._key(path), version, encode(index))
-            self._run("INSERT OR REPLACE INTO videos VALUES (?, ?, ?)", *row, writes=True)
+            row = (self._key(path), version, index.to_bytes())
+            statement = "INSERT OR REPLACE INTO videos VALUES (?, ?, ?)"
+            self._use(lambda connection: connection.execute(statement, row), writes=True)
 
     def close(self) -> None:
         """Close the file in this process; the next use opens it again."""
@@ -94,13 +145,11 @@ class IndexStore:
         folder = os.path.join(os.path.dirname(self.path), "")
         return os.fsencode(whole.removeprefix(folder))
 
-    def _run(self, statement: str, *values: object, writes: bool = False) -> list[tuple[bytes]]:
-        """The rows that a statement gives; none, after a warning, where the file cannot be used."""
-        if not self._reads:
-            return []
+    def _use(self, use: Callable[[sqlite3.Connection], T], writes: bool = False) -> T | None:
+        """What becomes of the file; ``None``, after a warning, where it cannot be used."""
         try:
             try:
-                return self._connection().execute(statement, values).fetchall()
+                return use(self._connection())
             except sqlite3.DatabaseError as error:
                 if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
                     self.close()  # another process has put it aside
@@ -108,10 +157,10 @@ class IndexStore:
                     raise
                 else:
                     self._put_aside(str(error))
-                return self._connection().execute(statement, values).fetchall()
+                return use(self._connection())
         except (sqlite3.Error, OSError) as error:
             self._do_without(error, writes)
-            return []
+            return None
 
     def _connection(self) -> sqlite3.Connection:
         if opened := self._opened.get(os.getpid()):
@@ -175,76 +224,3 @@ def _create(connection: sqlite3.Connection) -> None:
         )
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
     connection.execute("COMMIT")
-
-
-def encode(index: PacketIndex) -> bytes:
-    """Pack what cannot be derived; zlib's checksum guards it."""
-    header = {
-        "container": index.container,
-        "codec": index.codec,
-        "width": index.width,
-        "height": index.height,
-        "time_base": list(index.time_base.as_integer_ratio()),
-        "packets": len(index.packet_pts),
-        "frames": len(index.pts),
-        "keys_are_clean": index.keys_are_clean,
-    }
-    shown = np.zeros(len(index.packet_pts), dtype=bool)
-    shown[index.position] = True
-    flags = index.packet_is_key + 2 * index.packet_is_disposable + 4 * shown
-    content = [
-        json.dumps(header).encode() + b"\n",
-        np.packbits(index.damaged).tobytes(),
-        *(
-            [_planes(index.seconds.view(np.int64))]
-            if index.counted
-            else [
-                flags.astype(np.uint8).tobytes(),
-                _planes(_differences(index.packet_dts)),
-                _planes(_differences(index.packet_pts - index.packet_dts)),
-            ]
-        ),
-    ]
-    return bytes([_FORMAT]) + zlib.compress(b"".join(content))
-
-
-def decode(blob: bytes) -> PacketIndex | None:
-    """The index that was packed, ``None`` for one of another format; zlib.error or ValueError if damaged."""
-    if blob[:1] != bytes([_FORMAT]):
-        return None
-    text, _, content = zlib.decompress(blob[1:]).partition(b"\n")
-    header = json.loads(text)
-    packets, frames = header["packets"], header["frames"]
-    start = (frames + 7) // 8
-    damaged = np.unpackbits(np.frombuffer(content[:start], dtype=np.uint8), count=frames).astype(bool)
-    common = {name: header[name] for name in ("container", "codec", "width", "height")}
-    common |= {"time_base": Fraction(*header["time_base"]), "damaged": damaged}
-    if not packets:
-        return PacketIndex.of_counted(seconds=_from_planes(content[start:]).view(np.float64), **common)
-    flags = np.frombuffer(content[start : start + packets], dtype=np.uint8)
-    numbers = _from_planes(content[start + packets : start + 9 * packets])
-    dts = np.cumsum(numbers)
-    pts = dts + np.cumsum(_from_planes(content[start + 9 * packets :]))
-    return PacketIndex.of_packets(
-        packet_pts=pts,
-        packet_dts=dts,
-        packet_is_key=flags & 1 > 0,
-        packet_is_disposable=flags & 2 > 0,
-        packet_is_shown=flags & 4 > 0,
-        keys_are_clean=header["keys_are_clean"],
-        **common,
-    )
-
-
-def _differences(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.diff(numbers, prepend=np.int64(0))
-
-
-def _planes(numbers: NDArray[np.int64]) -> bytes:
-    """All lowest bytes, then all second bytes...: what is alike lies together and packs well."""
-    return numbers.astype("<i8").view(np.uint8).reshape(-1, 8).T.tobytes()
-
-
-def _from_planes(content: bytes) -> NDArray[np.int64]:
-    planes = np.frombuffer(content, dtype=np.uint8).reshape(8, -1)
-    return planes.T.copy().view("<i8")[:, 0].astype(np.int64)

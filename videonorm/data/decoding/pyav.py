@@ -10,17 +10,18 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from videonorm.data.decoding.index_store import IndexStore
-from videonorm.data.decoding.packet_index import (
+from videonorm.data.decoding.container import (
     DECODER_ERRORS,
+    check_file,
     decode,
     decode_all,
     describe,
     open_container,
-    packet_index,
     video_stream,
 )
-from videonorm.data.decoding.reader import BadVideoError, Reader, scaled_size
+from videonorm.data.decoding.index_store import IndexStore, packet_index
+from videonorm.data.decoding.location import BadVideoError
+from videonorm.data.decoding.reader import Reader, scaled_size
 
 
 class PyAVReader(Reader):
@@ -28,9 +29,10 @@ class PyAVReader(Reader):
 
     def __init__(self, path: str, store: IndexStore | None = None) -> None:
         self.path = path
-        self._container = open_container(path)
+        self._status = check_file(path)
+        self._container = open_container(path, self._status)
         try:
-            self._index = packet_index(path, self._container, store)
+            self._index = packet_index(path, store, self._container, self._status)
             self._stream = video_stream(path, self._container)
         except BaseException:
             self._container.close()
@@ -65,7 +67,7 @@ class PyAVReader(Reader):
             if pictures.missing or spoilt[wanted].any():
                 # What needs more than its last keyframe is whole from the start of the file.
                 pictures = _Pictures(index.pts[wanted], short_side)
-                with open_container(self.path) as container:
+                with open_container(self.path, self._status) as container:
                     stream = video_stream(self.path, container)
                     spoilt = self._decode(container, stream, 0, int(index.position[wanted].max()), pictures)
         self._refuse(wanted[spoilt[wanted] | np.isin(index.pts[wanted], list(pictures.missing))])
@@ -151,7 +153,7 @@ class PyAVReader(Reader):
         return spoilt
 
     def _decode_counting(self, pictures: "_Pictures") -> None:
-        with open_container(self.path) as container:
+        with open_container(self.path, self._status) as container:
             for number, picture in enumerate(p for p in decode_all(self.path, container) if p is not None):
                 pictures.offer(number, picture)
                 if not pictures.missing:

@@ -1,48 +1,15 @@
-"""What every decoder offers: frames by index, upright, as uint8 RGB; and the error for a bad video."""
+"""What every decoder offers: frames by index, upright, as uint8 RGB."""
 
-import os
-import re
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from videonorm.errors import UserError
-
-_URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)[^/?#@]*@")
-_SECRET = re.compile(
-    r"(?<=[?&])([^=&#]*(?:key|token|secret|sig|credential|passw)[^=&#]*)=[^&#]*", re.IGNORECASE
-)
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL, which fsspec reads: ``https://...``, ``s3://...``, ``gs://...``."""
-    return _URL.match(path) is not None
-
-
-def without_credentials(path: str) -> str:
-    """A path as it may be shown: of a URL without its user, password and signature."""
-    return _SECRET.sub(r"\1=***", _PASSWORD.sub("***@", path)) if is_remote(path) else path
-
-
-class BadVideoError(UserError):
-    """A video that cannot be used; ``reason`` completes the sentence "the video ..."."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        path = without_credentials(path)
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path} {self.reason}"
+from videonorm.data.decoding.location import BadVideoError
 
 
 class Reader(ABC):
@@ -98,10 +65,29 @@ class Reader(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def frames_between(
+    path: str, seconds: NDArray[np.float64], start_seconds: float | None, end_seconds: float | None
+) -> tuple[int, int]:
+    """The frames of a stretch of a video, from the first to the one behind the last.
+
+    Args:
+        seconds: (N,) time of each frame, increasing.
+        start_seconds, end_seconds: frames from the one until before the other; ``None`` is no bound.
+
+    Raises:
+        BadVideoError: there are none.
+    """
+    bounds = (0.0 if start_seconds is None else start_seconds, np.inf if end_seconds is None else end_seconds)
+    first, stop = np.searchsorted(seconds, np.array(bounds) - 1e-6).tolist()  # times are rounded
+    if first >= stop:
+        raise BadVideoError(
+            path, f"has no frame between start_seconds ({start_seconds}) and end_seconds ({end_seconds})"
+        )
+    return first, stop
 
 
 def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -111,34 +97,6 @@ def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, i
     if height <= width:
         return short_side, round(width * short_side / height)
     return round(height * short_side / width), short_side
-
-
-class FileStatus(NamedTuple):
-    """Together they tell one version of a file from another."""
-
-    size: int  # bytes
-    stamp: int  # time of the last change in ns; of a URL a hash of what its server says of the version
-
-
-def check_file(path: str) -> FileStatus:
-    """Raise BadVideoError for what no decoder should be given: opening a FIFO would wait for ever."""
-    if is_remote(path):
-        from videonorm.data.decoding.remote import check_remote  # only here is fsspec needed
-
-        return check_remote(path)
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        raise BadVideoError(
-            path, f"cannot be found: {error.strerror if isinstance(error, OSError) else error}"
-        ) from None
-    if stat.S_ISDIR(status.st_mode):
-        raise BadVideoError(path, "is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise BadVideoError(path, "is not a regular file")
-    if status.st_size == 0:
-        raise BadVideoError(path, "is empty (0 bytes)")
-    return FileStatus(status.st_size, status.st_mtime_ns)
 
 
 def scale(frames: NDArray[np.uint8], short_side: int | None) -> NDArray[np.uint8]:

@@ -2,21 +2,18 @@
 
 import hashlib
 import io
-import os
-import time
-from collections import OrderedDict
+from functools import lru_cache, partial
 from typing import Any
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
-from videonorm.data.decoding.reader import BadVideoError, FileStatus, without_credentials
+from videonorm.data.decoding.location import BadVideoError, FileStatus, without_credentials
 from videonorm.errors import UserError
 
 NO_ANSWER_SECONDS = 30.0  # of an HTTP server; S3's and Google's clients have limits of their own
 BLOCK_BYTES = 4 * 2**20  # a clip of ten seconds comes in one request, of a long video what is wanted
 BLOCKS_KEPT = 4  # where sound and pictures lie apart, reading goes back and forth
-_FRESH_SECONDS = 2.0
 
 # What a store says of a file's version, under the names that HTTP, S3, Google and Azure have for it.
 _VERSION = (
@@ -25,7 +22,6 @@ _VERSION = (
 )
 
 _opened: set[AbstractFileSystem] = set()
-_last: tuple[str, int, float, FileStatus] | None = None
 
 
 def check_remote(url: str) -> FileStatus:
@@ -35,10 +31,6 @@ def check_remote(url: str) -> FileStatus:
         BadVideoError: it cannot be read.
         UserError: fsspec lacks a package for this kind of URL.
     """
-    # Opening a video checks it more than once, and each time the server would be asked.
-    global _last
-    if _last and _last[:2] == (url, os.getpid()) and time.monotonic() - _last[2] < _FRESH_SECONDS:
-        return _last[3]
     system, path = _file_system(url)
     try:
         info: dict[str, Any] = system.info(path)
@@ -52,24 +44,21 @@ def check_remote(url: str) -> FileStatus:
         raise BadVideoError(url, "is empty (0 bytes)")
     version = repr([info.get(name) for name in _VERSION]).encode()
     stamp = int.from_bytes(hashlib.sha256(version).digest()[:7], "big")
-    status = FileStatus(int(info["size"]), stamp)
-    _last = url, os.getpid(), time.monotonic(), status
-    return status
+    return FileStatus(int(info["size"]), stamp)
 
 
 class RemoteFile(io.RawIOBase):
-    """A file behind a URL, fetched in blocks as they are read.
+    """A file of ``size`` bytes behind a URL, fetched in blocks as they are read.
 
     Each block is a request of its own: nothing stays open that would have to be closed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, size: int) -> None:
         super().__init__()
         self._url = url
-        self._size = check_remote(url).size
-        self._system, self._path = _file_system(url)
+        self._size = size
         self._at = 0
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._block = lru_cache(BLOCKS_KEPT)(partial(_fetch, url, size))
 
     def read(self, size: int = -1) -> bytes:
         if self._at >= self._size:
@@ -93,27 +82,21 @@ class RemoteFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def _block(self, number: int) -> bytes:
-        if number not in self._blocks:
-            self._blocks[number] = self._fetch(number)
-            if len(self._blocks) > BLOCKS_KEPT:
-                self._blocks.popitem(last=False)
-        self._blocks.move_to_end(number)
-        return self._blocks[number]
 
-    def _fetch(self, number: int) -> bytes:
-        start = number * BLOCK_BYTES
-        end = min(start + BLOCK_BYTES, self._size)
-        try:
-            content: bytes = self._system.cat_file(self._path, start=start, end=end)
-        except Exception as error:  # every store raises its own
-            raise BadVideoError(self._url, _reason(error)) from None
-        if len(content) != end - start:
-            raise BadVideoError(
-                self._url,
-                f"cannot be read: asked for {end - start} bytes, its server sent {len(content)}",
-            )
-        return content
+def _fetch(url: str, size: int, number: int) -> bytes:
+    """A block of a file of so many bytes."""
+    start = number * BLOCK_BYTES
+    end = min(start + BLOCK_BYTES, size)
+    system, path = _file_system(url)
+    try:
+        content: bytes = system.cat_file(path, start=start, end=end)
+    except Exception as error:  # every store raises its own
+        raise BadVideoError(url, _reason(error)) from None
+    if len(content) != end - start:
+        raise BadVideoError(
+            url, f"cannot be read: asked for {end - start} bytes, its server sent {len(content)}"
+        )
+    return content
 
 
 def _file_system(url: str) -> tuple[AbstractFileSystem, str]:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined,unused-ignore]
 
-from videonorm.data.decoding.fallback import RefusalError
-from videonorm.data.decoding.index_store import IndexStore
-from videonorm.data.decoding.packet_index import packet_index
+from videonorm.data.decoding.fallback import RefusalError, check_count
+from videonorm.data.decoding.index_store import IndexStore, packet_index
 from videonorm.data.decoding.reader import Reader, scale, scaled_size
 from videonorm.errors import UserError
 
@@ -38,7 +37,7 @@ class TorchcodecReader(Reader):
         index = packet_index(path, store=store)
         if index.counted:
             raise RefusalError("needs timestamps to find frames")
-        if index.container == "mpegts":
+        if index.format.container == "mpegts":
             raise RefusalError("returns a wrong first frame from MPEGTS files")
         self.path = path
         self.seconds = index.seconds
@@ -49,10 +48,7 @@ class TorchcodecReader(Reader):
             )
         except (RuntimeError, ValueError) as error:
             raise RefusalError("cannot open it", error) from None
-        if len(self._video) != self.num_frames:
-            raise RefusalError(
-                "miscounts the frames", f"it finds {len(self._video)} where there are {self.num_frames}"
-            )
+        check_count(len(self._video), self.num_frames)
         if device == "cuda" and self._video.cpu_fallback:
             raise RefusalError("does not decode it on the GPU", self._video.cpu_fallback)
 

@@ -15,7 +15,7 @@ from videonorm.data import (
     open_video,
     read_manifest,
 )
-from videonorm.data.packed import (
+from videonorm.data.decoding.packed import (
     PackedReader,
     file_of,
     is_packed,
@@ -123,7 +123,7 @@ def test_a_stretch_and_every_third_frame(videos, tmp_path, number_of):
 
 def test_in_pieces(videos, monkeypatch, shard):
     """What does not fit into memory at once is the same."""
-    monkeypatch.setattr("videonorm.data.packed._BYTES_AT_A_TIME", 7 * 48 * 48 * 3)
+    monkeypatch.setattr("videonorm.data.decoding.packed._BYTES_AT_A_TIME", 7 * 48 * 48 * 3)
     with open_video(videos("b_frames.mp4")) as video:
         packed = pack_video(video, 0, 40, short_side=48, quality=95)
     arrays = load_file(shard)
@@ -147,7 +147,7 @@ def test_joined(shard, videos, tmp_path):
 
 def dataset(manifest: Manifest, epoch: int) -> VideoDataset:
     result = VideoDataset(manifest, RandomClips(4, 3, 2), short_side=32, seed=3, replace_bad=True)
-    result.set_epoch(epoch)
+    result.epoch = epoch
     return result
 
 
@@ -252,7 +252,7 @@ def test_a_shard_cut_while_it_is_open(shard, tmp_path):
 
 
 def test_descriptors_are_bounded(shard, tmp_path):
-    from videonorm.data import packed
+    from videonorm.data.decoding import packed
 
     for number in range(packed._OPEN_SHARDS + 20):
         os.link(shard, tmp_path / f"{number}.safetensors")

@@ -26,8 +26,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from simplejpeg import decode_jpeg, decode_jpeg_header, encode_jpeg
 
-from videonorm.data.decoding.reader import BadVideoError, Reader, check_file, is_remote, scale
+from videonorm.data.decoding.container import check_file
+from videonorm.data.decoding.location import BadVideoError, is_remote
+from videonorm.data.decoding.reader import Reader, scale
 from videonorm.errors import UserError
+from videonorm.files import write
 
 SUFFIX = ".safetensors"
 
@@ -148,7 +151,7 @@ def write_shard(
     short_side: int,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a shard, aside and then renamed; takes three times its size in memory.
+    """Write a shard; takes three times its size in memory.
 
     Args:
         about: what else ``read_about`` is to return; for JSON.
@@ -156,7 +159,7 @@ def write_shard(
     videos = list(videos)
     jpegs = [jpeg for video in videos for jpeg in video.jpegs]
     _save(
-        Path(path),
+        path,
         {
             "jpeg": np.frombuffer(b"".join(jpegs), dtype=np.uint8),
             "frame_start": _starts([len(jpeg) for jpeg in jpegs]),
@@ -180,7 +183,7 @@ def join_shards(
     for name in ("frame_start", "video_start"):
         arrays[name] = _starts([length for part in loaded for length in np.diff(part[name]).tolist()])
     del loaded
-    _save(Path(path), arrays, {"short_side": short_side, **(about or {})})
+    _save(path, arrays, {"short_side": short_side, **(about or {})})
 
 
 def read_about(path: str | Path) -> dict[str, Any]:
@@ -197,15 +200,9 @@ def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
     return np.cumsum([0, *lengths], dtype=np.int64)
 
 
-def _save(path: Path, arrays: dict[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+def _save(path: str | Path, arrays: dict[str, NDArray[Any]], about: Mapping[str, Any]) -> None:
     # One entry: safetensors writes several in any order, and the same shard should be the same bytes.
-    content = save(arrays, {"packed": json.dumps(about)})
-    with open(unfinished, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # a machine that loses power may keep the name of a file and not its bytes
-    os.replace(unfinished, path)
+    write(path, save(arrays, {"packed": json.dumps(about)}))
 
 
 class _Shard:
