@@ -31,27 +31,41 @@ y, whose zeros are the ReLU's mask (without one, the mask follows from x). Weigh
 do not count. A pass: the tensors that this pass reads and writes.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
+from typing import TYPE_CHECKING
 
-import torch
-from torch.profiler import ProfilerActivity, profile
-
-from videonorm.bench.command import DTYPES, KERNEL_CONTENDERS, NETS, OPS
-from videonorm.bench.contenders import filter_contenders, norm_contenders
-from videonorm.bench.records import ORIGIN, Records, Row, choose_device, origin
-from videonorm.bench.sites import Stages, filter_stages, norm_sites
-from videonorm.bench.tables import PASSES
-from videonorm.bench.terminal import new_progress, show_kernels
-from videonorm.bench.timing import Clock, Contender, Timing, attempt, race, run_window
+from videonorm.bench import compute
+from videonorm.bench.options import BenchmarkParser
+from videonorm.bench.records import ORIGIN, Row
 from videonorm.errors import UserError
-from videonorm.ops import use
+from videonorm.options import positive_integer
 
-PEERS = ("bn", "torch_gn", "torch_gn_autocast", "torch_compile", "timm", "var_mean")
+if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    import torch
+
+    from videonorm.bench.sites import Stages
+    from videonorm.bench.timing import Clock, Contender, Timing
+
+NETS = ("r3d-18", "r3d-50", "i3d-50", "vgg3d-11")
+OPS = {"gn": "GN", "gn_relu": "GN + ReLU", "gn_add_relu": "GN + add + ReLU", "ws": "WS"}  # and as tables say
+DTYPES = ("bfloat16", "float16", "float32")
+PEERS = {
+    "bn": "batch norm",
+    "torch_gn": "torch's GN",
+    "torch_gn_autocast": "torch's GN, autocast",
+    "torch_compile": "torch's GN, compiled",
+    "timm": "timm's WS",
+    "var_mean": "var_mean WS",
+}
+CONTENDERS = ("ours", "ours_grouped", *PEERS, "copy")
+PASSES = ("moments", "apply", "sums", "grad_x")
 DIRECTIONS = ("forward", "backward", "both")
 QUICK_SHAPES = ((64, 4, 14, 14), (512, 1, 7, 7))
 QUICK_WIDTH = 8
@@ -105,6 +119,9 @@ class Case:
     shape: tuple[int, ...] = ()
     stages: Stages = ()
 
+    def __str__(self) -> str:
+        return " ".join(self.about[name] for name in ("op", "shape", "dtype"))
+
     def minimal_bytes(self, direction: str) -> int:
         """See the module's docstring."""
         size = self.dtype.itemsize
@@ -115,58 +132,70 @@ class Case:
         return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
 
 
+def parser() -> BenchmarkParser:
+    options = compute.new_parser(
+        "kernels", __doc__, COLUMNS, quick="few small tensors, without the compiled contender"
+    )
+    text = "networks whose norms and filters are measured"
+    options.add("--net", text, NETS, NETS[:1], choices=NETS, metavar="NAME")
+    options.add("--op", "operators", tuple(OPS), choices=tuple(OPS), metavar="NAME")
+    options.add("--dtype", "of x", DTYPES, DTYPES[:1], choices=DTYPES, metavar="NAME")
+    quick = tuple(name for name in CONTENDERS if name != "torch_compile")
+    options.add("--contender", "who takes part", CONTENDERS, quick, choices=CONTENDERS, metavar="NAME")
+    text = "frames of a clip; --quick has shapes of its own"
+    options.add("--num_frames", text, (8, 16, 32, 64), (), type=positive_integer, metavar="T")
+    options.add("--crop_size", "pixels of its side", (112, 224), (), type=positive_integer, metavar="P")
+    options.add("--batch_size", "clips", (1, 2, 8), (2,), type=positive_integer, metavar="N")
+    formats = ("channels_last_3d", "contiguous_format")
+    options.add("--memory_format", "of x", formats[0], choices=formats)
+    return options
+
+
 def run(options: argparse.Namespace) -> None:
-    """Measure what the options of `videonorm bench kernels` ask for.
+    """Measure what the options ask for.
 
     Raises:
         UserError: the device is not there, the options contradict each other, or the results cannot be
             written.
     """
-    device = choose_device(options.device)
-    names = options.contender or [
-        name for name in KERNEL_CONTENDERS if not (options.quick and name == "torch_compile")
-    ]
-    repeats = options.repeats or (3 if options.quick else 20)
-    cases = select_cases(options)
-    # Where our kernels cannot be had, that is an error, and not the time of something else.
-    ours = use("cuda") if device.type == "cuda" else nullcontext()
-    with ours, Records(options.out, COLUMNS) as records, new_progress() as progress:
-        clock, made_on = Clock(device), origin(device)
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            what = " ".join(str(case.about[key]) for key in ("op", "shape", "dtype"))
-            progress.update(task, description=what)
-            records.add(made_on | row for row in measure(case, names, repeats, clock))
-            progress.advance(task)
-    show_kernels(records.rows, records.path)
+    from videonorm.bench.timing import Clock
+
+    compute.run(
+        options,
+        COLUMNS,
+        select_cases(options),
+        lambda device: partial(
+            measure, names=options.contender, repeats=options.repeats, clock=Clock(device)
+        ),
+    )
 
 
 def select_cases(options: argparse.Namespace) -> list[Case]:
     """The cases that the options ask for, every shape once."""
+    import torch
+
+    from videonorm.bench.sites import filter_stages, norm_sites
+
     if options.quick and (options.num_frames or options.crop_size):
         raise UserError("--quick has shapes of its own: it must stand without --num_frames and --crop_size")
-    nets = options.net or (("r3d-18",) if options.quick else NETS)
-    ops = options.op or OPS
     found: dict[tuple[tuple[int, int, int, int], str], list[str]] = {}
     if options.quick:
         found = {(shape, op): [] for shape in QUICK_SHAPES for op in OPS if op != "ws"}
     else:
-        sizes = product(options.num_frames or (8, 16, 32, 64), options.crop_size or (112, 224))
-        for net, (num_frames, crop_size) in product(nets, sizes):
+        for net, num_frames, crop_size in product(options.net, options.num_frames, options.crop_size):
             for (shape, op), count in norm_sites(net, num_frames, crop_size).items():
                 found.setdefault((shape, op), []).append(f"{net}:{num_frames}x{crop_size}:{count}")
-    batch_sizes = options.batch_size or ((2,) if options.quick else (1, 2, 8))
     memory_format = getattr(torch, options.memory_format)
 
     cases = []
-    for name in options.dtype or (("bfloat16",) if options.quick else DTYPES):
+    for name in options.dtype:
         dtype, about = getattr(torch, name), {"dtype": name, "memory_format": options.memory_format}
-        for ((shape, op), places), batch_size in product(found.items(), batch_sizes):
-            if op in ops:
+        for ((shape, op), places), batch_size in product(found.items(), options.batch_size):
+            if op in options.op:
                 full = (batch_size, *shape)
                 case = {"nets": " ".join(places), "shape": "x".join(map(str, full)), "op": op}
                 cases.append(Case(about | case, op, dtype, memory_format, shape=full))
-        for net in nets if "ws" in ops else ():
+        for net in options.net if "ws" in options.op else ():
             stages = filter_stages(net, width=QUICK_WIDTH if options.quick else 64)
             weights = [prod(weight) for stage in stages for weight in stage]
             case = {"nets": net, "shape": f"{len(weights)} filters, {sum(weights)} weights", "op": "ws"}
@@ -176,6 +205,11 @@ def select_cases(options: argparse.Namespace) -> list[Case]:
 
 def measure(case: Case, names: Sequence[str], repeats: int, clock: Clock) -> Iterator[Row]:
     """The rows of a case: for each contender its directions, or its error."""
+    import torch
+
+    from videonorm.bench.contenders import filter_contenders, norm_contenders
+    from videonorm.bench.timing import attempt, race
+
     made: list[tuple[list[Contender], int]] = []
 
     def make() -> None:
@@ -227,6 +261,10 @@ def _rows(case: Case, name: str, timings: Mapping[str, Timing], copy_gb_per_seco
 
 def _passes(case: Case, ours: Contender, num_sets: int, clock: Clock) -> Iterator[Row]:
     """Rows of the single passes, for a device whose profiler can be used."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from videonorm.bench.timing import Timing, attempt, run_window
+
     microseconds: dict[str, float] = {}
 
     def watch() -> None:
