@@ -87,6 +87,7 @@ def test_minimal_bytes(cases):
 @pytest.mark.parametrize("add, relu", [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize("memory_format", [torch.channels_last_3d, torch.contiguous_format])
 def test_contenders_compute_the_same(add, relu, memory_format, clock):
+    torch.manual_seed(0)  # else, one time in 300, a value beside the kink alone exceeds the bound
     names = ("ours", "torch_gn", "torch_gn_autocast", "bn")
     made, num_sets = norm_contenders(names, SHAPE, torch.bfloat16, memory_format, add, relu, clock)
     assert num_sets > 1

@@ -27,12 +27,13 @@ def new_parser(name: str, doc: str | None, columns: Mapping[str, str], quick: st
 def run(
     options: argparse.Namespace,
     columns: Mapping[str, str],
-    cases: Sequence[Any],
+    select_cases: Callable[[argparse.Namespace], Sequence[Any]],
     new_measure: Callable[[torch.device], Callable[[Any], Iterable[Row]]],
 ) -> None:
     """Measure the cases one after the other, write their rows down and show them.
 
     Args:
+        select_cases: the cases that the options ask for.
         new_measure: given the device, it returns what measures a case.
 
     Raises:
@@ -45,12 +46,12 @@ def run(
     from videonorm.ops import use
 
     device = choose_device(options.device)
+    cases = select_cases(options)
     ours: AbstractContextManager[Any] = nullcontext()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # events are those of the current one
-        ours = use(
-            "cuda"
-        )  # where our kernels cannot be had, that is an error, and not the time of something else
+        # Where our kernels cannot be had, that is an error, and not the time of something else.
+        ours = use("cuda")
     measure = new_measure(device)
     with ours, Records(options.out, columns) as records, new_progress() as progress:
         made_on = origin(columns, device)

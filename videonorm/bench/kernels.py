@@ -34,7 +34,7 @@ do not count. A pass: the tensors that this pass reads and writes.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -89,12 +89,13 @@ COLUMNS = ORIGIN | {
     "error": "why there is no time",
 }
 
-# Tensors of x's size that are read or written: by any implementation that is minimal, and by passes of ours,
-# after which the kernels are named.
+# Tensors of x's size that are read or written: by any implementation that is minimal, by a copy of x, and by
+# passes of ours, after which the kernels are named.
 TENSORS = {
     "forward": {"gn": 2, "gn_relu": 2, "gn_add_relu": 3},
     "backward": {"gn": 3, "gn_relu": 3, "gn_add_relu": 5},
     "both": {"gn": 5, "gn_relu": 5, "gn_add_relu": 8},
+    "copy": {"gn": 2, "gn_relu": 2, "gn_add_relu": 2},
     "moments": {"gn": 1, "gn_relu": 1, "gn_add_relu": 1},
     "apply": {"gn": 2, "gn_relu": 2, "gn_add_relu": 3},
     "sums": {"gn": 2, "gn_relu": 2, "gn_add_relu": 4},
@@ -160,14 +161,10 @@ def run(options: argparse.Namespace) -> None:
     """
     from videonorm.bench.timing import Clock
 
-    compute.run(
-        options,
-        COLUMNS,
-        select_cases(options),
-        lambda device: partial(
-            measure, names=options.contender, repeats=options.repeats, clock=Clock(device)
-        ),
-    )
+    def new_measure(device: torch.device) -> Callable[[Case], Iterator[Row]]:
+        return partial(measure, names=options.contender, repeats=options.repeats, clock=Clock(device))
+
+    compute.run(options, COLUMNS, select_cases, new_measure)
 
 
 def select_cases(options: argparse.Namespace) -> list[Case]:
@@ -230,33 +227,27 @@ def measure(case: Case, names: Sequence[str], repeats: int, clock: Clock) -> Ite
         if error := timings[contender.name].error:
             yield case.about | {"contender": contender.name, "error": error}
         else:
-            yield from _rows(case, contender.name, timings, clock.copy_gb_per_second)
-    if clock.device.type == "cuda" and case.op != "ws":
-        for contender in contenders:
-            if contender.name == "ours" and not timings["ours"].error:
+            yield from _rows(case, contender.name, timings, clock)
+            if contender.name == "ours" and clock.device.type == "cuda" and case.op != "ws":
                 yield from _passes(case, contender, num_sets, clock)
 
 
-def _rows(case: Case, name: str, timings: Mapping[str, Timing], copy_gb_per_second: float) -> Iterator[Row]:
-    same_size = _copy_rate(case, timings)
+def _rows(case: Case, name: str, timings: Mapping[str, Timing], clock: Clock) -> Iterator[Row]:
+    copy = timings["copy"].microseconds("forward") if "copy" in timings else None
     for direction in DIRECTIONS:
         microseconds = timings[name].microseconds(direction)
         if microseconds is None:
             continue  # a copy has no backward
-        count = (
-            2 * prod(case.shape) * case.dtype.itemsize if name == "copy" else case.minimal_bytes(direction)
-        )
         row = case.about | {
             "contender": name,
             "direction": direction,
-            "microseconds": microseconds,
             "host_microseconds": timings[name].microseconds(direction, "host"),
         }
         for peer in PEERS:
             peers = timings[peer].microseconds(direction) if peer in timings else None
             if peers is not None and peer != name and name != "copy":
                 row[f"speedup_over_{peer}"] = peers / microseconds
-        yield row | _rates(count, microseconds, copy_gb_per_second, same_size)
+        yield row | _rates(case, "copy" if name == "copy" else direction, microseconds, clock, copy)
 
 
 def _passes(case: Case, ours: Contender, num_sets: int, clock: Clock) -> Iterator[Row]:
@@ -276,28 +267,23 @@ def _passes(case: Case, ours: Contender, num_sets: int, clock: Clock) -> Iterato
                 time = event.time_range.elapsed_us() / num_sets
                 microseconds[name] = microseconds.get(name, 0.0) + time
 
-    error = attempt(watch, clock.device)
     about = case.about | {"contender": "ours"}
+    error = attempt(watch, clock.device)
     if error or not microseconds:
-        reason = error or "the profiler saw no kernel of ours"
-        yield about | {"direction": "passes", "error": reason}
+        yield about | {"direction": "passes", "error": error or "the profiler saw no kernel of ours"}
     for name, time in microseconds.items():
-        row = about | {"direction": name, "microseconds": time}
-        yield row | _rates(case.minimal_bytes(name), time, clock.copy_gb_per_second, None)
+        yield about | {"direction": name} | _rates(case, name, time, clock)
 
 
-def _copy_rate(case: Case, timings: Mapping[str, Timing]) -> float | None:
-    """10^9 bytes a second of the plain copy of x."""
-    microseconds = timings["copy"].microseconds("forward") if "copy" in timings else None
-    return 2 * prod(case.shape) * case.dtype.itemsize / microseconds / 1e3 if microseconds else None
-
-
-def _rates(count: int, microseconds: float, copy_gb_per_second: float, same_size: float | None) -> Row:
+def _rates(case: Case, what: str, microseconds: float, clock: Clock, copy: float | None = None) -> Row:
+    """The time of a direction, a pass or a copy, and what follows; `copy`: microseconds of the copy of x."""
+    count = case.minimal_bytes(what)
     rate = count / microseconds / 1e3
     return {
+        "microseconds": microseconds,
         "minimal_bytes": count,
         "gb_per_second": rate,
-        "copy_gb_per_second": copy_gb_per_second,
-        "share_of_copy_rate": rate / copy_gb_per_second,
-        "share_of_same_size_copy": rate / same_size if same_size else None,
+        "copy_gb_per_second": clock.copy_gb_per_second,
+        "share_of_copy_rate": rate / clock.copy_gb_per_second,
+        "share_of_same_size_copy": rate / (case.minimal_bytes("copy") / copy / 1e3) if copy else None,
     }

@@ -6,7 +6,6 @@ import csv
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
@@ -22,19 +21,17 @@ NOT_INSTALLED = "not installed: "  # and the packages: an error of a contender
 PACKAGES = ("av", "torchcodec", "decord", "pytorchvideo")  # that loading may depend on
 _DEVICE = {"device": "name of the GPU, or of the processor and the number of its cores that were used"}
 _CODE = {
-    "videonorm": "version of videonorm",
-    "commit": "git commit of videonorm, with -dirty if a file was changed; empty outside a checkout",
+    "videonorm": "version",
+    "commit": "of videonorm, -dirty if a file was changed; empty outside a checkout",
 }
-ORIGIN = (
-    _DEVICE
-    | {
-        "torch": "version of torch",
-        "cuda": "version of CUDA that torch was built for",
-        "driver": "version of the GPU's driver",
-    }
-    | _CODE
-)
-LOADING_ORIGIN = _DEVICE | {name: f"version of {name}" for name in ("torch", *PACKAGES)} | _CODE
+ORIGIN = {
+    **_DEVICE,
+    "torch": "version",
+    "cuda": "version that torch was built for",
+    "driver": "version of the GPU's driver",
+    **_CODE,
+}
+LOADING_ORIGIN = _DEVICE | dict.fromkeys(("torch", *PACKAGES), "version") | _CODE
 
 
 def origin(columns: Iterable[str], device: torch.device) -> Row:
@@ -75,11 +72,9 @@ class Records:
         self._file.flush()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
-        if error is None:
+        if kind is None:
             with new_file(self.path) as aside:
                 os.replace(self.partial, aside)
 

@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
         torch.backends.cudnn.benchmark = True
         return partial(measure, names=options.contender, repeats=options.repeats, device=device)
 
-    compute.run(options, COLUMNS, select_cases(options), new_measure)
+    compute.run(options, COLUMNS, select_cases, new_measure)
 
 
 def select_cases(options: argparse.Namespace) -> list[Case]:

@@ -86,9 +86,13 @@ def kernel_table(rows: Sequence[Row]) -> Table:
     ours = [row for row in rows if row["contender"].startswith("ours") and row["direction"] == "both"]
     ours.sort(key=lambda row: list(OPS).index(row["op"]))
     peers = [peer for peer in PEERS if any(row[f"speedup_over_{peer}"] for row in ours)]
-    groups = _groups(ours, lambda row: (row["op"], row["contender"], row["dtype"], clips(row)))
+
+    def line(row: Row) -> tuple[str, ...]:
+        clips = "" if row["op"] == "ws" else row["shape"].partition("x")[0]
+        return row["op"], row["contender"], row["dtype"], clips
+
     body = []
-    for (op, contender, *dtype_and_clips), found in groups.items():
+    for (op, contender, *dtype_and_clips), found in _groups(ours, line).items():
         name = OPS[op] + (", stage by stage" if contender == "ours_grouped" else "")
         speedups = [_spread(_figures(found, f"speedup_over_{peer}"), "{:.2f}") for peer in peers]
         body.append([name, *dtype_and_clips, str(len(found)), _shares(found), *speedups])
@@ -98,9 +102,7 @@ def kernel_table(rows: Sequence[Row]) -> Table:
 
 def pass_table(rows: Sequence[Row]) -> Table:
     """The share of the copy rate of our single passes."""
-    passes = [
-        row for row in rows if row["direction"] in PASSES and float(row["minimal_bytes"]) >= LARGE_BYTES
-    ]
+    passes = [row for row in _large(rows) if row["direction"] in PASSES]
     passes.sort(key=lambda row: PASSES.index(row["direction"]))
     groups = _groups(passes, lambda row: (row["direction"], OPS[row["op"]], row["dtype"]))
     body = [[*names, str(len(found)), _shares(found)] for names, found in groups.items()]
@@ -127,26 +129,20 @@ def target_table(rows: Sequence[Row]) -> Table:
     """What is asked of ours, and what was measured: medians over the cases, with the worst and the best."""
     body = []
     for target in TARGETS[loading_kind(rows)]:
-        values = [
-            float(row[target.column])
-            for row in rows
-            if row["loader"] == target.loader and row["files"] == target.files and row[target.column]
-            if row.get("clips_per_video", "1") == target.clips_per_video
-        ]
-        if values:
+        case = (target.loader, target.files, target.clips_per_video)
+        of_case = [r for r in rows if (r["loader"], r["files"], r.get("clips_per_video", "1")) == case]
+        if values := _figures(of_case, target.column):
             body.append([target.name, target.asked, str(len(values)), _spread(values, target.form)])
     return Table(f"Asked of ours, and measured{_quick(rows)}", ["", "asked", "cases", "measured"], body)
 
 
 def loading_table(rows: Sequence[Row]) -> Table:
     """Clips a second of loaders, or CPU milliseconds of decoding or of views: contender by case."""
-    kind = loading_kind(rows)
-    figures = {
+    column, scale, form, title = {
         "decode": ("cpu_seconds_per_clip", 1e3, "{:.1f}", "CPU milliseconds of a clip"),
         "loader": ("clips_per_second", 1, "{:.1f}", "Clips a second"),
         "views": ("cpu_seconds_per_video", 1e3, "{:.0f}", "CPU milliseconds of all views of a video"),
-    }
-    column, scale, form, title = figures[kind]
+    }[loading_kind(rows)]
     timed = [dict(row) for row in rows if not row.get("memory_clips")]
     names = list(dict.fromkeys(row["case"] for row in timed if row["short_side"]))
     names = names or list(dict.fromkeys(row["case"] for row in timed))
@@ -210,11 +206,6 @@ def as_markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def clips(row: Row) -> str:
-    """N of a row's shape; nothing for ws."""
-    return "" if row["op"] == "ws" else str(row["shape"]).partition("x")[0]
-
-
 def _pivot(
     title: str,
     line: Mapping[str, str],
@@ -271,9 +262,12 @@ def _figures(rows: Iterable[Row], column: str) -> list[float]:
     return [float(row[column]) for row in rows if row[column]]
 
 
+def _large(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if float(row["minimal_bytes"] or 0) >= LARGE_BYTES]
+
+
 def _shares(rows: Sequence[Row]) -> str:
-    large = [row for row in rows if float(row["minimal_bytes"]) >= LARGE_BYTES]
-    return _spread([100 * share for share in _figures(large, "share_of_copy_rate")], "{:.0f} %")
+    return _spread([100 * share for share in _figures(_large(rows), "share_of_copy_rate")], "{:.0f} %")
 
 
 def _spread(values: Sequence[float], form: str) -> str:
