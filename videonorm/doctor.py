@@ -65,10 +65,8 @@ def cuda() -> Iterator[Row]:
     from videonorm.kernels.unit import KernelError
 
     version = torch.version.cuda
-    yield (
-        "torch",
-        f"{torch.__version__}, " + (f"built for CUDA {version}" if version else "built without CUDA"),
-    )
+    built = f"built for CUDA {version}" if version else "built without CUDA"
+    yield "torch", f"{torch.__version__}, {built}"
     if not version:
         return
     try:
@@ -89,13 +87,8 @@ def cuda() -> Iterator[Row]:
 
 def packages() -> Iterator[Row]:
     needed = (
-        "lightning",
-        "jsonargparse",
-        "torchvision",
-        "pytorchvideo",
-        "safetensors",
-        "simplejpeg",
-        "fsspec",
+        *("lightning", "jsonargparse", "torchvision", "pytorchvideo"),
+        *("safetensors", "simplejpeg", "fsspec"),
     )
     extras = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "ray": "ray"}
     found = versions(*needed, *extras)

@@ -25,7 +25,8 @@ class BenchmarkParser(Parser):
 
     def __init__(self, name: str, doc: str | None, columns: Mapping[str, str], quick: str) -> None:
         summary, _, details = (doc or "").replace("``", "`").partition("\n\n")
-        rows = "\n".join(f"    {column:24}{text}" for column, text in columns.items())
+        width = max(map(len, columns))
+        rows = "\n".join(f"    {column:{width}}  {text}" for column, text in columns.items())
         super().__init__(
             prog=f"videonorm bench {name}",
             description=summary,
