@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
 import itertools
 import os
 import platform
@@ -14,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videonorm import __version__
+from videonorm.files import cache_folder
+from videonorm.machine import available_cores, commit, gpu_driver, processor, versions
+from videonorm.options import Parser
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from rich.console import Console
@@ -27,7 +28,7 @@ GIB = 2**30
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="videonorm doctor",
         description="Say what this machine has (cores, GPUs, CUDA compiler, video decoders) and which "
         "implementation of each operator would run on it, and why; and what each CUDA kernel takes of a GPU.",
@@ -50,15 +51,11 @@ def main(argv: list[str]) -> None:
 
 
 def machine() -> Iterator[Row]:
-    from videonorm.data.motion import MotionClips
-    from videonorm.machine import available_cores, commit
-
     yield "videonorm", f"{__version__}, commit {commit() or 'unknown (not in a git checkout)'}"
     yield "Python", f"{platform.python_version()}, {platform.platform()}"
-    yield "cores", f"{available_cores()} for this process, {os.cpu_count()} in the machine"
+    yield "cores", f"{available_cores()} for this process, {os.cpu_count()} in the machine ({processor()})"
     yield "memory", f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / GIB:.1f} GiB"
-    cache = MotionClips().root.parent
-    yield "cache folder", f"{cache}, {_free_bytes(cache) / GIB:.1f} GiB free on its disk"
+    yield "cache folder", f"{cache_folder()}, {_free_bytes(cache_folder()) / GIB:.1f} GiB free on its disk"
 
 
 def cuda() -> Iterator[Row]:
@@ -68,10 +65,8 @@ def cuda() -> Iterator[Row]:
     from videonorm.kernels.unit import KernelError
 
     version = torch.version.cuda
-    yield (
-        "torch",
-        f"{torch.__version__}, " + (f"built for CUDA {version}" if version else "built without CUDA"),
-    )
+    built = f"built for CUDA {version}" if version else "built without CUDA"
+    yield "torch", f"{torch.__version__}, {built}"
     if not version:
         return
     try:
@@ -79,9 +74,8 @@ def cuda() -> Iterator[Row]:
     except RuntimeError as error:
         yield "GPU", f"none: {str(error).splitlines()[0]}"
     else:
-        driver = Path("/proc/driver/nvidia/version")  # absent on Windows
-        if driver.exists():
-            yield "driver", driver.read_text().splitlines()[0]
+        if driver := gpu_driver():
+            yield "driver", driver
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
             yield f"cuda:{index}", f"{gpu.name}, {gpu.total_memory / GIB:.1f} GiB, sm_{gpu.major}{gpu.minor}"
@@ -92,11 +86,16 @@ def cuda() -> Iterator[Row]:
 
 
 def packages() -> Iterator[Row]:
-    needed = ("lightning", "jsonargparse", "torchvision", "pytorchvideo", "safetensors")
-    for name in (*needed, "simplejpeg", "fsspec"):
-        yield name, _version(name) or "not installed, and needed: pip install -e ."
-    for name, extra in {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "ray": "ray"}.items():
-        yield name, _version(name) or f"not installed; of the extra [{extra}]"
+    needed = (
+        *("lightning", "jsonargparse", "torchvision", "pytorchvideo"),
+        *("safetensors", "simplejpeg", "fsspec"),
+    )
+    extras = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "ray": "ray"}
+    found = versions(*needed, *extras)
+    for name in needed:
+        yield name, found[name] or "not installed, and needed: pip install -e ."
+    for name, extra in extras.items():
+        yield name, found[name] or f"not installed; of the extra [{extra}]"
 
 
 def decoders() -> Iterator[Row]:
@@ -106,8 +105,9 @@ def decoders() -> Iterator[Row]:
 
     problems = available_decoders()
     package = {"pyav": "av", "torchcodec": "torchcodec", "torchcodec_cuda": "torchcodec", "decord": "decord"}
+    found = versions(*package.values())
     for name, problem in problems.items():
-        version = _version(package[name])
+        version = found[package[name]]
         if name == "pyav" and problem is None:
             version = f"{version} with FFmpeg {av.ffmpeg_version_info}"
         yield name, f"{version}, works" if problem is None else f"{version or 'not installed'}: {problem}"
@@ -146,7 +146,6 @@ def kernels(console: Console) -> Iterator[Table]:
     from videonorm.kernels import units
     from videonorm.kernels.compiler import compile
     from videonorm.kernels.unit import KernelError
-    from videonorm.machine import available_cores
 
     capabilities = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
     for major, minor in sorted(capabilities) or [(9, 0)]:
@@ -223,10 +222,3 @@ def _free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

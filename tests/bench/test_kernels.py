@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from videonorm.bench import contenders, kernels
-from videonorm.bench.command import kernels_parser, main
+from videonorm.bench.command import main
 from videonorm.bench.contenders import filter_contenders, norm_contenders
-from videonorm.bench.kernels import COLUMNS, PEERS, measure, select_cases
+from videonorm.bench.kernels import COLUMNS, PEERS, measure, parser, select_cases
 from videonorm.bench.records import read_rows
 from videonorm.bench.sites import filter_stages, norm_sites
 from videonorm.bench.timing import Clock
@@ -27,7 +27,7 @@ def clock() -> Clock:
 @pytest.fixture
 def cases(monkeypatch):
     monkeypatch.setattr(kernels, "QUICK_SHAPES", (SHAPE[1:],))
-    return lambda *options: select_cases(kernels_parser().parse_args(["--quick", *options]))
+    return lambda *options: select_cases(parser().parse_args(["--quick", *options]))
 
 
 def test_command(monkeypatch, tmp_path, capsys):
@@ -87,6 +87,7 @@ def test_minimal_bytes(cases):
 @pytest.mark.parametrize("add, relu", [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize("memory_format", [torch.channels_last_3d, torch.contiguous_format])
 def test_contenders_compute_the_same(add, relu, memory_format, clock):
+    torch.manual_seed(0)  # else, one time in 300, a value beside the kink alone exceeds the bound
     names = ("ours", "torch_gn", "torch_gn_autocast", "bn")
     made, num_sets = norm_contenders(names, SHAPE, torch.bfloat16, memory_format, add, relu, clock)
     assert num_sets > 1
@@ -143,7 +144,7 @@ def test_a_case_that_does_not_fit_is_a_row(cases, clock, monkeypatch):
     def fail(*arguments):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(kernels, "norm_contenders", fail)
+    monkeypatch.setattr(contenders, "norm_contenders", fail)
     (case,) = cases("--op", "gn_relu")
     (row,) = measure(case, NAMES, 1, clock)
     assert (row["contender"], row["op"]) == ("all", "gn_relu")
@@ -161,7 +162,7 @@ def test_sites_are_those_of_the_networks():
 
 def test_every_shape_is_measured_once():
     options = ["--net", "r3d-18", "r3d-50", "--num_frames", "8", "16", "--crop_size", "112", "224"]
-    cases = select_cases(kernels_parser().parse_args([*options, "--dtype", "bfloat16", "--batch_size", "1"]))
+    cases = select_cases(parser().parse_args([*options, "--dtype", "bfloat16", "--batch_size", "1"]))
     keys = [(case.about["shape"], case.op) for case in cases]
     assert len(set(keys)) == len(keys)
     (stem,) = (case for case in cases if case.shape == (1, 64, 8, 56, 56) and case.op == "gn_relu")
@@ -180,7 +181,7 @@ def test_passes_are_read_from_the_profiler(cases, clock, monkeypatch):
         for name, time in seen.items()
     ]
     profiler = nullcontext(SimpleNamespace(events=lambda: 2 * events))
-    monkeypatch.setattr(kernels, "profile", lambda activities: profiler)
+    monkeypatch.setattr(torch.profiler, "profile", lambda activities: profiler)
     (case,) = cases("--op", "gn_relu")
     ours, num_sets = norm_contenders(
         ("ours",), case.shape, case.dtype, case.memory_format, False, True, clock

@@ -4,15 +4,19 @@ import csv
 
 import pytest
 
-from videonorm.bench import decode, loader, peers, views
-from videonorm.bench.command import DECODE_LOADERS, LOADERS, VIEWS_LOADERS, loader_parser, main
-from videonorm.bench.loading import new_case
+from videonorm.bench import decode, loader, loading, peers, videos, views
+from videonorm.bench.batches import batches
+from videonorm.bench.command import main
+from videonorm.bench.loading import medians, new_case
 from videonorm.bench.records import read_rows
-from videonorm.bench.trial import Plan
+from videonorm.bench.trial import Trial
 from videonorm.data import available_decoders, read_manifest
 
 SMALL = ["--clip", "4x3", "--short_side", "32"]
-CASE = new_case((4, 3), 32, "gop250")
+
+
+def new_small_case(name, **sizes):
+    return new_case(name, (4, 3), 32, "gop250") | {"crop_size": 28} | sizes
 
 
 def needs_torchcodec(names):
@@ -24,19 +28,18 @@ def needs_torchcodec(names):
 def in_this_process(module):
     """`take_turns`, without its processes."""
 
-    def take_turns(name, plans, rounds, progress):
-        for plan in plans:
-            for number, case in enumerate(plan.cases):
-                yield module.trial(plan.loader, case) | {"loader": plan.loader, "case": number}
+    def take_turns(name, processes, progress):
+        for trials in processes:
+            for trial in trials:
+                trial.answers.append(module.trial(trial.case))
 
     return take_turns
 
 
 @pytest.mark.filterwarnings("ignore:.* is read by pyav")  # decord refuses pictures so small
-@pytest.mark.parametrize("name", needs_torchcodec(DECODE_LOADERS))
+@pytest.mark.parametrize("name", needs_torchcodec(decode.LOADERS))
 def test_decode_contender(tiny, name):
-    case = CASE | {"short_side": None if name.startswith("limit") else 32}
-    get = decode.contender(name, case)
+    get = decode.contender(new_small_case(name))
     path = read_manifest(tiny.manifest("gop250")).entries[0].path
     got = get(path, 5, [5, 8, 11, 14])
     match name.partition("_")[0]:
@@ -51,14 +54,14 @@ def test_decode_contender(tiny, name):
             assert got.shape == (3, 4, 32, 85)
 
 
-@pytest.mark.parametrize("name", needs_torchcodec(LOADERS))
+@pytest.mark.parametrize("name", needs_torchcodec(loader.LOADERS))
 def test_loader_contender(tiny, name):
     packed = name.startswith("ours_packed")
     manifest = read_manifest(tiny.manifest("packed_32" if packed else "gop250"))
-    sizes = {"crop_size": 28, "clips_per_video": 1, "batch_size": 4, "num_workers": 1}
-    with loader.batches(name, manifest, CASE | sizes) as batches:
+    case = new_small_case(name, clips_per_video=1, batch_size=4, num_workers=1)
+    with batches(manifest, case) as delivered:
         for _ in range(3):  # more than there are paths
-            batch = next(batches)
+            batch = next(delivered)
             if name == "limit_disposable":
                 assert len(batch) == 4
             elif name.startswith("ours") and not name.endswith("_cpu"):
@@ -72,15 +75,15 @@ def test_loader_contender(tiny, name):
 
 def test_several_clips_of_a_video(tiny):
     manifest = read_manifest(tiny.manifest("gop250"))
-    sizes = {"crop_size": 28, "clips_per_video": 4, "batch_size": 8, "num_workers": 1}
-    with loader.batches("ours_pyav", manifest, CASE | sizes) as batches:
-        assert next(batches).frames.shape == (2, 4, 4, 32, 85, 3)
+    case = new_small_case("ours_pyav", clips_per_video=4, batch_size=8, num_workers=1)
+    with batches(manifest, case) as delivered:
+        assert next(delivered).frames.shape == (2, 4, 4, 32, 85, 3)
 
 
-@pytest.mark.parametrize("name", VIEWS_LOADERS)
+@pytest.mark.parametrize("name", views.LOADERS)
 def test_views_contender(tiny, name):
-    sizes = {"crop_size": 28, "num_clips": 3, "num_crops": 3, "manifest": str(tiny.manifest("gop250"))}
-    found = views.trial(name, CASE | sizes)  # which checks how many values there are
+    case = new_small_case(name, num_clips=3, num_crops=3, manifest=str(tiny.manifest("gop250")))
+    found = views.trial(case)  # which checks how many values there are
     assert found["cpu_seconds_per_video"] > 0
 
 
@@ -91,9 +94,14 @@ def test_the_limit_decodes_what_our_reader_decodes(tiny):
     assert peers.decode_limit(path, range(50), drop=True) == 50
 
 
-def test_views_command(tiny, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def tiny_videos(tiny, monkeypatch):
+    """``tiny``, whatever videos are asked for."""
+    monkeypatch.setattr(videos, "Videos", lambda num_videos, num_paths: tiny)
+
+
+def test_views_command(tiny_videos, tmp_path, capsys):
     """Through real processes."""
-    monkeypatch.setattr(views, "QUICK_VIDEOS", tiny)
     path = tmp_path / "views.csv"
     main(["views", "--quick", *SMALL, "--num_clips", "2", "--loader", "ours", "--out", str(path)])
     (row,) = read_rows(path)
@@ -105,12 +113,11 @@ def test_views_command(tiny, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("module", [decode, loader])
-def test_command(module, tiny, tmp_path, monkeypatch, capsys):
+def test_command(module, tiny_videos, tmp_path, monkeypatch, capsys):
     name = module.__name__.rpartition(".")[2]
-    monkeypatch.setattr(module, "QUICK_VIDEOS", tiny)
-    monkeypatch.setattr(module, "take_turns", in_this_process(module))
-    monkeypatch.setattr(module, "LEAST_SECONDS", 0.01)
-    monkeypatch.setattr(loader, "QUICK_LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(loading, "take_turns", in_this_process(module))
+    monkeypatch.setattr(decode, "LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(loader, "LEAST_SECONDS", (None, 0.1))
     monkeypatch.setattr(loader, "MEMORY_ROWS", 10)
     monkeypatch.setattr(peers, "pytorchvideo_clips", endless_pytorchvideo)
     path = tmp_path / "rows.csv"
@@ -151,25 +158,44 @@ pytorchvideo_clips = peers.pytorchvideo_clips
 
 
 def test_a_contender_that_fails_is_a_row():
-    plans = [Plan("limit", [CASE]), Plan("ours_pyav", [CASE])]
-    answers = [
-        {"loader": "limit", "case": 0, "error": "its process ended with signal 11: "},
-        {"loader": "ours_pyav", "case": 0, "clips_per_second": 3.0, "cpu_seconds_per_clip": 0.3},
-        {"loader": "ours_pyav", "case": 0, "clips_per_second": 2.0, "cpu_seconds_per_clip": 0.5},
+    error = {"error": "its process ended with signal 11: "}
+    figures = [
+        {"clips_per_second": 3.0, "cpu_seconds_per_clip": 0.3},
+        {"clips_per_second": 2.0, "cpu_seconds_per_clip": 0.5},
     ]
-    limit, ours = decode.rows(plans, answers)
+    limit, ours = rows = medians(
+        [
+            Trial(new_small_case("limit"), 2, [error]),
+            Trial(new_small_case("ours_pyav"), 2, figures),
+            Trial(new_small_case("torchcodec"), 2),  # the run was stopped before
+        ]
+    )
+    decode.compare(rows)
     assert limit["error"] == "its process ended with signal 11: " and "clips_per_second" not in limit
     assert ours["cpu_seconds_per_clip"] == 0.4 and ours["rounds"] == 2
     assert "ratio_to_pytorchvideo" not in ours and "share_of_decode_limit" not in ours
 
 
-def test_a_run_that_is_stopped_keeps_its_rows(tiny, tmp_path, monkeypatch):
-    def take_turns(name, plans, rounds, progress):
-        yield {"loader": "ours", "case": 0, "videos_per_second": 1.0, "cpu_seconds_per_video": 1.0}
+def test_a_package_that_is_missing_is_named(tiny_videos, tmp_path, monkeypatch, capsys):
+    origin = loading.origin
+    absent = {"torchcodec": None, "decord": None}
+    monkeypatch.setattr(loading, "origin", lambda *arguments: origin(*arguments) | absent)
+    path = tmp_path / "decode.csv"
+    names = ["ours_torchcodec", "torchcodec", "pytorchvideo_decord"]
+    main(["decode", "--quick", *SMALL, "--loader", *names, "--out", str(path)])
+    errors = {row["loader"]: row["error"] for row in read_rows(path)}
+    assert errors == dict(
+        zip(names, ["not installed: torchcodec"] * 2 + ["not installed: decord"], strict=True)
+    )
+    assert capsys.readouterr().out.count("│ not installed: torchcodec") == 4  # in the cells of the table
+
+
+def test_a_run_that_is_stopped_keeps_its_rows(tiny_videos, tmp_path, monkeypatch):
+    def take_turns(name, processes, progress):
+        processes[0][0].answers.append({"videos_per_second": 1.0, "cpu_seconds_per_video": 1.0})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(views, "QUICK_VIDEOS", tiny)
-    monkeypatch.setattr(views, "take_turns", take_turns)
+    monkeypatch.setattr(loading, "take_turns", take_turns)
     with pytest.raises(KeyboardInterrupt):
         main(["views", "--quick", *SMALL, "--out", str(tmp_path / "views.csv")])
     assert not (tmp_path / "views.csv").exists()
@@ -178,7 +204,8 @@ def test_a_run_that_is_stopped_keeps_its_rows(tiny, tmp_path, monkeypatch):
 
 
 def test_full_cases():
-    options = loader_parser().parse_args([])
-    counts = {name: len(loader.cases(name, options)) for name in LOADERS}
-    assert counts == dict.fromkeys(LOADERS, 6) | {"limit_disposable": 6, "ours_pyav": 18}
+    options = loader.parser().parse_args([])
+    assert options.loader == loader.LOADERS
+    counts = {name: len(loader.cases(name, options)) for name in loader.LOADERS}
+    assert counts == dict.fromkeys(loader.LOADERS, 6) | {"limit_disposable": 6, "ours_pyav": 18}
     assert loader.memory_cases("ours_pyav", options)[0]["memory_clips"] == 5000

@@ -1,5 +1,6 @@
 """Results files."""
 
+import importlib.metadata
 import signal
 import subprocess
 import sys
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from videonorm import __version__
-from videonorm.bench.records import ORIGIN, Records, origin, read_rows, sentence
+from videonorm.bench.records import LOADING_ORIGIN, ORIGIN, Records, origin, read_rows, sentence
 from videonorm.errors import UserError
+from videonorm.machine import available_cores, processor
 
 
 def test_rows_become_the_file_at_the_end(tmp_path):
@@ -57,10 +59,12 @@ def test_a_file_that_cannot_be_written(tmp_path):
 
 
 def test_origin():
-    made_on = origin(torch.device("cpu"))
+    made_on = origin([*ORIGIN, "error"], torch.device("cpu"))
     assert made_on.keys() == ORIGIN.keys()
-    assert made_on["device"].endswith("CPU cores")
-    assert (made_on["torch"], made_on["videonorm"]) == (torch.__version__, __version__)
+    assert made_on["device"] == f"{processor()}, {available_cores()} cores"
+    assert made_on["torch"] == importlib.metadata.version("torch") and made_on["videonorm"] == __version__
+    assert made_on["cuda"] is made_on["driver"] is None
+    assert origin(LOADING_ORIGIN, torch.device("cpu")).keys() == LOADING_ORIGIN.keys()
 
 
 def test_an_error_is_one_line():

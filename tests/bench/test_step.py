@@ -1,15 +1,16 @@
 """`videonorm bench step` on the CPU, on networks that are as narrow as they can be."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from videonorm.bench import step
+from videonorm.bench import step, trainer
 from videonorm.bench.command import main
 from videonorm.bench.records import read_rows
-from videonorm.bench.step import COLUMNS, Case, TorchGroupNorm3d, measure, saved_bytes
 from videonorm.bench.timing import GIB
+from videonorm.bench.trainer import Case, TorchGroupNorm3d, measure, most_clips, saved_bytes
 from videonorm.layers import GroupNorm3d
 
 CPU = torch.device("cpu")
@@ -22,7 +23,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     options = ["--device", "cpu", "--quick", "--repeats", "1", "--out", str(path)]
     main(["step", *options, "--contender", "bn", "gn_ws_recompute"])
     rows = read_rows(path)
-    assert list(rows[0]) == list(COLUMNS)
+    assert list(rows[0]) == list(step.COLUMNS)
     assert [(row["num_frames"], row["batch_size"]) for row in rows] == [("2", "2")] * 2 + [("3", "3")] * 2
     for row in rows:
         bn = next(other for other in rows if other["num_frames"] == row["num_frames"])
@@ -86,13 +87,16 @@ def test_most_clips(fitting, monkeypatch):
 
     fractions = []
     properties = SimpleNamespace(total_memory=80 * GIB)
-    monkeypatch.setattr(step, "Trainer", Trainer)
+    monkeypatch.setattr(trainer, "Trainer", Trainer)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(
         torch.cuda, "set_per_process_memory_fraction", lambda share, device: fractions.append(share)
     )
-    row = step.most_clips(CASE, "bn", 20, CPU)
+    options = step.parser().parse_args(["--net", "r3d-18", "--quick", "--max_clips", "20"])
+    *_, case = step.select_cases(options)
+    (row,) = measure(case, ["bn"], 1, CPU)
+    assert row["num_frames"] == 32 and row["batch_size"] is None
     assert (row["max_clips"], row["memory_limit_mib"], row["error"]) == (fitting, 20 * 1024, None)
     assert fractions == [0.25, 1.0]
-    assert step.most_clips(CASE, "bn", 0, CPU)["memory_limit_mib"] == 80 * 1024
+    assert most_clips(replace(case, limit_gib=0), "bn", CPU)["memory_limit_mib"] == 80 * 1024

@@ -1,7 +1,7 @@
 """The README's tables are drawn from results files alone."""
 
 from videonorm.bench import decode, kernels, loader, step, views
-from videonorm.bench.loading import new_case
+from videonorm.bench.loading import medians, new_case
 from videonorm.bench.records import Records
 from videonorm.bench.tables import (
     UNMEASURED,
@@ -13,7 +13,7 @@ from videonorm.bench.tables import (
     readme_tables,
     target_table,
 )
-from videonorm.bench.trial import Plan
+from videonorm.bench.trial import Trial
 
 ORIGIN = {"device": "NVIDIA H100", "torch": "2.11", "cuda": "13.0", "driver": "580.1", "videonorm": "0.1.0"}
 ORIGIN["commit"] = "0123456789abcdef"
@@ -86,15 +86,12 @@ LOADING_ORIGIN |= {"pytorchvideo": "0.1.5", "videonorm": "0.1.0", "commit": "012
 
 
 def loader_rows():
-    plans, answers = {}, []
+    trials = []
 
-    def add(name, clip, side, files, clips_per_second, clips_per_video=1):
-        cases = plans.setdefault(name, Plan(name, [])).cases
+    def add(name, clip, side, files, clips_per_second, clips_per_video=1, error="E: no"):
         figures = {"clips_per_second": clips_per_second, "first_batch_seconds": 0.5}
-        answers.append(
-            {"loader": name, "case": len(cases)} | (figures if clips_per_second else {"error": "E: no"})
-        )
-        cases.append(new_case(clip, side, files) | {"clips_per_video": clips_per_video})
+        case = new_case(name, clip, side, files) | {"clips_per_video": clips_per_video}
+        trials.append(Trial(case, 1, [figures if clips_per_second else {"error": error}]))
 
     add("limit_disposable", (8, 8), None, "gop250", 50.0)
     add("limit_disposable", (32, 2), None, "gop250", 40.0)
@@ -104,9 +101,11 @@ def loader_rows():
         add("ours_pyav", clip, 128, "gop250", 10 * clips_per_second, 4)
     add("ours_packed", (8, 8), 128, "packed", 400.0)
     add("torchcodec", (8, 8), 128, "gop250", None)
-    memory = {"loader": "ours_pyav", "clips_per_video": 1, "memory_clips": 5000, "memory_growth_mib": 3.5}
-    found = [*loader.rows(list(plans.values()), answers), new_case((8, 8), 128, "gop12_fast") | memory]
-    return [LOADING_ORIGIN | row for row in found]
+    add("torchcodec", (32, 2), 128, "gop250", None, error="not installed: torchcodec")
+    memory = {"clips_per_video": 1, "memory_clips": 5000, "memory_growth_mib": 3.5}
+    rows = [*medians(trials), new_case("ours_pyav", (8, 8), 128, "gop12_fast") | memory]
+    loader.compare(rows)
+    return [LOADING_ORIGIN | row for row in rows]
 
 
 def test_loading_tables(tmp_path):
@@ -118,7 +117,7 @@ def test_loading_tables(tmp_path):
         ["ours_pyav", "gop250", "40.0", "25.0"],
         ["ours_pyav", "gop250, 4 clips a decode", "80.0", "50.0"],
         ["ours_packed", "packed", "400.0", ""],
-        ["torchcodec", "gop250", "E", ""],
+        ["torchcodec", "gop250", "E", "not installed: torchcodec"],
     ]
     assert target_table(rows).rows == [
         ["clips/s over PyTorchVideo's", "at least 4", "2", "5.0 (5.0 to 5.0)"],
@@ -137,7 +136,7 @@ def test_loading_tables(tmp_path):
 
 def test_decode_and_views_tables(tmp_path):
     assert readme_loading_tables(tmp_path) == UNMEASURED_LOADING
-    case = LOADING_ORIGIN | new_case((8, 8), 128, "gop250")
+    case = LOADING_ORIGIN | new_case("ours_pyav", (8, 8), 128, "gop250")
     decoded = [
         case | {"case": "8x8", "short_side": None, "loader": "limit", "cpu_seconds_per_clip": 0.06},
         case | {"loader": "ours_pyav", "cpu_seconds_per_clip": 0.07, "ratio_to_pytorchvideo": 2.5},

@@ -7,12 +7,13 @@ import pytest
 
 from videonorm.bench import trial
 from videonorm.bench.terminal import new_progress
-from videonorm.bench.trial import Cost, Plan, family, library_path, take_turns
+from videonorm.bench.trial import Cost, Trial, family, library_path, take_turns
 
 CONTENDERS = """
 import os, sys
 
-def trial(loader, case):
+def trial(case):
+    loader = case["loader"]
     print("noise", flush=True)
     os.system("echo noise")
     if loader == "raises":
@@ -32,32 +33,49 @@ def answers(tmp_path, monkeypatch):
     (tmp_path / "contenders.py").write_text(CONTENDERS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    def answers(plans, rounds):
+    def answers(*processes):
+        """The answers to each case of each process, which has a contender, a number of cases, and rounds."""
+        trials = [
+            [Trial({"loader": loader, "number": number}, rounds) for number in range(1, 1 + count)]
+            for loader, count, rounds in processes
+        ]
         with new_progress() as progress:
-            return list(take_turns("contenders", plans, rounds, progress))
+            take_turns("contenders", trials, progress)
+        return [[trial.answers for trial in of_process] for of_process in trials]
 
     return answers
 
 
 def test_take_turns(answers):
-    cases = [{"number": 1}, {"number": 2}, {"number": 3}]
-    found = answers([Plan("works", cases[:2]), Plan("dies", cases), Plan("raises", cases[:1])], 2)
-    works = [answer for answer in found if answer["loader"] == "works"]
-    assert [(answer["case"], answer["number"]) for answer in works] == [(0, 1), (1, 2)] * 2
-    assert works[0]["pid"] == works[1]["pid"] != works[2]["pid"] == works[3]["pid"]
+    works, dies, raises, once = answers(("works", 2, 2), ("dies", 3, 2), ("raises", 1, 2), ("works", 1, 1))
+    assert [[answer["number"] for answer in found] for found in works] == [[1, 1], [2, 2]]
+    (first, second), (third, fourth) = ([answer["pid"] for answer in found] for found in works)
+    assert first == third != second == fourth
 
-    dies = [(answer["case"], answer.get("error")) for answer in found if answer["loader"] == "dies"]
     error = "its process ended with signal 6: "
-    assert dies[0] == (0, None) and [case for case, _ in dies] == [0, 1, 2, 0]
-    assert dies[1][1].startswith(error) and dies[2][1].startswith(error)
+    assert [len(found) for found in dies] == [2, 1, 1]
+    assert not any("error" in answer for answer in dies[0])
+    assert dies[1][0]["error"].startswith(error) and dies[2][0]["error"].startswith(error)
 
-    (raises,) = [answer for answer in found if answer["loader"] == "raises"]
-    assert raises == {"loader": "raises", "case": 0, "error": "RuntimeError: no such thing"}
+    assert raises == [[{"error": "RuntimeError: no such thing"}]]
+    assert [len(found) for found in once] == [1] and once[0][0]["pid"] not in (first, second)
+
+
+def test_torch_has_one_thread(tmp_path, monkeypatch):
+    code = "import torch\n\ndef trial(case):\n    return {'threads': torch.get_num_threads()}\n"
+    (tmp_path / "threads.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("MKL_NUM_THREADS", "2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    trial = Trial({"loader": "any"}, 1)
+    with new_progress() as progress:
+        take_turns("threads", [[trial]], progress)
+    assert trial.answers == [{"threads": 1}]
 
 
 def test_a_contender_that_hangs_is_ended(answers, monkeypatch):
-    monkeypatch.setattr(trial, "SILENT_SECONDS", 6)
-    (found,) = answers([Plan("hangs", [{"number": 1}])], 1)
+    monkeypatch.setattr(trial, "SILENT_SECONDS", 2)
+    [[[found]]] = answers(("hangs", 1, 1))
     assert found["error"].startswith("its process ended with signal 9")
 
 

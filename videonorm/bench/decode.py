@@ -16,100 +16,77 @@ clips for all, again and again for a moment. Files are opened for every clip, bu
 indices already, as they are kept beside a manifest. torchcodec runs on PyAV's FFmpeg libraries.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import product
 from random import Random
 from typing import Any
 
-from videonorm.bench import peers
-from videonorm.bench.command import DECODE_LOADERS
-from videonorm.bench.loading import CASE_COLUMNS, add_ratio, medians, new_case
-from videonorm.bench.records import LOADING_ORIGIN, Records, Row, loading_origin
-from videonorm.bench.terminal import new_progress, show_loading
-from videonorm.bench.trial import Cost, Plan, take_turns
-from videonorm.bench.videos import ENCODERS, Videos
-from videonorm.data import frame_indices, open_video, random_clip_start, read_manifest
+from videonorm.bench import loading
+from videonorm.bench.loading import add_ratio, new_case
+from videonorm.bench.options import BenchmarkParser, Default
+from videonorm.bench.records import Row
+from videonorm.bench.trial import Cost, Trial
 
-VIDEOS = Videos(num_videos=8, num_paths=8)
-QUICK_VIDEOS = Videos(num_videos=2, num_paths=4)
+LOADERS = (
+    *("limit", "limit_disposable", "ours_pyav", "ours_torchcodec", "ours_decord"),
+    *("torchcodec", "pytorchvideo_pyav", "pytorchvideo_decord"),
+)
 CLIPS = ((8, 8), (16, 4), (32, 2), (64, 4))  # T x stride; 64 frames of a 10 s video are at most 4 apart
-QUICK_CLIPS = ((8, 8),)
-SHORT_SIDES = (128, 256)
-QUICK_SHORT_SIDES = (128,)
+NUM_PATHS = Default(8, 4)
 LEAST_SECONDS = 0.4  # of CPU time of a trial
 
-COLUMNS = (
-    LOADING_ORIGIN
-    | CASE_COLUMNS
-    | {
-        "loader": "contender",
-        "rounds": "processes of which the median is taken",
+COLUMNS = loading.new_columns(
+    {},
+    {
         "clips_per_second": "by the clock",
         "cpu_seconds_per_clip": "user and system time",
         "ratio_to_pytorchvideo": "CPU time of pytorchvideo_pyav on the same files / this",
         "share_of_decode_limit": "CPU time of limit_disposable on the same files / this",
-        "error": "why there is no time",
-    }
+    },
 )
 
 
-def run(options: argparse.Namespace) -> None:
-    """Measure what the options of `videonorm bench decode` ask for.
+def parser() -> BenchmarkParser:
+    return loading.new_parser("decode", __doc__, COLUMNS, LOADERS, CLIPS)
 
-    Raises:
-        UserError: the results cannot be written.
-    """
-    videos = QUICK_VIDEOS if options.quick else VIDEOS
-    rounds = options.rounds or (1 if options.quick else 2)
-    plans = [Plan(name, cases(name, options)) for name in options.loader or DECODE_LOADERS]
-    with Records(options.out, COLUMNS) as records:
-        made_on = loading_origin() | {"quick": int(options.quick)}
-        videos.prepare()
-        work = [
-            Plan(name, [case | {"manifest": str(videos.manifest(case["files"]))} for case in todo])
-            for name, todo in plans
-        ]
-        answers: list[Row] = []
-        try:
-            with new_progress() as progress:
-                answers.extend(take_turns(__name__, work, rounds, progress))
-        finally:
-            records.add(made_on | row for row in rows(plans, answers))
-    show_loading(records.rows, records.path)
+
+def run(options: argparse.Namespace) -> None:
+    """See ``loading.run``."""
+    processes = [[Trial(case, options.rounds) for case in cases(name, options)] for name in options.loader]
+    loading.run(options, __name__, COLUMNS, NUM_PATHS[options.quick], processes, compare)
 
 
 def cases(loader: str, options: argparse.Namespace) -> list[Row]:
-    clips = options.clip or (QUICK_CLIPS if options.quick else CLIPS)
-    sides = options.short_side or (QUICK_SHORT_SIDES if options.quick else SHORT_SIDES)
-    if loader.startswith("limit"):
-        sides = (None,)
-    return [new_case(clip, side, files) for files, clip, side in product(ENCODERS, clips, sides)]
+    from videonorm.bench.videos import ENCODERS
+
+    sides = (None,) if loader.startswith("limit") else options.short_side
+    return [
+        new_case(loader, clip, side, files) for files, clip, side in product(ENCODERS, options.clip, sides)
+    ]
 
 
-def rows(plans: Sequence[Plan], answers: Sequence[Row]) -> list[Row]:
-    """The rows of the results, with what they are relative to others."""
-    found = medians(plans, answers)
-    for row in found:
-        if "cpu_seconds_per_clip" in row:
-            row["clips_per_cpu_second"] = 1 / row["cpu_seconds_per_clip"]
-    figure = "clips_per_cpu_second"
-    add_ratio(found, "ratio_to_pytorchvideo", figure, "pytorchvideo_pyav", ["files", "case"])
+def compare(rows: Sequence[Row]) -> None:
+    """Enter what the rows of the results are relative to others."""
+    figure = "cpu_seconds_per_clip"
+    add_ratio(rows, "ratio_to_pytorchvideo", figure, "pytorchvideo_pyav", ["files", "case"])
     same = ["files", "num_frames", "frame_stride"]
-    add_ratio(found, "share_of_decode_limit", figure, "limit_disposable", same)
-    return [{name: row[name] for name in row if name in COLUMNS} for row in found]
+    add_ratio(rows, "share_of_decode_limit", figure, "limit_disposable", same)
 
 
-def trial(loader: str, case: Row) -> Row:
+def trial(case: Row) -> Row:
     """Measure a case, in the process of a contender."""
+    from videonorm.data import frame_indices, open_video, random_clip_start, read_manifest
+
     clip = (case["num_frames"], case["frame_stride"])
     plan = []
     for number, entry in enumerate(read_manifest(case["manifest"]).entries):
         with open_video(entry.path) as video:
             start = random_clip_start(video.num_frames, *clip, Random(number))
             plan.append((entry.path, start, frame_indices(start, *clip, video.num_frames, "error")))
-    get = contender(loader, case)
+    get = contender(case)
     get(*plan[0])
     seconds, cpu_seconds, passes = 0.0, 0.0, 0
     while cpu_seconds < LEAST_SECONDS:
@@ -121,12 +98,15 @@ def trial(loader: str, case: Row) -> Row:
     return {"clips_per_second": clips / seconds, "cpu_seconds_per_clip": cpu_seconds / clips}
 
 
-def contender(loader: str, case: Row) -> Callable[[str, int, list[int]], Any]:
+def contender(case: Row) -> Callable[[str, int, list[int]], Any]:
     """Called with a path, the first frame and all frames, it gets the clip."""
-    num_frames, frame_stride, short_side = case["num_frames"], case["frame_stride"], case["short_side"]
-    family, _, decoder = loader.partition("_")
+    from videonorm.bench import peers
+    from videonorm.data import open_video
 
-    def ours(decoder: Any, path: str, start: int, indices: list[int]) -> object:
+    short_side = case["short_side"]
+    family, _, decoder = case["loader"].partition("_")
+
+    def ours(path: str, start: int, indices: list[int]) -> object:
         with open_video(path, decoder) as video:
             return video.read(indices, short_side)
 
@@ -134,19 +114,10 @@ def contender(loader: str, case: Row) -> Callable[[str, int, list[int]], Any]:
         frames = peers.torchcodec_decoder(path).get_frames_at(indices).data
         return peers.torchcodec_scaled(frames, short_side)
 
-    def pytorchvideo(decoder: str, path: str, start: int, indices: list[int]) -> object:
-        clip = peers.pytorchvideo_clip(path, decoder, start, num_frames, frame_stride)
-        return peers.short_side_scale(clip, short_side)
+    def pytorchvideo(path: str, start: int, indices: list[int]) -> object:
+        return peers.short_side_scale(peers.pytorchvideo_clip(path, decoder, start, case), short_side)
 
-    def limit(drop: bool, path: str, start: int, indices: list[int]) -> object:
-        return peers.decode_limit(path, indices, drop)
+    def limit(path: str, start: int, indices: list[int]) -> object:
+        return peers.decode_limit(path, indices, drop=decoder == "disposable")
 
-    match family:
-        case "ours":
-            return partial(ours, decoder)
-        case "torchcodec":
-            return torchcodec
-        case "pytorchvideo":
-            return partial(pytorchvideo, decoder)
-        case _:
-            return partial(limit, decoder == "disposable")
+    return {"ours": ours, "torchcodec": torchcodec, "pytorchvideo": pytorchvideo, "limit": limit}[family]

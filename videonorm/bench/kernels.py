@@ -31,27 +31,41 @@ y, whose zeros are the ReLU's mask (without one, the mask follows from x). Weigh
 do not count. A pass: the tensors that this pass reads and writes.
 """
 
+from __future__ import annotations
+
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import prod
+from typing import TYPE_CHECKING
 
-import torch
-from torch.profiler import ProfilerActivity, profile
-
-from videonorm.bench.command import DTYPES, KERNEL_CONTENDERS, NETS, OPS
-from videonorm.bench.contenders import filter_contenders, norm_contenders
-from videonorm.bench.records import ORIGIN, Records, Row, choose_device, origin
-from videonorm.bench.sites import Stages, filter_stages, norm_sites
-from videonorm.bench.tables import PASSES
-from videonorm.bench.terminal import new_progress, show_kernels
-from videonorm.bench.timing import Clock, Contender, Timing, attempt, race, run_window
+from videonorm.bench import compute
+from videonorm.bench.options import BenchmarkParser
+from videonorm.bench.records import ORIGIN, Row
 from videonorm.errors import UserError
-from videonorm.ops import use
+from videonorm.options import positive_integer
 
-PEERS = ("bn", "torch_gn", "torch_gn_autocast", "torch_compile", "timm", "var_mean")
+if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    import torch
+
+    from videonorm.bench.sites import Stages
+    from videonorm.bench.timing import Clock, Contender, Timing
+
+NETS = ("r3d-18", "r3d-50", "i3d-50", "vgg3d-11")
+OPS = {"gn": "GN", "gn_relu": "GN + ReLU", "gn_add_relu": "GN + add + ReLU", "ws": "WS"}  # and as tables say
+DTYPES = ("bfloat16", "float16", "float32")
+PEERS = {
+    "bn": "batch norm",
+    "torch_gn": "torch's GN",
+    "torch_gn_autocast": "torch's GN, autocast",
+    "torch_compile": "torch's GN, compiled",
+    "timm": "timm's WS",
+    "var_mean": "var_mean WS",
+}
+CONTENDERS = ("ours", "ours_grouped", *PEERS, "copy")
+PASSES = ("moments", "apply", "sums", "grad_x")
 DIRECTIONS = ("forward", "backward", "both")
 QUICK_SHAPES = ((64, 4, 14, 14), (512, 1, 7, 7))
 QUICK_WIDTH = 8
@@ -75,12 +89,13 @@ COLUMNS = ORIGIN | {
     "error": "why there is no time",
 }
 
-# Tensors of x's size that are read or written: by any implementation that is minimal, and by passes of ours,
-# after which the kernels are named.
+# Tensors of x's size that are read or written: by any implementation that is minimal, by a copy of x, and by
+# passes of ours, after which the kernels are named.
 TENSORS = {
     "forward": {"gn": 2, "gn_relu": 2, "gn_add_relu": 3},
     "backward": {"gn": 3, "gn_relu": 3, "gn_add_relu": 5},
     "both": {"gn": 5, "gn_relu": 5, "gn_add_relu": 8},
+    "copy": {"gn": 2, "gn_relu": 2, "gn_add_relu": 2},
     "moments": {"gn": 1, "gn_relu": 1, "gn_add_relu": 1},
     "apply": {"gn": 2, "gn_relu": 2, "gn_add_relu": 3},
     "sums": {"gn": 2, "gn_relu": 2, "gn_add_relu": 4},
@@ -105,6 +120,9 @@ class Case:
     shape: tuple[int, ...] = ()
     stages: Stages = ()
 
+    def __str__(self) -> str:
+        return " ".join(self.about[name] for name in ("op", "shape", "dtype"))
+
     def minimal_bytes(self, direction: str) -> int:
         """See the module's docstring."""
         size = self.dtype.itemsize
@@ -115,58 +133,66 @@ class Case:
         return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
 
 
+def parser() -> BenchmarkParser:
+    options = compute.new_parser(
+        "kernels", __doc__, COLUMNS, quick="few small tensors, without the compiled contender"
+    )
+    text = "networks whose norms and filters are measured"
+    options.add("--net", text, NETS, NETS[:1], choices=NETS, metavar="NAME")
+    options.add("--op", "operators", tuple(OPS), choices=tuple(OPS), metavar="NAME")
+    options.add("--dtype", "of x", DTYPES, DTYPES[:1], choices=DTYPES, metavar="NAME")
+    quick = tuple(name for name in CONTENDERS if name != "torch_compile")
+    options.add("--contender", "who takes part", CONTENDERS, quick, choices=CONTENDERS, metavar="NAME")
+    text = "frames of a clip; --quick has shapes of its own"
+    options.add("--num_frames", text, (8, 16, 32, 64), (), type=positive_integer, metavar="T")
+    options.add("--crop_size", "pixels of its side", (112, 224), (), type=positive_integer, metavar="P")
+    options.add("--batch_size", "clips", (1, 2, 8), (2,), type=positive_integer, metavar="N")
+    formats = ("channels_last_3d", "contiguous_format")
+    options.add("--memory_format", "of x", formats[0], choices=formats)
+    return options
+
+
 def run(options: argparse.Namespace) -> None:
-    """Measure what the options of `videonorm bench kernels` ask for.
+    """Measure what the options ask for.
 
     Raises:
         UserError: the device is not there, the options contradict each other, or the results cannot be
             written.
     """
-    device = choose_device(options.device)
-    names = options.contender or [
-        name for name in KERNEL_CONTENDERS if not (options.quick and name == "torch_compile")
-    ]
-    repeats = options.repeats or (3 if options.quick else 20)
-    cases = select_cases(options)
-    # Where our kernels cannot be had, that is an error, and not the time of something else.
-    ours = use("cuda") if device.type == "cuda" else nullcontext()
-    with ours, Records(options.out, COLUMNS) as records, new_progress() as progress:
-        clock, made_on = Clock(device), origin(device)
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            what = " ".join(str(case.about[key]) for key in ("op", "shape", "dtype"))
-            progress.update(task, description=what)
-            records.add(made_on | row for row in measure(case, names, repeats, clock))
-            progress.advance(task)
-    show_kernels(records.rows, records.path)
+    from videonorm.bench.timing import Clock
+
+    def new_measure(device: torch.device) -> Callable[[Case], Iterator[Row]]:
+        return partial(measure, names=options.contender, repeats=options.repeats, clock=Clock(device))
+
+    compute.run(options, COLUMNS, select_cases, new_measure)
 
 
 def select_cases(options: argparse.Namespace) -> list[Case]:
     """The cases that the options ask for, every shape once."""
+    import torch
+
+    from videonorm.bench.sites import filter_stages, norm_sites
+
     if options.quick and (options.num_frames or options.crop_size):
         raise UserError("--quick has shapes of its own: it must stand without --num_frames and --crop_size")
-    nets = options.net or (("r3d-18",) if options.quick else NETS)
-    ops = options.op or OPS
     found: dict[tuple[tuple[int, int, int, int], str], list[str]] = {}
     if options.quick:
         found = {(shape, op): [] for shape in QUICK_SHAPES for op in OPS if op != "ws"}
     else:
-        sizes = product(options.num_frames or (8, 16, 32, 64), options.crop_size or (112, 224))
-        for net, (num_frames, crop_size) in product(nets, sizes):
+        for net, num_frames, crop_size in product(options.net, options.num_frames, options.crop_size):
             for (shape, op), count in norm_sites(net, num_frames, crop_size).items():
                 found.setdefault((shape, op), []).append(f"{net}:{num_frames}x{crop_size}:{count}")
-    batch_sizes = options.batch_size or ((2,) if options.quick else (1, 2, 8))
     memory_format = getattr(torch, options.memory_format)
 
     cases = []
-    for name in options.dtype or (("bfloat16",) if options.quick else DTYPES):
+    for name in options.dtype:
         dtype, about = getattr(torch, name), {"dtype": name, "memory_format": options.memory_format}
-        for ((shape, op), places), batch_size in product(found.items(), batch_sizes):
-            if op in ops:
+        for ((shape, op), places), batch_size in product(found.items(), options.batch_size):
+            if op in options.op:
                 full = (batch_size, *shape)
                 case = {"nets": " ".join(places), "shape": "x".join(map(str, full)), "op": op}
                 cases.append(Case(about | case, op, dtype, memory_format, shape=full))
-        for net in nets if "ws" in ops else ():
+        for net in options.net if "ws" in options.op else ():
             stages = filter_stages(net, width=QUICK_WIDTH if options.quick else 64)
             weights = [prod(weight) for stage in stages for weight in stage]
             case = {"nets": net, "shape": f"{len(weights)} filters, {sum(weights)} weights", "op": "ws"}
@@ -176,6 +202,11 @@ def select_cases(options: argparse.Namespace) -> list[Case]:
 
 def measure(case: Case, names: Sequence[str], repeats: int, clock: Clock) -> Iterator[Row]:
     """The rows of a case: for each contender its directions, or its error."""
+    import torch
+
+    from videonorm.bench.contenders import filter_contenders, norm_contenders
+    from videonorm.bench.timing import attempt, race
+
     made: list[tuple[list[Contender], int]] = []
 
     def make() -> None:
@@ -196,37 +227,35 @@ def measure(case: Case, names: Sequence[str], repeats: int, clock: Clock) -> Ite
         if error := timings[contender.name].error:
             yield case.about | {"contender": contender.name, "error": error}
         else:
-            yield from _rows(case, contender.name, timings, clock.copy_gb_per_second)
-    if clock.device.type == "cuda" and case.op != "ws":
-        for contender in contenders:
-            if contender.name == "ours" and not timings["ours"].error:
+            yield from _rows(case, contender.name, timings, clock)
+            if contender.name == "ours" and clock.device.type == "cuda" and case.op != "ws":
                 yield from _passes(case, contender, num_sets, clock)
 
 
-def _rows(case: Case, name: str, timings: Mapping[str, Timing], copy_gb_per_second: float) -> Iterator[Row]:
-    same_size = _copy_rate(case, timings)
+def _rows(case: Case, name: str, timings: Mapping[str, Timing], clock: Clock) -> Iterator[Row]:
+    copy = timings["copy"].microseconds("forward") if "copy" in timings else None
     for direction in DIRECTIONS:
         microseconds = timings[name].microseconds(direction)
         if microseconds is None:
             continue  # a copy has no backward
-        count = (
-            2 * prod(case.shape) * case.dtype.itemsize if name == "copy" else case.minimal_bytes(direction)
-        )
         row = case.about | {
             "contender": name,
             "direction": direction,
-            "microseconds": microseconds,
             "host_microseconds": timings[name].microseconds(direction, "host"),
         }
         for peer in PEERS:
             peers = timings[peer].microseconds(direction) if peer in timings else None
             if peers is not None and peer != name and name != "copy":
                 row[f"speedup_over_{peer}"] = peers / microseconds
-        yield row | _rates(count, microseconds, copy_gb_per_second, same_size)
+        yield row | _rates(case, "copy" if name == "copy" else direction, microseconds, clock, copy)
 
 
 def _passes(case: Case, ours: Contender, num_sets: int, clock: Clock) -> Iterator[Row]:
     """Rows of the single passes, for a device whose profiler can be used."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from videonorm.bench.timing import Timing, attempt, run_window
+
     microseconds: dict[str, float] = {}
 
     def watch() -> None:
@@ -238,28 +267,23 @@ def _passes(case: Case, ours: Contender, num_sets: int, clock: Clock) -> Iterato
                 time = event.time_range.elapsed_us() / num_sets
                 microseconds[name] = microseconds.get(name, 0.0) + time
 
-    error = attempt(watch, clock.device)
     about = case.about | {"contender": "ours"}
+    error = attempt(watch, clock.device)
     if error or not microseconds:
-        reason = error or "the profiler saw no kernel of ours"
-        yield about | {"direction": "passes", "error": reason}
+        yield about | {"direction": "passes", "error": error or "the profiler saw no kernel of ours"}
     for name, time in microseconds.items():
-        row = about | {"direction": name, "microseconds": time}
-        yield row | _rates(case.minimal_bytes(name), time, clock.copy_gb_per_second, None)
+        yield about | {"direction": name} | _rates(case, name, time, clock)
 
 
-def _copy_rate(case: Case, timings: Mapping[str, Timing]) -> float | None:
-    """10^9 bytes a second of the plain copy of x."""
-    microseconds = timings["copy"].microseconds("forward") if "copy" in timings else None
-    return 2 * prod(case.shape) * case.dtype.itemsize / microseconds / 1e3 if microseconds else None
-
-
-def _rates(count: int, microseconds: float, copy_gb_per_second: float, same_size: float | None) -> Row:
+def _rates(case: Case, what: str, microseconds: float, clock: Clock, copy: float | None = None) -> Row:
+    """The time of a direction, a pass or a copy, and what follows; `copy`: microseconds of the copy of x."""
+    count = case.minimal_bytes(what)
     rate = count / microseconds / 1e3
     return {
+        "microseconds": microseconds,
         "minimal_bytes": count,
         "gb_per_second": rate,
-        "copy_gb_per_second": copy_gb_per_second,
-        "share_of_copy_rate": rate / copy_gb_per_second,
-        "share_of_same_size_copy": rate / same_size if same_size else None,
+        "copy_gb_per_second": clock.copy_gb_per_second,
+        "share_of_copy_rate": rate / clock.copy_gb_per_second,
+        "share_of_same_size_copy": rate / (case.minimal_bytes("copy") / copy / 1e3) if copy else None,
     }

@@ -23,62 +23,46 @@ Memory is measured in a process of its own, from a manifest with as many rows as
 worker has for itself after a twentieth of the clips, and after all of them.
 """
 
+from __future__ import annotations
+
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from videonorm.bench import loading
+from videonorm.bench.loading import add_ratio, crop_size, new_case
+from videonorm.bench.options import BenchmarkParser, Default
+from videonorm.bench.records import Row
+from videonorm.bench.trial import Cost, Trial, family, peak_mib, private_mib
+from videonorm.options import positive_integer
 
-from videonorm.bench import peers
-from videonorm.bench.command import LOADERS
-from videonorm.bench.loading import CASE_COLUMNS, add_ratio, crop_size, medians, new_case
-from videonorm.bench.records import LOADING_ORIGIN, Records, Row, loading_origin
-from videonorm.bench.terminal import new_progress, show_loading
-from videonorm.bench.trial import Cost, Plan, family, peak_mib, private_mib, take_turns
-from videonorm.bench.videos import Videos
-from videonorm.data import (
-    Entries,
-    Entry,
-    Manifest,
-    RandomClips,
-    TrainTransform,
-    VideoDataset,
-    VideoLoader,
-    Workers,
-    read_manifest,
+if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    from videonorm.data import Manifest
+
+LOADERS = (
+    *("limit_disposable", "ours_pyav", "ours_torchcodec", "ours_decord"),
+    *("ours_packed", "ours_pyav_cpu", "ours_packed_cpu"),
+    *("torchcodec", "pytorchvideo_pyav", "pytorchvideo_decord"),
 )
-
-VIDEOS = Videos(num_videos=8, num_paths=2048)
-QUICK_VIDEOS = Videos(num_videos=2, num_paths=512)
 CLIPS = ((8, 8), (16, 4), (32, 2))  # T x stride
-QUICK_CLIPS = CLIPS[:1]
-SHORT_SIDES = (128, 256)
-QUICK_SHORT_SIDES = SHORT_SIDES[:1]
+NUM_PATHS = Default(2048, 512)
 BATCH_SIZE = 8  # clips
 CLIPS_PER_VIDEO = 4  # of repeated augmentation
-LEAST_SECONDS = 2.0  # of a window
-QUICK_LEAST_SECONDS = 1.0
-MEMORY_CLIPS = 5000
-QUICK_MEMORY_CLIPS = 200
+LEAST_SECONDS = Default(2.0, 1.0)  # of a window
 MEMORY_ROWS = 240_000  # of a manifest: Kinetics-400
 PACKED_REPEATS = 256  # of a video in an epoch, each with a clip of its own
-ENDLESS = 10**9  # clips of an epoch, which no window reaches the end of
 
-COLUMNS = (
-    LOADING_ORIGIN
-    | CASE_COLUMNS
-    | {
+COLUMNS = loading.new_columns(
+    {
         "crop_size": "pixels of a clip's side",
         "clips_per_video": "clips taken from one open file",
         "batch_size": "clips of a batch",
         "num_workers": "processes that load",
-        "loader": "contender",
-        "rounds": "processes of which the median is taken",
+    },
+    {
         "clips_per_second": "by the clock",
         "cpu_seconds_per_clip": "user and system time of the process and its workers",
         "ratio_to_pytorchvideo": "clips_per_second / that of pytorchvideo_pyav on gop250",
@@ -87,69 +71,44 @@ COLUMNS = (
         "peak_memory_mib": "most that one worker had resident",
         "memory_clips": "clips that each worker loaded while its memory was watched",
         "memory_growth_mib": "growth of a worker's private memory over them, the largest",
-        "error": "why there are no figures",
-    }
+    },
 )
 
 
+def parser() -> BenchmarkParser:
+    options = loading.new_parser("loader", __doc__, COLUMNS, LOADERS, CLIPS)
+    options.add("--num_workers", "processes that load", 2, type=positive_integer, metavar="N")
+    text = "clips that each worker loads while its memory is watched"
+    options.add("--memory_clips", text, 5000, 200, type=positive_integer, metavar="N")
+    return options
+
+
 def run(options: argparse.Namespace) -> None:
-    """Measure what the options of `videonorm bench loader` ask for.
-
-    Raises:
-        UserError: the results cannot be written.
-    """
-    videos = QUICK_VIDEOS if options.quick else VIDEOS
-    rounds = options.rounds or (1 if options.quick else 2)
-    plans = [Plan(name, cases(name, options)) for name in options.loader or LOADERS]
-    memory_plans = [Plan(name, memory_cases(name, options)) for name in options.loader or LOADERS]
-    sides = {case["short_side"] for plan in plans for case in plan.cases if case["files"] == "packed"}
-
-    def with_manifests(plans: Sequence[Plan]) -> list[Plan]:
-        def manifest(case: Row) -> str:
-            packed = case["files"] == "packed"
-            return str(videos.manifest(f"packed_{case['short_side']}" if packed else case["files"]))
-
-        return [
-            Plan(plan.loader, [case | {"manifest": manifest(case)} for case in plan.cases]) for plan in plans
-        ]
-
-    with Records(options.out, COLUMNS) as records:
-        made_on = loading_origin() | {"quick": int(options.quick)}
-        videos.prepare(sorted(sides))
-        answers: list[Row] = []
-        memory_answers: list[Row] = []
-        try:
-            with new_progress() as progress:
-                answers.extend(take_turns(__name__, with_manifests(plans), rounds, progress))
-            with new_progress() as progress:
-                memory_answers.extend(take_turns(__name__, with_manifests(memory_plans), 1, progress))
-        finally:
-            found = rows(plans, answers) + medians(memory_plans, memory_answers)
-            records.add(made_on | {name: row[name] for name in row if name in COLUMNS} for row in found)
-    show_loading(records.rows, records.path)
+    """See ``loading.run``."""
+    processes = [[Trial(case, options.rounds) for case in cases(name, options)] for name in options.loader]
+    processes += [[Trial(case, 1)] for name in options.loader for case in memory_cases(name, options)]
+    loading.run(options, __name__, COLUMNS, NUM_PATHS[options.quick], processes, compare)
 
 
 def cases(loader: str, options: argparse.Namespace) -> list[Row]:
-    clips = options.clip or (QUICK_CLIPS if options.quick else CLIPS)
-    sides = options.short_side or (QUICK_SHORT_SIDES if options.quick else SHORT_SIDES)
     # files, clips_per_video
     sources = {
         "limit_disposable": [("gop250", 1), ("gop12_fast", 1)],
         "ours_pyav": [("gop250", 1), ("gop250", CLIPS_PER_VIDEO), ("gop12_fast", 1)],
         "ours_packed": [("packed", 1)],
-        "ours_pyav_cpu": [("gop250", 1)],
         "ours_packed_cpu": [("packed", 1)],
     }
+    sides = (None,) if loader.startswith("limit") else options.short_side
     return [
-        new_case(clip, None if loader.startswith("limit") else side, files)
+        new_case(loader, clip, side, files)
         | {
-            "crop_size": None if loader.startswith("limit") else crop_size(side),
+            "crop_size": side and crop_size(side),
             "clips_per_video": clips_per_video,
             "batch_size": BATCH_SIZE,
             "num_workers": options.num_workers,
-            "least_seconds": QUICK_LEAST_SECONDS if options.quick else LEAST_SECONDS,
+            "least_seconds": LEAST_SECONDS[options.quick],
         }
-        for clip, side in product(clips, sides[:1] if loader.startswith("limit") else sides)
+        for clip, side in product(options.clip, sides)
         for files, clips_per_video in sources.get(loader, [("gop250", 1)])
     ]
 
@@ -157,22 +116,22 @@ def cases(loader: str, options: argparse.Namespace) -> list[Row]:
 def memory_cases(loader: str, options: argparse.Namespace) -> list[Row]:
     if loader != "ours_pyav":
         return []
-    clips = options.memory_clips or (QUICK_MEMORY_CLIPS if options.quick else MEMORY_CLIPS)
     transcoded = next(case for case in cases(loader, options) if case["files"] == "gop12_fast")
-    return [transcoded | {"memory_clips": clips}]
+    return [transcoded | {"memory_clips": options.memory_clips}]
 
 
-def rows(plans: Sequence[Plan], answers: Sequence[Row]) -> list[Row]:
-    """The rows of the results, with what they are relative to others."""
-    found = medians(plans, answers)
-    add_ratio(found, "ratio_to_pytorchvideo", "clips_per_second", "pytorchvideo_pyav", ["case"])
+def compare(rows: Sequence[Row]) -> None:
+    """Enter what the rows of the results are relative to others."""
+    add_ratio(rows, "ratio_to_pytorchvideo", "clips_per_second", "pytorchvideo_pyav", ["case"])
     same = ["files", "num_frames", "frame_stride", "clips_per_video"]
-    add_ratio(found, "share_of_decode_limit", "clips_per_second", "limit_disposable", same)
-    return found
+    add_ratio(rows, "share_of_decode_limit", "clips_per_second", "limit_disposable", same)
 
 
-def trial(loader: str, case: Row) -> Row:
+def trial(case: Row) -> Row:
     """Measure a case, in the process of a contender."""
+    from videonorm.bench.batches import batches
+    from videonorm.data import Entries, read_manifest
+
     manifest = read_manifest(case["manifest"])
     if "memory_clips" in case:
         return _memory(manifest, case)
@@ -180,7 +139,7 @@ def trial(loader: str, case: Row) -> Row:
         manifest = replace(manifest, entries=Entries.of(list(manifest.entries) * PACKED_REPEATS))
     start = time.perf_counter()
     num_workers, batch_size = case["num_workers"], case["batch_size"]
-    with batches(loader, manifest, case) as delivered:
+    with batches(manifest, case) as delivered:
         next(delivered)
         first_batch_seconds = time.perf_counter() - start
         warm = 1
@@ -207,6 +166,9 @@ def trial(loader: str, case: Row) -> Row:
 
 
 def _memory(manifest: Manifest, case: Row) -> Row:
+    from videonorm.bench.batches import batches
+    from videonorm.data import Entries, Entry, Manifest
+
     # Paths of their own: pages that are shared with the main process become private when a worker reads them.
     entries = manifest.entries
     rows = [
@@ -215,7 +177,7 @@ def _memory(manifest: Manifest, case: Row) -> Row:
     ]
     large = Manifest(manifest.path, Entries.of(rows), manifest.num_classes, manifest.class_names)
     clips = case["memory_clips"] * case["num_workers"]
-    with batches("ours_pyav", large, case) as delivered:
+    with batches(large, case) as delivered:
         taken = 0
         while taken < clips // 20:
             taken += len(next(delivered))
@@ -229,49 +191,3 @@ def _memory(manifest: Manifest, case: Row) -> Row:
         if (first := before[pid]) is not None and (last := after.get(pid)) is not None
     ]
     return {"memory_growth_mib": max(growth)} if growth else {"error": "this system does not tell it"}
-
-
-@contextmanager
-def batches(loader: str, manifest: Manifest, case: Row) -> Iterator[Iterator[Any]]:
-    """The batches of a contender without an end; at the end of the context its workers have ended."""
-    clip = (case["num_frames"], case["frame_stride"])
-    picture = (case["short_side"], case["crop_size"])
-    who, _, kind = loader.removesuffix("_cpu").partition("_")
-    with ExitStack() as stack:
-        match who:
-            case "ours":
-                decoder: Any = "auto" if kind == "packed" else kind
-                dataset = VideoDataset(
-                    manifest,
-                    RandomClips(*clip, case["clips_per_video"]),
-                    decoder=decoder,
-                    short_side=picture[0],
-                    replace_bad=False,
-                )
-                ours = VideoLoader(
-                    dataset,
-                    case["batch_size"] // case["clips_per_video"],
-                    stack.enter_context(Workers(case["num_workers"], time_limit_seconds=60)),
-                    sampler=_endless(dataset),
-                )
-                transform = TrainTransform(picture[1])
-                on_cpu = loader.endswith("_cpu")
-                yield (transform(batch)[0] if on_cpu else batch for batch in ours)
-            case "limit":
-                yield _torch_batches(peers.LimitDataset(manifest, *clip), case)
-            case "torchcodec":
-                yield _torch_batches(peers.TorchcodecDataset(manifest, *clip, *picture), case)
-            case _:
-                clips = peers.pytorchvideo_clips(manifest, kind, *clip, *picture)
-                yield iter(DataLoader(clips, case["batch_size"], num_workers=case["num_workers"]))
-
-
-def _torch_batches(dataset: Dataset[Tensor], case: Row) -> Iterator[Tensor]:
-    return iter(
-        DataLoader(dataset, case["batch_size"], num_workers=case["num_workers"], sampler=_endless(dataset))
-    )
-
-
-def _endless(dataset: Any) -> RandomSampler:
-    """Epoch after epoch, each in an order of its own."""
-    return RandomSampler(dataset, num_samples=ENDLESS)

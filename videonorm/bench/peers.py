@@ -6,7 +6,7 @@ PySlowFast, which is no package: it is a re-enactment.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, RandomSampler, SequentialSampler
 
+from videonorm.bench.records import Row
 from videonorm.bench.videos import FRAME_RATE
 from videonorm.data import Manifest, frame_indices, random_clip_start
 from videonorm.data.decoding.container import open_container, video_stream
@@ -74,9 +75,9 @@ def _stretches(index: PacketIndex, wanted: Any) -> list[tuple[int, int]]:
 class LimitDataset(Dataset[Tensor]):
     """Random clips that are decoded, without what nobody refers to, and thrown away."""
 
-    def __init__(self, manifest: Manifest, num_frames: int, frame_stride: int) -> None:
+    def __init__(self, manifest: Manifest, case: Row) -> None:
         self.paths = [entry.path for entry in manifest.entries]
-        self.clip = (num_frames, frame_stride)
+        self.clip = (case["num_frames"], case["frame_stride"])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,12 +93,9 @@ class LimitDataset(Dataset[Tensor]):
 class TorchcodecDataset(Dataset[Tensor]):
     """Clips by torchcodec's own random sampler, made ready in the worker with torchvision's operations."""
 
-    def __init__(
-        self, manifest: Manifest, num_frames: int, frame_stride: int, short_side: int, crop_size: int
-    ) -> None:
+    def __init__(self, manifest: Manifest, case: Row) -> None:
         self.paths = [entry.path for entry in manifest.entries]
-        self.num_frames, self.frame_stride = num_frames, frame_stride
-        self.short_side, self.crop_size = short_side, crop_size
+        self.case = case
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -105,12 +103,12 @@ class TorchcodecDataset(Dataset[Tensor]):
     def __getitem__(self, number: int) -> Tensor:
         from torchcodec.samplers import clips_at_random_indices  # type: ignore[attr-defined,unused-ignore]
 
-        video = torchcodec_decoder(self.paths[number])
+        video, case = torchcodec_decoder(self.paths[number]), self.case
         clips = clips_at_random_indices(
-            video, num_frames_per_clip=self.num_frames, num_indices_between_frames=self.frame_stride
+            video, num_frames_per_clip=case["num_frames"], num_indices_between_frames=case["frame_stride"]
         )
-        frames = torchcodec_scaled(clips.data[0], self.short_side).transpose(0, 1)
-        return ((random_crop(frames, self.crop_size) / 255) - MEAN) / STD
+        frames = torchcodec_scaled(clips.data[0], case["short_side"]).transpose(0, 1)
+        return _normalize(random_crop(frames, case["crop_size"]))
 
 
 def torchcodec_decoder(path: str) -> Any:
@@ -127,61 +125,64 @@ def torchcodec_scaled(frames: Tensor, short_side: int) -> Tensor:
     return scaled
 
 
-def pytorchvideo_clips(
-    manifest: Manifest, decoder: str, num_frames: int, frame_stride: int, short_side: int, crop_size: int
-) -> Any:
+def pytorchvideo_clips(manifest: Manifest, decoder: str, case: Row) -> Any:
     """PyTorchVideo's dataset with its random clips, each as long as ours; a `transform` does the rest."""
-    from pytorchvideo.data import LabeledVideoDataset, RandomClipSampler
+    from pytorchvideo.data import RandomClipSampler
 
-    def transform(sample: dict[str, Any]) -> Tensor:
-        clip = short_side_scale(uniform_temporal_subsample(sample["video"], num_frames), short_side)
-        return ((random_crop(clip, crop_size) / 255) - MEAN) / STD
+    def crop(clip: Tensor, _number: int) -> Tensor:
+        return random_crop(clip, case["crop_size"])
 
-    return LabeledVideoDataset(
-        [(entry.path, {"label": entry.label}) for entry in manifest.entries],
-        RandomClipSampler(Fraction(num_frames * frame_stride, FRAME_RATE)),
-        RandomSampler,
-        transform,
-        decode_audio=False,  # there is none
-        decoder=decoder,
-    )
+    return _pytorchvideo(manifest, RandomClipSampler(_duration(case)), RandomSampler, crop, decoder, case)
 
 
-def pytorchvideo_views(
-    manifest: Manifest,
-    num_frames: int,
-    frame_stride: int,
-    short_side: int,
-    crop_size: int,
-    num_clips: int,
-    num_crops: int,
-) -> Any:
+def pytorchvideo_views(manifest: Manifest, case: Row) -> Any:
     """PyTorchVideo's dataset with its clips for tests, view after view of video after video."""
-    from pytorchvideo.data import LabeledVideoDataset, make_clip_sampler
+    from pytorchvideo.data import make_clip_sampler
+
+    def crop(clip: Tensor, number: int) -> Tensor:
+        return uniform_crop(clip, case["crop_size"], number, case["num_crops"])
+
+    views = (_duration(case), case["num_clips"], case["num_crops"])
+    sampler = make_clip_sampler("constant_clips_per_video", *views)
+    return _pytorchvideo(manifest, sampler, SequentialSampler, crop, "pyav", case)
+
+
+def _pytorchvideo(
+    manifest: Manifest,
+    clips: Any,
+    videos: Any,
+    crop: Callable[[Tensor, int], Tensor],
+    decoder: str,
+    case: Row,
+) -> Any:
+    from pytorchvideo.data import LabeledVideoDataset
 
     def transform(sample: dict[str, Any]) -> Tensor:
-        clip = short_side_scale(uniform_temporal_subsample(sample["video"], num_frames), short_side)
-        return ((uniform_crop(clip, crop_size, sample["aug_index"], num_crops) / 255) - MEAN) / STD
+        clip = uniform_temporal_subsample(sample["video"], case["num_frames"])
+        return _normalize(crop(short_side_scale(clip, case["short_side"]), sample["aug_index"]))
 
-    duration = Fraction(num_frames * frame_stride, FRAME_RATE)
-    return LabeledVideoDataset(
-        [(entry.path, {"label": entry.label}) for entry in manifest.entries],
-        make_clip_sampler("constant_clips_per_video", duration, num_clips, num_crops),
-        SequentialSampler,
-        transform,
-        decode_audio=False,
-    )
+    paths = [(entry.path, {"label": entry.label}) for entry in manifest.entries]
+    return LabeledVideoDataset(paths, clips, videos, transform, decode_audio=False, decoder=decoder)
 
 
-def pytorchvideo_clip(path: str, decoder: str, start: int, num_frames: int, frame_stride: int) -> Tensor:
+def pytorchvideo_clip(path: str, decoder: str, start: int, case: Row) -> Tensor:
     """A clip (3, T, H, W) of float32, from the frame ``start``."""
     from pytorchvideo.data.encoded_video import EncodedVideo
 
     video = EncodedVideo.from_path(path, decode_audio=False, decoder=decoder)
     first = Fraction(start, FRAME_RATE)
-    clip = video.get_clip(first, first + Fraction(num_frames * frame_stride, FRAME_RATE))["video"]
+    clip = video.get_clip(first, first + _duration(case))["video"]
     video.close()
-    return uniform_temporal_subsample(clip, num_frames)
+    return uniform_temporal_subsample(clip, case["num_frames"])
+
+
+def _duration(case: Row) -> Fraction:
+    """Seconds of a clip."""
+    return Fraction(case["num_frames"] * case["frame_stride"], FRAME_RATE)
+
+
+def _normalize(clip: Tensor) -> Tensor:
+    return ((clip / 255) - MEAN) / STD
 
 
 def uniform_temporal_subsample(clip: Tensor, num_frames: int) -> Tensor:
@@ -215,9 +216,7 @@ def uniform_crop(clip: Tensor, crop_size: int, number: int, num_crops: int) -> T
     return clip[..., top : top + crop_size, left : left + crop_size]
 
 
-def pyslowfast_clip(
-    path: str, clip: int, num_clips: int, num_frames: int, frame_stride: int, short_side: int
-) -> Tensor:
+def pyslowfast_clip(path: str, clip: int, case: Row) -> Tensor:
     """The clip of one test view by PySlowFast's steps (slowfast/datasets/decoder.py, backend pyav).
 
     Open the file, decode every frame of the clip's span, all to RGB, choose, normalize, scale.
@@ -228,15 +227,15 @@ def pyslowfast_clip(
     with av.open(path) as container:
         stream = container.streams.video[0]
         assert stream.duration is not None
-        span = num_frames * frame_stride
-        first = max(stream.frames - span, 0) * clip / num_clips
+        span = case["num_frames"] * case["frame_stride"]
+        first = max(stream.frames - span, 0) * clip / case["num_clips"]
         pts_per_frame = stream.duration / stream.frames
         frames = list(_between(container, first * pts_per_frame, (first + span - 1) * pts_per_frame))
     pictures = torch.as_tensor(np.stack([frame.to_rgb().to_ndarray() for frame in frames]))
-    chosen = torch.linspace(0, len(pictures) - 1, num_frames).clamp(0, len(pictures) - 1).long()
+    chosen = torch.linspace(0, len(pictures) - 1, case["num_frames"]).clamp(0, len(pictures) - 1).long()
     values = pictures.index_select(0, chosen).float() / 255
     values = (values - torch.tensor(KINETICS_MEAN)) / torch.tensor(KINETICS_STD)
-    return short_side_scale(values.permute(3, 0, 1, 2), short_side)
+    return short_side_scale(values.permute(3, 0, 1, 2), case["short_side"])
 
 
 def _between(container: Any, first_pts: float, last_pts: float) -> Iterator[av.VideoFrame]:

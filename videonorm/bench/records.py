@@ -1,85 +1,49 @@
 """The rows of a benchmark, and what they were made on."""
 
+from __future__ import annotations
+
 import csv
-import importlib.metadata
 import os
-import platform
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from videonorm import __version__
 from videonorm.errors import UserError
-from videonorm.machine import available_cores, commit
+from videonorm.files import new_file
+from videonorm.machine import available_cores, commit, gpu_driver, processor, versions
+
+if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    import torch
 
 Row = dict[str, Any]
 
+NOT_INSTALLED = "not installed: "  # and the packages: an error of a contender
+PACKAGES = ("av", "torchcodec", "decord", "pytorchvideo")  # that loading may depend on
+_DEVICE = {"device": "name of the GPU, or of the processor and the number of its cores that were used"}
+_CODE = {
+    "videonorm": "version",
+    "commit": "of videonorm, -dirty if a file was changed; empty outside a checkout",
+}
 ORIGIN = {
-    "device": "name of the GPU, or the number of CPU cores",
-    "torch": "version of torch",
-    "cuda": "version of CUDA that torch was built for",
+    **_DEVICE,
+    "torch": "version",
+    "cuda": "version that torch was built for",
     "driver": "version of the GPU's driver",
-    "videonorm": "version of videonorm",
-    "commit": "git commit of videonorm, with -dirty if a file was changed; empty outside a checkout",
+    **_CODE,
 }
-
-LOADING_ORIGIN = {
-    "device": "name of the processor, and the number of its cores that were used",
-    **{name: f"version of {name}" for name in ("torch", "av", "torchcodec", "decord", "pytorchvideo")},
-    **{name: ORIGIN[name] for name in ("videonorm", "commit")},
-}
+LOADING_ORIGIN = _DEVICE | dict.fromkeys(("torch", *PACKAGES), "version") | _CODE
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device of an option `--device`, or the best there is.
+def origin(columns: Iterable[str], device: torch.device) -> Row:
+    """Those of the columns that say what is measured on; no version where a package is not installed."""
+    facts: Row = versions(*PACKAGES) | {"commit": commit()}
+    if device.type == "cuda":
+        import torch
 
-    Raises:
-        UserError: CUDA is asked for and there is no GPU.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device (cuda) must be a device of this machine, and torch finds no GPU here")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def origin(device: torch.device) -> Row:
-    """The columns of ORIGIN."""
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else f"{available_cores()} CPU cores",
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if cuda else None,
-        "driver": _driver() if cuda else None,
-        "videonorm": __version__,
-        "commit": commit(),
-    }
-
-
-def loading_origin() -> Row:
-    """The columns of LOADING_ORIGIN; no version where a package is not installed."""
-    row: Row = {"device": f"{_processor()}, {available_cores()} cores"}
-    for name in ("torch", "av", "torchcodec", "decord", "pytorchvideo"):
-        try:
-            row[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            row[name] = None
-    return row | {"videonorm": __version__, "commit": commit()}
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")  # of Linux
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _driver() -> str | None:
-    path = Path("/proc/driver/nvidia/version")  # absent on Windows
-    found = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", path.read_text()) if path.exists() else None
-    return found[1] if found else None
+        facts |= {"device": torch.cuda.get_device_name(device), "driver": gpu_driver()}
+    else:
+        facts |= {"device": f"{processor()}, {available_cores()} cores", "cuda": None, "driver": None}
+    return {name: facts[name] for name in columns if name in facts}
 
 
 class Records:
@@ -97,7 +61,7 @@ class Records:
         self.rows: list[Row] = []
         self._columns = list(columns)
 
-    def __enter__(self) -> "Records":
+    def __enter__(self) -> Records:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.partial.open("w", newline="", encoding="utf-8")
@@ -108,12 +72,11 @@ class Records:
         self._file.flush()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
-        if error is None:
-            os.replace(self.partial, self.path)
+        if kind is None:
+            with new_file(self.path) as aside:
+                os.replace(self.partial, aside)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows; a column that a row has not is left empty."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,14 @@ from videonorm.models import ResNet3d, VGG3d
 
 Stages = tuple[tuple[torch.Size, ...], ...]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "r3d-18": lambda **parts: ResNet3d(18, "r3d", **parts),
-    "r3d-50": lambda **parts: ResNet3d(50, "r3d", **parts),
-    "i3d-50": lambda **parts: ResNet3d(50, "i3d", **parts),
-    "vgg3d-11": lambda **parts: VGG3d(11, **parts),
-}
+
+def new_model(net: str, **parts: Any) -> nn.Module:
+    """A network by its kind and depth, as r3d-18, on torch's default device; `parts` are the class's own."""
+    kind, _, depth = net.partition("-")
+    make: Callable[..., nn.Module] = VGG3d
+    if kind != "vgg3d":
+        make, parts = ResNet3d, {"kind": kind, **parts}
+    return make(depth=int(depth), **parts)
 
 
 class Site(NamedTuple):
@@ -40,7 +42,7 @@ class _Recorder(Norm):
 
 
 def norm_sites(net: str, num_frames: int, crop_size: int) -> Counter[Site]:
-    """The sites of one of MODELS for a clip of this size, and how many norms each of them has."""
+    """The sites of a network for a clip of this size, and how many norms each of them has."""
     sites: Counter[Site] = Counter()
 
     def norm(num_channels: int) -> _Recorder:
@@ -49,7 +51,7 @@ def norm_sites(net: str, num_frames: int, crop_size: int) -> Counter[Site]:
         return recorder
 
     with torch.device("meta"), torch.no_grad():
-        MODELS[net](norm=norm)(torch.empty(1, 3, num_frames, crop_size, crop_size))
+        new_model(net, norm=norm)(torch.empty(1, 3, num_frames, crop_size, crop_size))
     return sites
 
 
@@ -57,7 +59,7 @@ def filter_stages(net: str, width: int) -> Stages:
     """The shapes of the convolutions' weights: the stem's, and those of each stage."""
     stages: dict[str, list[torch.Size]] = {}
     with torch.device("meta"):
-        model = MODELS[net](width=width)
+        model = new_model(net, width=width)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv3d):
             stage = name.split(".")[:2] if name.startswith("stages") else ["stem"]

@@ -17,34 +17,28 @@ weights, gradients and momentum. Saved bytes are counted without running anythin
 more clip, each storage once, parameters left out.
 """
 
+from __future__ import annotations
+
 import argparse
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-from videonorm.bench.command import STEP_CONTENDERS, STEP_NETS
-from videonorm.bench.records import ORIGIN, Records, Row, choose_device, origin
-from videonorm.bench.terminal import new_progress, show_steps
-from videonorm.bench.timing import GIB, WARM_UP, attempt, take_turns
+from videonorm.bench import compute
+from videonorm.bench.options import BenchmarkParser
+from videonorm.bench.records import ORIGIN, Row
 from videonorm.errors import UserError
-from videonorm.layers import BatchNorm3d, GroupNorm3d, Norm, WSConv3d
-from videonorm.models import ResNet3d
-from videonorm.ops import use
 
-MIB = 2**20
-STEPS = 3  # of a window
+if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    import torch
+
+    from videonorm.bench.trainer import Case
+
+NETS = {"r3d-18": 112, "i3d-50": 224}  # pixels of their clips
+CONTENDERS = ("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute")
 SIZES = ((8, 16), (32, 4), (64, 2), (64, 1))  # T x B
 QUICK_SIZES = ((4, 2), (8, 1))
-NUM_CLASSES = 400
 MAX_CLIPS_FRAMES = 32
 
 COLUMNS = ORIGIN | {
@@ -64,232 +58,48 @@ COLUMNS = ORIGIN | {
 }
 
 
-class TorchGroupNorm3d(Norm):
-    """torch's own group norm, then the residual, then ReLU."""
-
-    def __init__(self, num_channels: int, num_groups: int) -> None:
-        super().__init__(num_channels)
-        self.num_groups = num_groups
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-
-    def normalize(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.num_groups, self.weight, self.bias)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A network and a size of batches."""
-
-    net: str
-    crop_size: int
-    num_frames: int
-    batch_size: int
-    width: int = 64
-    num_groups: int = 32
-
-    @property
-    def about(self) -> Row:
-        return {
-            "net": self.net if self.width == 64 else f"{self.net} of width {self.width}",
-            "crop_size": self.crop_size,
-            "num_frames": self.num_frames,
-            "batch_size": self.batch_size,
-        }
-
-    def new_model(self, contender: str) -> ResNet3d:
-        """On torch's default device."""
-        kind, _, depth = self.net.partition("-")
-        group_norm = partial(GroupNorm3d, num_groups=self.num_groups)
-        parts: dict[str, dict[str, Any]] = {
-            "bn": {"norm": partial(BatchNorm3d, min_clips=1)},
-            "gn_torch": {"norm": partial(TorchGroupNorm3d, num_groups=self.num_groups)},
-            "gn": {"norm": group_norm},
-            "gn_ws": {"norm": group_norm, "conv": WSConv3d},
-            "gn_ws_recompute": {"norm": group_norm, "conv": WSConv3d, "recompute_norms": True},
-        }
-        make: Callable[..., ResNet3d] = ResNet3d
-        return make(int(depth), kind, NUM_CLASSES, width=self.width, **parts[contender])
-
-    def new_batch(self, batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Clips and labels."""
-        size = (batch_size, 3, self.num_frames, self.crop_size, self.crop_size)
-        clips = torch.randn(size, device=device).contiguous(memory_format=torch.channels_last_3d)
-        return clips, torch.zeros(batch_size, dtype=torch.long, device=device)
-
-
-class Trainer:
-    """A model, its optimizer, and a batch."""
-
-    def __init__(self, case: Case, contender: str, device: torch.device) -> None:
-        with device:
-            model = case.new_model(contender)
-        self.model = model.to(memory_format=torch.channels_last_3d)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
-        self.batch = case.new_batch(case.batch_size, device)
-
-    def step(self) -> None:
-        clips, labels = self.batch
-        with torch.autocast(clips.device.type, torch.bfloat16):
-            loss = F.cross_entropy(self.model(clips), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+def parser() -> BenchmarkParser:
+    options = compute.new_parser("step", __doc__, COLUMNS, quick="narrow networks on small clips")
+    nets = tuple(NETS)
+    options.add("--net", "networks", nets, nets[:1], choices=nets, metavar="NAME")
+    options.add("--contender", "norms and convolutions", CONTENDERS, choices=CONTENDERS, metavar="NAME")
+    text = (
+        f"find also the most clips of {MAX_CLIPS_FRAMES} frames that fit in GIB of GPU memory (default: all)"
+    )
+    options.add_argument("--max_clips", type=float, nargs="?", const=0.0, metavar="GIB", help=text)
+    return options
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what the options of `videonorm bench step` ask for.
+    """Measure what the options ask for.
 
     Raises:
         UserError: the device is not there, the option is not for it, or the results cannot be written.
     """
-    device = choose_device(options.device)
-    if options.max_clips is not None and device.type != "cuda":
-        raise UserError(f"--max_clips must be asked of a GPU: --device is {device.type}")
-    names = options.contender or STEP_CONTENDERS
-    repeats = options.repeats or (3 if options.quick else 20)
-    cases = select_cases(options)
-    searches = {case.net: case for case in cases} if options.max_clips is not None else {}
-    # Where our kernels cannot be had, that is an error, and not the time of something else.
-    ours = use("cuda") if device.type == "cuda" else nullcontext()
-    torch.backends.cudnn.benchmark = True
-    with ours, Records(options.out, COLUMNS) as records, new_progress() as progress:
-        made_on = origin(device)
-        task = progress.add_task("", total=len(cases) + len(searches) * len(names))
-        for case in cases:
-            what = f"{case.net} {case.num_frames} x {case.batch_size}"
-            progress.update(task, description=what)
-            records.add(made_on | row for row in measure(case, names, repeats, device))
-            progress.advance(task)
-        for case in searches.values():
-            for name in names:
-                progress.update(task, description=f"{case.net} most clips with {name}")
-                records.add([made_on | most_clips(case, name, options.max_clips, device)])
-                progress.advance(task)
-    show_steps(records.rows, records.path)
+    import torch
+
+    from videonorm.bench.trainer import measure
+
+    def new_measure(device: torch.device) -> Callable[[Case], Iterator[Row]]:
+        if options.max_clips is not None and device.type != "cuda":
+            raise UserError(f"--max_clips must be asked of a GPU: --device is {device.type}")
+        torch.backends.cudnn.benchmark = True
+        return partial(measure, names=options.contender, repeats=options.repeats, device=device)
+
+    compute.run(options, COLUMNS, select_cases, new_measure)
 
 
 def select_cases(options: argparse.Namespace) -> list[Case]:
-    nets = options.net or (STEP_NETS[:1] if options.quick else STEP_NETS)
+    from videonorm.bench.trainer import Case
+
     if options.quick:
-        return [Case(net, 32, *size, width=16, num_groups=4) for net in nets for size in QUICK_SIZES]
-    return [Case(net, 112 if net == "r3d-18" else 224, *size) for net in nets for size in SIZES]
-
-
-def measure(case: Case, names: Sequence[str], repeats: int, device: torch.device) -> Iterator[Row]:
-    """The rows of a case, one for each contender."""
-    rows: dict[str, Row] = {name: case.about | {"contender": name} for name in names}
-    for name, row in rows.items():
-        row["error"] = attempt(partial(_measure_memory, case, name, device, row), device)
-    seconds = {name: _Window(case, name, device) for name, row in rows.items() if not row["error"]}
-    for name, error in take_turns(seconds, repeats, device).items():
-        rows[name]["error"] = error
-    for name, row in rows.items():
-        if not row["error"]:
-            step_seconds = median(seconds[name].taken[WARM_UP:])
-            row["milliseconds"] = 1e3 * step_seconds
-            row["clips_per_second"] = case.batch_size / step_seconds
-    bn = rows.get("bn", {}).get("milliseconds")
-    for row in rows.values():
-        if bn and not row["error"]:
-            row["ratio_to_bn"] = row["milliseconds"] / bn
-    yield from rows.values()
-
-
-class _Window:
-    """Called, it takes the time of STEPS steps. The model is made at the first call."""
-
-    def __init__(self, case: Case, contender: str, device: torch.device) -> None:
-        self.taken: list[float] = []  # seconds of a step
-        self._make = partial(Trainer, case, contender, device)
-        self._device = device
-        self._trainer: Trainer | None = None
-
-    def __call__(self) -> None:
-        trainer = self._trainer = self._trainer or self._make()
-        _wait(self._device)
-        start = time.perf_counter()
-        for _ in range(STEPS):
-            trainer.step()
-        _wait(self._device)
-        self.taken.append((time.perf_counter() - start) / STEPS)
-
-
-def _measure_memory(case: Case, name: str, device: torch.device, row: Row) -> None:
-    """Enter saved bytes and, on a GPU, peak memory of a model that is alone there."""
-    row["saved_bytes_per_clip"] = saved_bytes(case, name, 3, device) - saved_bytes(case, name, 2, device)
-    if device.type != "cuda":
-        return  # a process has no peak for each of its models
-    trainer = Trainer(case, name, device)
-    for steps in (2, 2):
-        torch.cuda.reset_peak_memory_stats(device)
-        for _ in range(steps):
-            trainer.step()
-        _wait(device)
-    row["peak_memory_mib"] = torch.cuda.max_memory_allocated(device) / MIB
-
-
-def saved_bytes(case: Case, name: str, batch_size: int, device: torch.device) -> int:
-    """What autograd keeps for backward, each storage once, without parameters, counted on fake tensors."""
-    with FakeTensorMode():
-        with device:
-            model = case.new_model(name)
-        clips, _ = case.new_batch(batch_size, device)
-        own = {tensor.untyped_storage()._cdata for tensor in model.parameters()}
-        saved = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            saved[storage._cdata] = storage  # held, so that no other gets its address
-            return tensor.detach()
-
-        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with hooks, torch.autocast(device.type, torch.bfloat16):
-            graph = model(clips)
-        total = sum(storage.nbytes() for address, storage in saved.items() if address not in own)
-        del graph
-        return total
-
-
-def most_clips(case: Case, name: str, limit_gib: float, device: torch.device) -> Row:
-    """The row of the largest batch that fits: found by doubling, then by halving the gap.
-
-    Args:
-        limit_gib: GPU memory to use; 0 for all of it.
-    """
-    total = torch.cuda.get_device_properties(device).total_memory
-    limit = min(limit_gib * GIB or total, total)
-    case = Case(case.net, case.crop_size, MAX_CLIPS_FRAMES, 0, case.width, case.num_groups)
-    row = case.about | {"contender": name, "batch_size": None, "memory_limit_mib": limit / MIB}
-
-    def fits(batch_size: int) -> bool:
-        torch.cuda.empty_cache()
-        sized = Case(case.net, case.crop_size, case.num_frames, batch_size, case.width, case.num_groups)
-        try:
-            trainer = Trainer(sized, name, device)
-            for _ in range(2):  # the second one has momentum
-                trainer.step()
-            _wait(device)
-        except torch.cuda.OutOfMemoryError:
-            return False
-        return True
-
-    def search() -> None:
-        fitting, too_many = 0, 1
-        while fits(too_many):
-            fitting, too_many = too_many, 2 * too_many
-        while too_many - fitting > 1:
-            middle = (fitting + too_many) // 2
-            fitting, too_many = (middle, too_many) if fits(middle) else (fitting, middle)
-        row["max_clips"] = fitting
-
-    torch.backends.cudnn.benchmark = False  # it would try algorithms with the memory that there happens to be
-    torch.cuda.set_per_process_memory_fraction(limit / total, device)
-    row["error"] = attempt(search, device)
-    torch.cuda.set_per_process_memory_fraction(1.0, device)
-    return row
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        cases = [Case(net, 32, *size, 16, 4) for net in options.net for size in QUICK_SIZES]
+    else:
+        cases = [Case(net, NETS[net], *size) for net in options.net for size in SIZES]
+    if options.max_clips is None:
+        return cases
+    of_each_net = {case.net: case for case in cases}.values()
+    return cases + [
+        replace(case, num_frames=MAX_CLIPS_FRAMES, batch_size=0, limit_gib=options.max_clips)
+        for case in of_each_net
+    ]

@@ -4,29 +4,18 @@ The README's are made of the files in `results/`, which are from real GPUs, and 
 `python -m videonorm.bench.tables` prints them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from videonorm.bench.command import OPS, STEP_CONTENDERS
-from videonorm.bench.records import Row, read_rows
+from videonorm.bench.kernels import OPS, PASSES, PEERS
+from videonorm.bench.records import NOT_INSTALLED, Row, read_rows
+from videonorm.bench.step import CONTENDERS
 
 RESULTS = Path(__file__).parent / "results"
 LARGE_BYTES = 64e6
 UNMEASURED = "No GPU has run these benchmarks yet: speed and memory of the kernels are unmeasured.\n"
-
-PASSES = ("moments", "apply", "sums", "grad_x")
-PEERS = {
-    "bn": "batch norm",
-    "torch_gn": "torch's GN",
-    "torch_gn_autocast": "torch's GN, autocast",
-    "torch_compile": "torch's GN, compiled",
-    "timm": "timm's WS",
-    "var_mean": "var_mean WS",
-}
-OP_NAMES = {"gn": "GN", "gn_relu": "GN + ReLU", "gn_add_relu": "GN + add + ReLU", "ws": "WS"}
-
 UNMEASURED_LOADING = "No results of these benchmarks are kept yet: the speed of loading is unmeasured.\n"
 
 
@@ -67,99 +56,108 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
+def new_tables(rows: Sequence[Row]) -> list[Table]:
+    """Those that sum up the rows of a benchmark, without empty ones."""
+    if not rows:
+        return []
+    if "op" in rows[0]:
+        tables = [kernel_table(rows), pass_table(rows)]
+    elif "net" in rows[0]:
+        tables = [step_table(rows), clips_table(rows)]
+    else:
+        tables = [target_table(rows), loading_table(rows)]
+    return [table for table in tables if table.rows]
+
+
+def times_table(rows: Sequence[Row]) -> Table:
+    """Microseconds of each contender for an operator, forward + backward, a line a case."""
+    names = list(dict.fromkeys(row["contender"] for row in rows if row["microseconds"]))
+    rows = [row for row in rows if row["direction"] in ("forward", "backward")]
+    line = {"op": "{op}", "shape": "{shape}", "dtype": "{dtype}"}
+
+    def cell(found: Sequence[Row]) -> str:
+        return "+".join(f"{float(row['microseconds']):.0f}" for row in found)
+
+    return _pivot("Microseconds, forward + backward", line, rows, names, cell)
+
+
 def kernel_table(rows: Sequence[Row]) -> Table:
     """Ours against its peers: medians over the cases of a line, with the smallest and the largest."""
     ours = [row for row in rows if row["contender"].startswith("ours") and row["direction"] == "both"]
-    lines: dict[tuple[str, str, str, str], list[Row]] = {}
-    for row in sorted(ours, key=lambda row: OPS.index(row["op"])):
-        lines.setdefault((row["op"], row["contender"], row["dtype"], clips(row)), []).append(row)
+    ours.sort(key=lambda row: list(OPS).index(row["op"]))
     peers = [peer for peer in PEERS if any(row[f"speedup_over_{peer}"] for row in ours)]
+
+    def line(row: Row) -> tuple[str, ...]:
+        clips = "" if row["op"] == "ws" else row["shape"].partition("x")[0]
+        return row["op"], row["contender"], row["dtype"], clips
+
     body = []
-    for (op, contender, dtype, batch_size), found in lines.items():
-        name = OP_NAMES[op] + (", stage by stage" if contender == "ours_grouped" else "")
-        cells = [name, dtype, batch_size, str(len(found)), _shares(found)]
-        for peer in peers:
-            speedups = [row[f"speedup_over_{peer}"] for row in found if row[f"speedup_over_{peer}"]]
-            cells.append(_spread(map(float, speedups), "{:.2f}"))
-        body.append(cells)
+    for (op, contender, *dtype_and_clips), found in _groups(ours, line).items():
+        name = OPS[op] + (", stage by stage" if contender == "ours_grouped" else "")
+        speedups = [_spread(_figures(found, f"speedup_over_{peer}"), "{:.2f}") for peer in peers]
+        body.append([name, *dtype_and_clips, str(len(found)), _shares(found), *speedups])
     title = "Ours, forward + backward: share of the copy rate above 64 MB, how many times as fast as peers"
     return Table(title, ["op", "dtype", "clips", "cases", "of copy", *(PEERS[peer] for peer in peers)], body)
 
 
 def pass_table(rows: Sequence[Row]) -> Table:
     """The share of the copy rate of our single passes."""
-    lines: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        if row["direction"] in PASSES and float(row["minimal_bytes"]) >= LARGE_BYTES:
-            lines.setdefault((row["direction"], row["op"], row["dtype"]), []).append(row)
-    body = [
-        [name, OP_NAMES[op], dtype, str(len(found)), _shares(found)]
-        for (name, op, dtype), found in sorted(lines.items(), key=lambda line: PASSES.index(line[0][0]))
-    ]
+    passes = [row for row in _large(rows) if row["direction"] in PASSES]
+    passes.sort(key=lambda row: PASSES.index(row["direction"]))
+    groups = _groups(passes, lambda row: (row["direction"], OPS[row["op"]], row["dtype"]))
+    body = [[*names, str(len(found)), _shares(found)] for names, found in groups.items()]
     return Table("Our passes on tensors above 64 MB", ["pass", "op", "dtype", "cases", "of copy"], body)
 
 
 def step_table(rows: Sequence[Row]) -> Table:
     """Milliseconds and peak memory of training steps, norm beside norm."""
     steps = [row for row in rows if not row["max_clips"]]
-    names = _contenders(steps)
-    cells = {(_place(row), row["contender"]): _step(row) for row in steps}
-    body = []
-    for place in dict.fromkeys(map(_place, steps)):
-        net, crop_size, num_frames, batch_size = place
-        shown = [cells.get((place, name), "") for name in names]
-        body.append([net, crop_size, f"{num_frames} x {batch_size}", *shown])
+    line = {"net": "{net}", "pixels": "{crop_size}", "T x B": "{num_frames} x {batch_size}"}
     title = "A training step: time, peak memory, bytes saved for backward per clip"
-    return Table(title, ["net", "pixels", "T x B", *names], body)
+    return _pivot(title, line, steps, _contenders(steps), _step)
 
 
 def clips_table(rows: Sequence[Row]) -> Table:
     """The most clips whose training step fits in memory, norm beside norm."""
-    found = [row for row in rows if row["max_clips"]]
-    names = _contenders(found)
-    cells = {(_place(row)[:3], row["contender"]): row["max_clips"] for row in found}
-    memory = {_place(row)[:3]: f"{float(row['memory_limit_mib']) / 1024:.1f}" for row in found}
-    body = [[*place, memory[place], *(cells.get((place, name), "") for name in names)] for place in memory]
-    return Table("The most clips whose training step fits", ["net", "pixels", "T", "GiB", *names], body)
+    found = [row | {"gib": float(row["memory_limit_mib"]) / 1024} for row in rows if row["max_clips"]]
+    line = {"net": "{net}", "pixels": "{crop_size}", "T": "{num_frames}", "GiB": "{gib:.1f}"}
+    title = "The most clips whose training step fits"
+    return _pivot(title, line, found, _contenders(found), lambda rows: str(rows[-1]["max_clips"]))
 
 
 def target_table(rows: Sequence[Row]) -> Table:
     """What is asked of ours, and what was measured: medians over the cases, with the worst and the best."""
     body = []
     for target in TARGETS[loading_kind(rows)]:
-        values = [
-            float(row[target.column])
-            for row in rows
-            if row["loader"] == target.loader and row["files"] == target.files and row[target.column]
-            if row.get("clips_per_video", "1") == target.clips_per_video
-        ]
-        if values:
+        case = (target.loader, target.files, target.clips_per_video)
+        of_case = [r for r in rows if (r["loader"], r["files"], r.get("clips_per_video", "1")) == case]
+        if values := _figures(of_case, target.column):
             body.append([target.name, target.asked, str(len(values)), _spread(values, target.form)])
     return Table(f"Asked of ours, and measured{_quick(rows)}", ["", "asked", "cases", "measured"], body)
 
 
 def loading_table(rows: Sequence[Row]) -> Table:
     """Clips a second of loaders, or CPU milliseconds of decoding or of views: contender by case."""
-    kind = loading_kind(rows)
-    figures = {
+    column, scale, form, title = {
         "decode": ("cpu_seconds_per_clip", 1e3, "{:.1f}", "CPU milliseconds of a clip"),
         "loader": ("clips_per_second", 1, "{:.1f}", "Clips a second"),
         "views": ("cpu_seconds_per_video", 1e3, "{:.0f}", "CPU milliseconds of all views of a video"),
-    }
-    column, scale, form, title = figures[kind]
-    timed = [row for row in rows if not row.get("memory_clips")]
+    }[loading_kind(rows)]
+    timed = [dict(row) for row in rows if not row.get("memory_clips")]
     names = list(dict.fromkeys(row["case"] for row in timed if row["short_side"]))
     names = names or list(dict.fromkeys(row["case"] for row in timed))
-    lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in timed:
-        several = row.get("clips_per_video", "1") != "1"
-        files = f"{row['files']}, {row['clips_per_video']} clips a decode" if several else row["files"]
-        cell = str(row["error"]).partition(":")[0] or form.format(scale * float(row[column]))
-        line = lines.setdefault((row["loader"], files), {})
-        # A limit has no short side: it is that of every one.
-        line |= {name: cell for name in names if row["case"] in (name, name.partition("@")[0])}
-    body = [[*who, *(line.get(name, "") for name in names)] for who, line in lines.items()]
-    return Table(f"{title}{_quick(rows)}", ["loader", "files", *names], body)
+        if row.get("clips_per_video", "1") != "1":
+            row["files"] += f", {row['clips_per_video']} clips a decode"
+
+    def cell(found: Sequence[Row]) -> str:
+        return _failure(found[-1]) or form.format(scale * float(found[-1][column]))
+
+    def columns(row: Row) -> list[str]:  # a limit has no short side: it is that of every one
+        return [name for name in names if row["case"] in (name, name.partition("@")[0])]
+
+    line = {"loader": "{loader}", "files": "{files}"}
+    return _pivot(f"{title}{_quick(rows)}", line, timed, names, cell, columns)
 
 
 def loading_kind(rows: Sequence[Row]) -> str:
@@ -175,30 +173,23 @@ def _quick(rows: Sequence[Row]) -> str:
 
 def readme_tables(folder: Path = RESULTS) -> str:
     """What the README says of the kernels' cost: the tables of every result file, or that there is none."""
-    parts = []
-    for path, rows in _results(folder):
-        if "contender" in rows[0]:
-            tables = (kernel_table, pass_table) if "op" in rows[0] else (step_table, clips_table)
-            parts += _parts(path, rows, [table(rows) for table in tables])
-    return "\n".join(parts) or UNMEASURED
+    return _readme(folder, "contender") or UNMEASURED
 
 
 def readme_loading_tables(folder: Path = RESULTS) -> str:
     """What the README says of loading: what was asked and measured, or that nothing was."""
+    return _readme(folder, "loader") or UNMEASURED_LOADING
+
+
+def _readme(folder: Path, column: str) -> str:
+    """The tables of the result files that have the column."""
     parts = []
-    for path, rows in _results(folder):
-        if "loader" in rows[0]:
-            parts += _parts(path, rows, [target_table(rows), loading_table(rows)])
-    return "\n".join(parts) or UNMEASURED_LOADING
-
-
-def _results(folder: Path) -> Iterable[tuple[Path, list[Row]]]:
-    return [(path, rows) for path in sorted(folder.glob("*.csv")) if (rows := read_rows(path))]
-
-
-def _parts(path: Path, rows: Sequence[Row], tables: Sequence[Table]) -> list[str]:
-    shown = [as_markdown(table) for table in tables if table.rows]
-    return [*shown, f"{made_on(rows[0])} All figures: `videonorm/bench/results/{path.name}`.\n"]
+    for path in sorted(folder.glob("*.csv")):
+        rows = read_rows(path)
+        if rows and column in rows[0]:
+            parts += [as_markdown(table) for table in new_tables(rows)]
+            parts.append(f"{made_on(rows[0])} All figures: `videonorm/bench/results/{path.name}`.\n")
+    return "\n".join(parts)
 
 
 def made_on(row: Row) -> str:
@@ -215,22 +206,44 @@ def as_markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def clips(row: Row) -> str:
-    """N of a row's shape; nothing for ws."""
-    return "" if row["op"] == "ws" else str(row["shape"]).partition("x")[0]
+def _pivot(
+    title: str,
+    line: Mapping[str, str],
+    rows: Iterable[Row],
+    names: Sequence[str],
+    cell: Callable[[Sequence[Row]], str],
+    columns: Callable[[Row], Sequence[str]] = lambda row: [row["contender"]],
+) -> Table:
+    """A line for the rows that are alike in the texts of `line`, and in it a cell for each of the names.
+
+    Args:
+        line: the text of a row under a heading, with the row's columns in braces.
+        cell: draws those rows of a line that are of one name.
+        columns: the names that a row is of.
+    """
+    lines = _groups(rows, lambda row: tuple(text.format_map(row) for text in line.values()))
+    body = []
+    for key, of_line in lines.items():
+        found = [[row for row in of_line if name in columns(row)] for name in names]
+        body.append([*key, *(cell(of_name) if of_name else "" for of_name in found)])
+    return Table(title, [*line, *names], body)
+
+
+def _groups(rows: Iterable[Row], key: Callable[[Row], tuple[str, ...]]) -> dict[tuple[str, ...], list[Row]]:
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
 
 
 def _contenders(rows: Sequence[Row]) -> list[str]:
-    return [name for name in STEP_CONTENDERS if any(row["contender"] == name for row in rows)]
+    return [name for name in CONTENDERS if any(row["contender"] == name for row in rows)]
 
 
-def _place(row: Row) -> tuple[str, str, str, str]:
-    return row["net"], row["crop_size"], row["num_frames"], row["batch_size"]
-
-
-def _step(row: Row) -> str:
+def _step(found: Sequence[Row]) -> str:
+    row = found[-1]
     if row["error"]:
-        return str(row["error"]).partition(":")[0]
+        return _failure(row)
     parts = [f"{float(row['milliseconds']):.1f} ms"]
     if row["peak_memory_mib"]:
         parts.append(f"{float(row['peak_memory_mib']) / 1024:.2f} GiB")
@@ -239,12 +252,25 @@ def _step(row: Row) -> str:
     return ", ".join(parts)
 
 
+def _failure(row: Row) -> str:
+    """Why a row has no figures, in a cell: the kind of error, or which package is missing."""
+    error = str(row["error"])
+    return error if error.startswith(NOT_INSTALLED) else error.partition(":")[0]
+
+
+def _figures(rows: Iterable[Row], column: str) -> list[float]:
+    return [float(row[column]) for row in rows if row[column]]
+
+
+def _large(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if float(row["minimal_bytes"] or 0) >= LARGE_BYTES]
+
+
 def _shares(rows: Sequence[Row]) -> str:
-    large = [row for row in rows if float(row["minimal_bytes"]) >= LARGE_BYTES]
-    return _spread((100 * float(row["share_of_copy_rate"]) for row in large), "{:.0f} %")
+    return _spread([100 * share for share in _figures(_large(rows), "share_of_copy_rate")], "{:.0f} %")
 
 
-def _spread(values: Iterable[float], form: str) -> str:
+def _spread(values: Sequence[float], form: str) -> str:
     """Median (smallest to largest)."""
     ordered = sorted(values)
     if not ordered:

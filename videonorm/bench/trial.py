@@ -5,6 +5,8 @@ A process is told what to do as JSON and answers with a line of JSON for each ca
 is not part of any time.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import os
@@ -16,88 +18,100 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Timer
-from typing import Any, NamedTuple
-
-import torch
-from rich.progress import Progress
+from typing import TYPE_CHECKING, Any
 
 from videonorm.bench.records import Row, sentence
 
+if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    from rich.progress import Progress
+
 SILENT_SECONDS = 600  # a process that gives no answer for so long is ended
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}  # torch's wait for one another, in time that counts
 FFMPEG = ("avutil", "avcodec", "avformat", "avfilter", "avdevice", "swscale", "swresample")
 
 
-class Plan(NamedTuple):
-    """What a contender is to do."""
+@dataclass
+class Trial:
+    """What a contender is to do, and what came of it.
 
-    loader: str
-    cases: Sequence[Row]  # what the benchmark's `trial` needs of each, as JSON
+    Attributes:
+        case: what the benchmark's ``trial`` needs, as JSON; its ``loader`` is the contender.
+        rounds: how often it is done.
+        answers: of the rounds so far: what ``trial`` returned, or ``error``.
+    """
+
+    case: Row
+    rounds: int
+    answers: list[Row] = field(default_factory=list)
+
+    @property
+    def error(self) -> str | None:
+        return next((answer["error"] for answer in self.answers if answer.get("error")), None)
 
 
-def take_turns(module: str, plans: Sequence[Plan], rounds: int, progress: Progress) -> Iterator[Row]:
-    """Run every plan in a fresh process, one after the other, round after round.
+def take_turns(module: str, processes: Sequence[Sequence[Trial]], progress: Progress) -> None:
+    """Run the trials of each process in a fresh one, process after process, round after round.
 
-    A case that failed is not tried again.
+    A case that failed is not tried again. Answers are entered as they come.
 
     Args:
-        module: its ``trial(loader, case)`` measures a case, in the fresh process.
-
-    Yields:
-        An answer for each case and round: what ``trial`` returned, or ``error``; with ``loader`` and the
-        number of the ``case`` in the plan.
+        module: its ``trial(case)`` measures a case, in the fresh process.
     """
-    failed: set[tuple[str, int]] = set()
-    total = rounds * sum(len(plan.cases) for plan in plans)
-    task = progress.add_task("", total=total)
-    for _ in range(rounds):
-        for plan in plans:
-            progress.update(task, description=plan.loader)
-            numbers = [n for n in range(len(plan.cases)) if (plan.loader, n) not in failed]
-            progress.advance(task, len(plan.cases) - len(numbers))
-            for answer in _answers(module, plan, numbers):
-                progress.advance(task)
-                if answer.get("error"):
-                    failed.add((plan.loader, answer["case"]))
-                yield answer | {"loader": plan.loader}
+    everything = [trial for trials in processes for trial in trials]
+    task = progress.add_task("", total=sum(trial.rounds for trial in everything))
+    for turn in range(max((trial.rounds for trial in everything), default=0)):
+        for trials in processes:
+            due = [trial for trial in trials if turn < trial.rounds]
+            todo = [trial for trial in due if not trial.error]
+            progress.advance(task, len(due) - len(todo))
+            if todo:
+                progress.update(task, description=todo[0].case["loader"])
+                answers = _answers(module, [trial.case for trial in todo])
+                for answer, trial in zip(answers, todo, strict=True):
+                    trial.answers.append(answer)
+                    progress.advance(task)
 
 
-def _answers(module: str, plan: Plan, numbers: Sequence[int]) -> Iterator[Row]:
-    if not numbers:
-        return
-    work = json.dumps([module, plan.loader, [plan.cases[number] for number in numbers]])
+def _answers(module: str, cases: Sequence[Row]) -> Iterator[Row]:
+    """Of a fresh process, one for each case."""
     with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | ONE_THREAD | library_path(Path(folder))
         process = subprocess.Popen(
             [sys.executable, "-m", "videonorm.bench.trial"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=os.environ | library_path(Path(folder)),
+            env=environment,
             start_new_session=True,  # so that its workers end with it
         )
         assert process.stdin and process.stdout
         answered = 0
         try:
-            process.stdin.write(work)
+            json.dump([module, cases], process.stdin)
             process.stdin.close()
             while line := _line(process):
-                yield json.loads(line) | {"case": numbers[answered]}
+                yield json.loads(line)
                 answered += 1
             process.wait()
         finally:
             _end(process)
-        if answered < len(numbers):
+        if answered < len(cases):
             log.seek(0)
             last = log.read().strip().rpartition("\n")[2]
             code = process.returncode
             how = f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
-            for number in numbers[answered:]:
-                yield {"case": number, "error": " ".join(f"{how}: {last}".split())[:300]}
+            for _ in cases[answered:]:
+                yield {"error": " ".join(f"{how}: {last}".split())[:300]}
 
 
-def _line(process: "subprocess.Popen[str]") -> str:
+def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout
     timer = Timer(SILENT_SECONDS, _end, [process])
     timer.start()
@@ -107,7 +121,7 @@ def _line(process: "subprocess.Popen[str]") -> str:
         timer.cancel()
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _end(process: subprocess.Popen[str]) -> None:
     """Kill a process and what it started. Nothing is left running when the next has its turn."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -144,7 +158,7 @@ class Cost:
     seconds: float
     cpu_seconds: float
 
-    def __enter__(self) -> "Cost":
+    def __enter__(self) -> Cost:
         self.cpu_seconds = -_cpu_seconds()
         self.seconds = -time.perf_counter()
         return self
@@ -207,14 +221,13 @@ def main() -> None:
     # Whatever else is printed, here or by a library in C, goes to the log.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    module, loader, cases = json.load(sys.stdin)
-    torch.set_num_threads(1)  # more would wait for one another, in time that counts
+    module, cases = json.load(sys.stdin)
     # Where a decoder leaves a file to pyav, here or in a worker forked from here, it is not the one measured.
     warnings.filterwarnings("error", ".* is read by pyav")
     trial = importlib.import_module(module).trial
     for case in cases:
         try:
-            answer: Mapping[str, Any] = trial(loader, case)
+            answer: Mapping[str, Any] = trial(case)
         except Exception as error:
             answer = {"error": sentence(error)}
         print(json.dumps(answer), file=answers, flush=True)

@@ -30,6 +30,8 @@ from videonorm.data import open_video
 from videonorm.data.decoding import IndexStore
 from videonorm.data.decoding.index_store import packet_index
 from videonorm.data.decoding.packed import pack_video, write_shard
+from videonorm.files import cache_folder, new_file, write
+from videonorm.machine import available_cores
 
 VERSION = 1  # part of the folder's name: raise it when the videos change
 FRAME_RATE = 30
@@ -66,8 +68,7 @@ class Videos:
 
     @property
     def folder(self) -> Path:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videonorm"
-        return cache / f"bench_v{VERSION}_{self.width}x{self.height}_{self.num_frames}"
+        return cache_folder() / f"bench_v{VERSION}_{self.width}x{self.height}_{self.num_frames}"
 
     def manifest(self, kind: str) -> Path:
         """Of an entry of ENCODERS, or of ``packed_128`` for frames packed with a short side of 128 pixels."""
@@ -83,7 +84,7 @@ class Videos:
         with FileLock(self.folder / ".lock"):  # of several processes one makes the files, the others wait
             missing = [n for n in range(self.num_videos) if not self._path("gop12_fast", n).exists()]
             shards = [side for side in packed if not self._shard(side).exists()]
-            with new_progress() as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+            with new_progress() as progress, ThreadPoolExecutor(available_cores()) as pool:
                 task = progress.add_task("", total=len(missing) + len(shards) + len(ENCODERS))
                 progress.update(task, description=f"Making videos in {self.folder}")
                 for _ in pool.map(self._make, missing):  # torch and x264 release the interpreter lock
@@ -135,10 +136,7 @@ class Videos:
             packet_index(str(path), store=store)
 
     def _write_manifest(self, kind: str, paths: Iterable[str]) -> None:
-        manifest = self.manifest(kind)
-        aside = manifest.with_name(f".{manifest.name}")
-        aside.write_text("\n".join(["path,label", *(f"{path},0" for path in paths), ""]))
-        aside.replace(manifest)
+        write(self.manifest(kind), "\n".join(["path,label", *(f"{path},0" for path in paths), ""]))
 
 
 def render(seed: int, num_frames: int, height: int, width: int) -> Iterator[Tensor]:
@@ -197,9 +195,9 @@ def _sample(texture: Tensor, x: Tensor, y: Tensor, path: Tensor, moves: bool) ->
 
 
 def encode(path: Path, pictures: Iterable[av.VideoFrame], kind: str) -> None:
-    """Write an MP4 of an entry of ENCODERS, aside and then renamed."""
-    aside = path.with_name(f".{path.name}")
-    with av.open(str(aside), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    """Write an MP4 of an entry of ENCODERS."""
+    faststart = {"movflags": "+faststart"}
+    with new_file(path) as aside, av.open(str(aside), "w", format="mp4", options=faststart) as container:
         stream = container.add_stream("libx264", rate=Fraction(FRAME_RATE), options=ENCODERS[kind])
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1  # the other cores have files of their own
@@ -209,4 +207,3 @@ def encode(path: Path, pictures: Iterable[av.VideoFrame], kind: str) -> None:
             picture.pict_type = PictureType.NONE  # or the encoder would repeat the source's keyframes
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-    aside.replace(path)
