@@ -10,7 +10,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pandas as pd
 import pytest
 from torch.utils.data import DataLoader
 
@@ -181,9 +180,7 @@ def test_the_list_can_be_read_again(tmp_path):
     bad.add("train", [BadVideo(path, reason) for path, reason, _ in rows])
     bad.write(tmp_path / "bad_videos.csv")
     assert rows_of(tmp_path / "bad_videos.csv") == rows
-    table = pd.read_csv(tmp_path / "bad_videos.csv", encoding_errors="surrogateescape", keep_default_na=False)
-    assert list(table.itertuples(index=False, name=None)) == rows
-    assert os.fsencode(table.path.iloc[-1]) == b"\xff\xfe.mp4"
+    assert os.fsencode(rows[-1][0]) == b"\xff\xfe.mp4"
 
 
 def test_good_files_with_names_that_ffmpeg_has_other_uses_for(folder, make_video, tmp_path, monkeypatch):
