@@ -279,7 +279,11 @@ def delimiter_of(path: Path, lines: list[str]) -> str | None:
 def csv_rows(
     path: Path, lines: list[str], delimiter: str, needed: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The cells of each row by column, and where the row is; UserError without the columns ``needed``."""
+    """The cells of each row by column, and where the row is.
+
+    Raises:
+        UserError: a column of ``needed`` is not there, or the first of these is empty in a row.
+    """
     table = csv.reader(
         (f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=True, strict=True
     )
@@ -308,8 +312,8 @@ def csv_rows(
                     f"{where}: the number of cells ({len(cells)}) must be that of the header ({len(columns)})"
                 )
             row = dict(zip(columns, map(str.strip, cells), strict=True))
-            if not row["path"]:
-                raise UserError(f"{where}: path () must not be empty")
+            if not row[needed[0]]:
+                raise UserError(f"{where}: {needed[0]} () must not be empty")
             yield where, row
     except csv.Error as error:
         open_quote = "a quote is opened in it and not closed"
