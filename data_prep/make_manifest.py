@@ -1,26 +1,7 @@
-"""Published annotations and a folder of videos -> a manifest for each split, class names, what is wrong."""
-
-from argparse import Namespace
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from script import add_work, run, writing
-
-from videonorm.errors import UserError
-from videonorm.options import Parser
-
-if TYPE_CHECKING:
-    from listing import Listing
-    from matching import Videos
-
-    from videonorm.data import Split
-
-DESCRIPTION = """\
-Turn the published annotations of a data set, and the folder with its videos, into manifests for videonorm:
+"""Turn the published annotations of a data set, and the folder with its videos, into manifests for videonorm:
 train.csv, val.csv and test.csv of the videos that can be used, classes.txt with the class names in the
 published order, and problems.csv with what is missing, duplicate, unreadable, unlabelled or not listed.
-"""
-EXAMPLES = """\
+
 examples:
   python data_prep/make_manifest.py kinetics --videos k400 --out data/kinetics400
   python data_prep/make_manifest.py kinetics --videos clips --annotations train.csv val.csv --out data/k700
@@ -31,6 +12,22 @@ examples:
   python data_prep/make_manifest.py ssv2 --videos 20bn-something-something-v2 --annotations labels --out ssv2
   python data_prep/make_manifest.py diving48 --videos rgb --annotations . --out data/diving48
 """
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from script import add_out_folder, add_work, help_of, run, writing
+
+from videonorm.errors import UserError
+from videonorm.options import Parser
+
+if TYPE_CHECKING:
+    from listing import Listing
+    from matching import Videos
+
+    from videonorm.data import Split
+
 LAYOUTS = {
     "kinetics": "official CSVs of K400, K600, K700-2020; clips ID_START_END anywhere",
     "folders": "a folder for each class, in folders train, val, test or in none",
@@ -44,13 +41,13 @@ SPLITS: "tuple[Split, ...]" = ("train", "val", "test")
 
 
 def parser() -> Parser:
-    options = Parser(prog="make_manifest.py", description=DESCRIPTION, epilog=EXAMPLES)
+    options = Parser(prog="make_manifest.py", **help_of(__doc__))
     layouts = options.add_subparsers(dest="layout", required=True, metavar="LAYOUT")
     layout: dict[str, Parser] = {}
     for name, text in LAYOUTS.items():
         layout[name] = one = layouts.add_parser(name, help=text, description=f"{text}.")
         one.add_argument("--videos", type=Path, required=True, metavar="DIR", help="where the videos are")
-        one.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+        add_out_folder(one)
         one.add_argument(
             "--no_probe", action="store_true", help="open no video: what only files tell stays empty"
         )
@@ -103,11 +100,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the script; returns the exit code.
-
-    Raises:
-        UserError: an option, a list or a folder cannot be used.
-    """
+    """Run the script; returns the exit code. Raises UserError for what it is given and cannot use."""
     options = parser().parse_args(argv)
     _check_folder("--videos", options.videos)
     if options.out.exists():

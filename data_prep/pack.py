@@ -1,4 +1,20 @@
-"""Keep the frames of a manifest's videos as JPEG in a few large files; ``--help`` says how."""
+"""Decode the videos of manifests once and keep their frames as JPEG at the size that training wants, in
+shards of a few hundred MiB: for sweeps that read the same videos hundreds of times. A clip is then read at
+the price of its own frames. Writes OUT/shards/..., a manifest for each one given, under its name, and
+bad_videos.csv.
+
+Before it starts it packs a few of the videos aside, and says what all of them take on disk, how much faster
+loading becomes and how long packing takes. What lies outside start_seconds and end_seconds is left out;
+pictures are upright, and never enlarged. Run again, a run that was stopped in any way goes on. A video that
+fails is named with its reason and left out of the new manifest.
+
+examples:
+  python data_prep/pack.py k400/train.csv k400/val.csv --out k400_packed --dry_run
+  python data_prep/pack.py k400/train.csv k400/val.csv --out k400_packed
+  python data_prep/pack.py ssv2/train.csv --out ssv2_packed --short_side 256 --frame_step 2
+
+exit codes: 0 done; 1 more than --max_bad_fraction of the videos failed; 2 an argument or a manifest is wrong.
+"""
 
 import shutil
 import statistics
@@ -8,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from script import add_max_bad_fraction, add_work, manifests_parser, printable, run, writing
+from script import add_max_bad_fraction, add_out_folder, add_work, manifests_parser, printable, run, writing
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
@@ -18,24 +34,6 @@ from videonorm.options import Parser, positive_integer
 if TYPE_CHECKING:
     from packing import Packing
 
-DESCRIPTION = """\
-Decode the videos of manifests once and keep their frames as JPEG at the size that training wants, in shards
-of a few hundred MiB: for sweeps that read the same videos hundreds of times. A clip is then read at the price
-of its own frames. Writes OUT/shards/..., a manifest for each one given, under its name, and bad_videos.csv.
-
-Before it starts it packs a few of the videos aside, and says what all of them take on disk, how much faster
-loading becomes and how long packing takes. What lies outside start_seconds and end_seconds is left out;
-pictures are upright, and never enlarged. Run again, a run that was stopped in any way goes on. A video that
-fails is named with its reason and left out of the new manifest.
-"""
-EXAMPLES = """\
-examples:
-  python data_prep/pack.py k400/train.csv k400/val.csv --out k400_packed --dry_run
-  python data_prep/pack.py k400/train.csv k400/val.csv --out k400_packed
-  python data_prep/pack.py ssv2/train.csv --out ssv2_packed --short_side 256 --frame_step 2
-
-exit codes: 0 done; 1 more than --max_bad_fraction of the videos failed; 2 an argument or a manifest is wrong.
-"""
 SAMPLED = 12  # videos packed before all others
 MEASURED = 5  # of them, those whose loading is timed
 SPARE = 1.1  # times the disk estimated must be free
@@ -43,8 +41,8 @@ ROOM = "a folder to write in, with room"
 
 
 def parser() -> Parser:
-    options = manifests_parser("pack.py", DESCRIPTION, EXAMPLES)
-    options.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
+    options = manifests_parser("pack.py", __doc__)
+    add_out_folder(options)
     options.add_argument(
         "--split", metavar="NAME", help="only the rows that have it in the column split (default: all)"
     )
@@ -82,11 +80,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the script; returns the exit code.
-
-    Raises:
-        UserError: an option, a manifest or the output folder cannot be used.
-    """
+    """Run the script; returns the exit code. Raises UserError for what it is given and cannot use."""
     options = parser().parse_args(argv)
 
     from packing import Packing, Settings

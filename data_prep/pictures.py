@@ -84,10 +84,15 @@ def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None) -> An
 
 
 def _ready(graph: Any) -> Iterator[av.VideoFrame]:
-    while True:
-        try:
-            picture = graph.vpull()
-        except (av.BlockingIOError, av.EOFError):
-            return
+    for picture in pulled(graph):
         picture.pict_type = PictureType.NONE  # or the encoder would repeat the source's keyframes
         yield picture
+
+
+def pulled(graph: Any) -> Iterator[Any]:
+    """What a filter graph has ready."""
+    while True:
+        try:
+            yield graph.pull()
+        except (av.BlockingIOError, av.EOFError):
+            return

@@ -26,20 +26,26 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         sys.exit(130)
 
 
-def manifests_parser(prog: str, description: str, epilog: str) -> Parser:
-    """A parser for a script that reads manifests."""
-    parser = Parser(prog=prog, description=description, epilog=epilog)
+def help_of(doc: str | None) -> dict[str, str]:
+    """Description and epilog for ``Parser`` of a script's docstring: the options come before the examples."""
+    description, examples, rest = (doc or "").partition("examples:\n")
+    return {"description": description, "epilog": examples + rest}
+
+
+def manifests_parser(prog: str, doc: str | None) -> Parser:
+    """A parser for a script that reads manifests, with its docstring as the help."""
+    parser = Parser(prog=prog, **help_of(doc))
     parser.add_argument(
-        "manifests",
-        type=Path,
-        nargs="+",
-        metavar="manifest",
-        help="CSV, list, or folder of class folders",
+        "manifests", type=Path, nargs="+", metavar="manifest", help="CSV, list, or folder of class folders"
     )
     parser.add_argument(
         "--root", metavar="DIR|URL", help="where relative paths start (default: at each manifest)"
     )
     return parser
+
+
+def add_out_folder(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
 
 
 def add_work(parser: Parser, time_limit_seconds: float) -> _ArgumentGroup:

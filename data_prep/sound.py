@@ -5,6 +5,7 @@ from typing import Any
 
 import av
 from av.container import OutputContainer
+from pictures import pulled
 
 from videonorm.data.decoding.packet_index import DECODER_ERRORS, open_container
 
@@ -65,11 +66,7 @@ class Sound:
         return graph
 
     def _encode(self, graph: Any) -> None:
-        while True:
-            try:
-                samples = graph.pull()
-            except (av.BlockingIOError, av.EOFError):
-                return
+        for samples in pulled(graph):
             self._container.mux(self._to.encode(samples))
 
 

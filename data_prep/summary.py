@@ -1,4 +1,11 @@
-"""Draw what manifests hold: class balance, durations, frame rates, picture sizes; ``--help`` says how."""
+"""Draw the class balance, durations, frame rates and picture sizes of manifests as one picture. Where a
+manifest lacks the columns duration_seconds, fps, width, height, or has empty cells in them, the videos are
+opened.
+
+examples:
+  python data_prep/summary.py k400/train.csv k400/val.csv
+  python data_prep/summary.py k400_256/train.csv --out k400_256.svg
+"""
 
 from argparse import Namespace
 from collections import Counter
@@ -18,15 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rows import Row
 
-DESCRIPTION = """\
-Draw the class balance, durations, frame rates and picture sizes of manifests as one picture. Where a manifest
-lacks the columns duration_seconds, fps, width, height, or has empty cells in them, the videos are opened.
-"""
-EXAMPLES = """\
-examples:
-  python data_prep/summary.py k400/train.csv k400/val.csv
-  python data_prep/summary.py k400_256/train.csv --out k400_256.svg
-"""
 INK, MUTED, BLUE = "#1a1d21", "#7d848c", "#0072B2"
 SPLIT_COLORS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe & Ito, 2008
 STYLE: dict[Any, Any] = {
@@ -69,7 +67,7 @@ class Video(NamedTuple):
 
 
 def parser() -> Parser:
-    options = manifests_parser("summary.py", DESCRIPTION, EXAMPLES)
+    options = manifests_parser("summary.py", __doc__)
     options.add_argument(
         "--out",
         type=Path,
@@ -82,11 +80,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the script; returns the exit code.
-
-    Raises:
-        UserError: an option or a manifest cannot be used.
-    """
+    """Run the script; returns the exit code. Raises UserError for what it is given and cannot use."""
     options = parser().parse_args(argv)
     suffix = options.out.suffix.lower()
     if suffix not in (".png", ".svg"):

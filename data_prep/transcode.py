@@ -1,4 +1,22 @@
-"""Encode the videos of a manifest anew, small and quick to decode; ``--help`` says how."""
+"""Encode the videos of a manifest as H.264 that a loader decodes quickly: small pictures, a keyframe every
+few frames. Writes OUT/videos/..., as they lie below --root, a manifest of them for each one given, under its
+name, and bad_videos.csv.
+
+Rotation and pixel aspect are resolved into the pixels; what lies outside start_seconds and end_seconds is cut
+off; pictures are never enlarged. Run again, files that were made of the same source with the same settings
+are kept; so a run that was stopped in any way goes on. A file that fails is named with its reason and left
+out of the new manifest.
+
+examples:
+  python data_prep/transcode.py k400/train.csv k400/val.csv --out k400_256
+  python data_prep/transcode.py k400/train.csv --out k400_128 --short_side 128 --gop 1 --crf 20
+  python data_prep/transcode.py k400/train.csv --out k400_256 --shard $SLURM_ARRAY_TASK_ID/16
+
+Shards 0/16 to 15/16 share the work; each writes train.shard-0-of-16.csv and so on. When all are done, run it
+once without --shard: it finds the files made and writes the whole manifest.
+
+exit codes: 0 done; 1 more than --max_bad_fraction of the files failed; 2 an argument or a manifest is wrong.
+"""
 
 import os
 import statistics
@@ -9,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from script import (
     add_max_bad_fraction,
+    add_out_folder,
     add_work,
     manifests_parser,
     printable,
@@ -27,26 +46,6 @@ if TYPE_CHECKING:
     from rows import Row
     from video import Facts
 
-DESCRIPTION = """\
-Encode the videos of a manifest as H.264 that a loader decodes quickly: small pictures, a keyframe every few
-frames. Writes OUT/videos/..., a manifest of them for each one given, under its name, and bad_videos.csv.
-
-Rotation and pixel aspect are resolved into the pixels; what lies outside start_seconds and end_seconds is cut
-off; pictures are never enlarged. Run again, files that were made of the same source with the same settings
-are kept; so a run that was stopped in any way goes on. A file that fails is named with its reason and left
-out of the new manifest.
-"""
-EXAMPLES = """\
-examples:
-  python data_prep/transcode.py k400/train.csv k400/val.csv --out k400_256
-  python data_prep/transcode.py k400/train.csv --out k400_128 --short_side 128 --gop 1 --crf 20
-  python data_prep/transcode.py k400/train.csv --out k400_256 --shard $SLURM_ARRAY_TASK_ID/16
-
-Shards 0/16 to 15/16 share the work; each writes train.shard-0-of-16.csv and so on. When all are done, run it
-once without --shard: it finds the files made and writes the whole manifest.
-
-exit codes: 0 done; 1 more than --max_bad_fraction of the files failed; 2 an argument or a manifest is wrong.
-"""
 PRESETS = (
     *("ultrafast", "superfast", "veryfast", "faster", "fast", "medium"),
     *("slow", "slower", "veryslow"),
@@ -55,14 +54,8 @@ MEASURED = 5  # files whose decoding is timed
 
 
 def parser() -> Parser:
-    options = manifests_parser("transcode.py", DESCRIPTION, EXAMPLES)
-    options.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder for what is written; the paths of videos in it are those below --root",
-    )
+    options = manifests_parser("transcode.py", __doc__)
+    add_out_folder(options)
     picture = options.add_argument_group("picture")
     picture.add_argument(
         "--short_side",
@@ -72,10 +65,7 @@ def parser() -> Parser:
         help="even; smaller pictures stay as small as they are (default: 256)",
     )
     picture.add_argument(
-        "--fps",
-        type=_rate,
-        metavar="N",
-        help="fixed rate, as 30 or 30000/1001 (default: each frame keeps its time)",
+        "--fps", type=_rate, metavar="N", help="fixed, as 30 or 30000/1001 (default: frames keep their times)"
     )
     coding = options.add_argument_group("coding")
     coding.add_argument(
@@ -100,22 +90,14 @@ def parser() -> Parser:
     coding.add_argument("--audio", action="store_true", help="keep the sound, as AAC (default: drop it)")
     work = add_work(options, time_limit_seconds=1800)
     work.add_argument(
-        "--shard",
-        type=_shard,
-        default=(0, 1),
-        metavar="I/N",
-        help="only part I, counted from 0, of N (default: 0/1)",
+        "--shard", type=_shard, default=(0, 1), metavar="I/N", help="only part I, from 0, of N (default: all)"
     )
     add_max_bad_fraction(work)
     return options
 
 
 def main(argv: list[str]) -> int:
-    """Run the script; returns the exit code.
-
-    Raises:
-        UserError: an option, a manifest or the output folder cannot be used.
-    """
+    """Run the script; returns the exit code. Raises UserError for what it is given and cannot use."""
     options = parser().parse_args(argv)
 
     from encode import Job, Made, Settings, transcode

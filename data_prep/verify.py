@@ -1,4 +1,14 @@
-"""Open and decode the videos of manifests, and name those that cannot be used; ``--help`` says how."""
+"""Open the videos of manifests with videonorm's own decoders, decode the first, middle and last frame of
+each, or all with --full, and write those that cannot be used to a CSV file with the columns path, reason,
+split. Damage in mid-file is found by --full with pyav, as far as the decoder can see it.
+
+examples:
+  python data_prep/verify.py k400/train.csv k400/val.csv
+  python data_prep/verify.py k400/val.csv --full --max_bad_fraction 0
+  python data_prep/verify.py k400_256/train.csv --decoder decord --out decord_bad_videos.csv
+
+exit codes: 0 good enough; 1 more than --max_bad_fraction are bad; 2 an argument or a manifest is wrong.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,19 +23,6 @@ if TYPE_CHECKING:
 
     from videonorm.data import Decoder
 
-DESCRIPTION = """\
-Open the videos of manifests with videonorm's own decoders, decode the first, middle and last frame of each,
-or all with --full, and write those that cannot be used to a CSV file with the columns path, reason, split.
-Damage in mid-file is found by --full with pyav, as far as the decoder can see it.
-"""
-EXAMPLES = """\
-examples:
-  python data_prep/verify.py k400/train.csv k400/val.csv
-  python data_prep/verify.py k400/val.csv --full --max_bad_fraction 0
-  python data_prep/verify.py k400_256/train.csv --decoder decord --out decord_bad_videos.csv
-
-exit codes: 0 good enough; 1 more than --max_bad_fraction are bad; 2 an argument or a manifest is wrong.
-"""
 AT_A_TIME = 2048  # frames in memory under --full, of at most about 2 KiB each
 SMALL = 16  # short side that --full scales to: every frame is decoded, few bytes are kept
 
@@ -41,7 +38,7 @@ class Check(NamedTuple):
 
 
 def parser() -> Parser:
-    options = manifests_parser("verify.py", DESCRIPTION, EXAMPLES)
+    options = manifests_parser("verify.py", __doc__)
     options.add_argument("--full", action="store_true", help="decode every frame")
     options.add_argument(
         "--decoder",
@@ -61,11 +58,7 @@ def parser() -> Parser:
 
 
 def main(argv: list[str]) -> int:
-    """Run the script; returns the exit code.
-
-    Raises:
-        UserError: an option or a manifest cannot be used.
-    """
+    """Run the script; returns the exit code. Raises UserError for what it is given and cannot use."""
     options = parser().parse_args(argv)
 
     from rows import BadRows, read_all, say_bad

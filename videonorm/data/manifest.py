@@ -73,8 +73,9 @@ def read_manifest(
         split: take only the rows of this split where the CSV has the column ``split``.
         class_names: names by label, so that all splits share one order. By default, where labels are names,
             those found in alphabetical order (which is the published order of Kinetics); where the CSV has
-            the column ``class_name``, those of ``classes.txt`` beside it, which ``data_prep/make_manifest.py``
-            writes, or else of its rows, a label that has none being named by its number.
+            the column ``class_name``, those of ``classes.txt`` beside it, which
+            ``data_prep/make_manifest.py`` writes, or else of its rows, a label that has none being named by
+            its number.
         num_classes: bound for labels that are numbers; by default the number of names or the largest label +
             1.
         labels_required: False also takes a list of videos without any labels: a CSV whose column ``label`` is
