@@ -114,10 +114,12 @@ def main(argv: list[str]) -> int:
             replacement = options.videos / "replacement"
 
     from matching import Videos, match
+    from rich.console import Console
     from usable import show, usable_of, write_all
 
-    videos = Videos(options.videos, replacement)
-    replacements = Videos(replacement) if replacement else None
+    with Console(stderr=True).status("Looking for videos"):
+        videos = Videos(options.videos, replacement)
+        replacements = Videos(replacement) if replacement else None
     listing = _read(options, videos)
     if not listing.videos:
         raise UserError("the annotations must list at least one video")

@@ -24,7 +24,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from script import add_max_bad_fraction, add_out_folder, add_work, manifests_parser, printable, run, writing
+from script import (
+    add_max_bad_fraction,
+    add_out_folder,
+    add_work,
+    manifests_parser,
+    printable,
+    progress,
+    run,
+    writing,
+)
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
@@ -84,7 +93,6 @@ def main(argv: list[str]) -> int:
     options = parser().parse_args(argv)
 
     from packing import Packing, Settings
-    from rich.progress import track
     from rows import BadRows, read_by_name, read_classes, write_rows
 
     out: Path = options.out.absolute()
@@ -112,7 +120,8 @@ def main(argv: list[str]) -> int:
         bad = BadRows()
         for packing in packings:
             cells: list[dict[str, str]] = []
-            for shard in track(packing.shards(), f"Writing {printable(packing.name)}.csv", transient=True):
+            shards = packing.shards()
+            for shard in progress(shards, f"Writing {packing.name}.csv", len(shards)):
                 for row, reason in shard.bad.items():
                     bad.add([packing.rows[row]], reason)
                 cells += packing.cells(shard)

@@ -1,7 +1,7 @@
 """The rows of manifests with all their columns: read, written, and named where a video cannot be used."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,10 +66,9 @@ def read_rows(path: Path, root: str | Path | None = None) -> list[Row]:
     return rows
 
 
-def read_all(manifests: Sequence[Path], root: str | Path | None) -> Iterator[Row]:
+def read_all(manifests: Sequence[Path], root: str | Path | None) -> list[Row]:
     """The rows of several manifests, one after the other."""
-    for path in manifests:
-        yield from read_rows(path, root)
+    return [row for path in manifests for row in read_rows(path, root)]
 
 
 def read_by_name(manifests: Sequence[Path], root: str | Path | None) -> dict[str, list[Row]]:

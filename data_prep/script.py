@@ -5,13 +5,15 @@ import os
 import shutil
 import sys
 from argparse import _ArgumentGroup
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from videonorm.errors import UserError
 from videonorm.machine import available_cores
 from videonorm.options import Parser, fraction, positive_integer, seconds
+
+Step = TypeVar("Step")
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -102,6 +104,13 @@ def unfinished_folder(out: Path, name: str) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()  # unless another run is at work there
+
+
+def progress(steps: Iterable[Step], title: str, total: int) -> Iterable[Step]:
+    """``steps``, with a bar on the terminal if there is one."""
+    from rich.progress import track
+
+    return track(steps, printable(title), total, transient=True, disable=not sys.stdout.isatty())
 
 
 def printable(text: object) -> str:

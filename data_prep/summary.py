@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
 
     from rows import read_all
 
-    videos = _videos(list(read_all(options.manifests, options.root)), options)
+    videos = _videos(read_all(options.manifests, options.root), options)
     figure = draw(videos)
     metadata = {"Date": None} if suffix == ".svg" else None  # the same picture is the same file
     with writing(options.out, "a file that can be written"), new_file(options.out) as aside:

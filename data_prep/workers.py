@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from script import printable
+from script import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,10 +37,8 @@ def run_all(
     Raises:
         OSError: no later item can succeed either.
     """
-    from rich.progress import track
-
     results = _results(task, items, min(options.num_workers, len(items)), options.time_limit_seconds)
-    return track(results, printable(title), total=len(items), transient=True)
+    return progress(results, title, len(items))
 
 
 def _results(
