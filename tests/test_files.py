@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 
+import av
 import pytest
 
 from videonorm.files import cache_folder, new_file, new_folder, open_new, write, write_json
@@ -123,6 +124,12 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path, monkeypatch):
     with pytest.raises(OSError) as raised:
         write(tmp_path / "f", "x")
     assert raised.value.filename == str(tmp_path / "f") and raised.value.errno == errno.ENOSPC
+
+
+def test_an_error_of_ffmpeg_names_the_file_too(tmp_path):
+    with pytest.raises(OSError) as raised, new_file(tmp_path / "f.mp4"):
+        raise av.OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "f.mp4") and raised.value.errno == errno.ENOSPC
 
 
 def test_an_error_of_another_file_keeps_its_name(tmp_path):

@@ -124,7 +124,8 @@ def _named(path: str | Path, made_in: Path | None = None) -> Iterator[None]:
     except OSError as error:
         of = error.filename
         if error.errno is not None and (of is None or os.path.dirname(os.fsdecode(of)) in folders):
-            error.filename, error.filename2 = str(path), None
+            # A new one: FFmpeg's errors, through PyAV, are OSErrors that take no other name.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -201,7 +201,7 @@ def test_an_output_that_cannot_be_written(folder, tmp_path):
 
 def test_a_full_disk_stops_the_run(folder, tmp_path, monkeypatch):
     def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise av.OSError(errno.ENOSPC, "No space left on device")  # as the muxer does
 
     monkeypatch.setattr(encode, "_make", full)
     settings = encode.Settings(256, 12, 23.0, "medium", None, False, None)
