@@ -1,98 +1,18 @@
-"""Lists of videos as they are published, all read to the same rows, of which kinetics.py makes manifests."""
+"""Lists of videos as they are published, all read to the same rows."""
 
-import csv
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any
 
+from listing import SPLIT_WORDS, ClassNames, Listed, Listing, read_json, read_lines, read_text
+
+from videonorm.data import Split
+from videonorm.data.manifest import csv_rows
 from videonorm.errors import UserError
-
-Split = Literal["train", "val", "test"]
-
-_SPLIT_WORDS: dict[str, Split] = {
-    **{"train": "train", "training": "train"},
-    **{"val": "val", "valid": "val", "validate": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
-}
-
-
-class Listed(NamedTuple):
-    """A video as its publisher lists it."""
-
-    where: str  # "train.csv line 3", for messages
-    split: Split
-    name: str  # path below the folder of videos, or a bare file name, with or without suffix
-    label: int | None  # None where the list has no labels
-    start_seconds: float | None = None  # bounds inside the file
-    end_seconds: float | None = None
-
-
-class Listing(NamedTuple):
-    """All videos of a data set, in the order of its lists."""
-
-    videos: list[Listed]
-    class_names: list[str] | None  # by label, in the published order; None where lists have bare numbers
-    one_held_out: bool = False  # the publisher has one held-out list, which serves as val and as test
-
-
-class ClassNames:
-    """Names by label; a name is found again whether blanks or underscores stand between its words."""
-
-    def __init__(self, names: list[str], source: str) -> None:
-        self.names = names
-        self._source = source
-        self._labels: dict[str, int] = {}
-        for label, name in enumerate(names):
-            if not name.strip() or "\n" in name or "\r" in name:
-                raise UserError(f"{source}: class {label} ({name!r}) must have a name, on one line")
-            if self._labels.setdefault(spaced(name), label) != label:
-                raise UserError(f"{source}: class name ({name}) must be there once")
-
-    @classmethod
-    def alphabetical(cls, found: Iterable[str], source: str) -> Self:
-        """The order that Kinetics publishes, of the names with blanks between their words."""
-        spellings: dict[str, str] = {}
-        for name in sorted(set(found)):  # of "ride_bike" and "ride bike" the second, published one stays
-            if spaced(name) not in spellings or name == spaced(name):
-                spellings[spaced(name)] = name
-        return cls([spellings[key] for key in sorted(spellings)], source)
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """A file with a name on each line, or PySlowFast's JSON that gives each name its label."""
-        if path.suffix.lower() == ".json":
-            return cls.from_json(path)
-        lines = [line.strip() for line in _text(path).rstrip("\n").split("\n")]
-        if lines == [""]:
-            raise UserError(f"classes ({path}) must name at least one class")
-        return cls(lines, str(path))
-
-    @classmethod
-    def from_json(cls, path: Path) -> Self:
-        labels = _json(path)
-        try:
-            by_label = {int(label): str(name).strip().strip('"') for name, label in labels.items()}
-        except (AttributeError, TypeError, ValueError):
-            raise UserError(f"classes ({path}) must be a JSON object of name: label") from None
-        if not labels or sorted(by_label) != list(range(len(labels))):
-            raise UserError(f"classes ({path}) must give {len(labels)} names the labels from 0, each once")
-        return cls([by_label[label] for label in range(len(labels))], str(path))
-
-    def label(self, where: str, name: str) -> int:
-        """Raises UserError for a name that is none of these."""
-        if (label := self._labels.get(spaced(name))) is None:
-            raise UserError(
-                f"{where}: label ({name}) must be one of the {len(self.names)} classes of {self._source}"
-            )
-        return label
-
-
-def spaced(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def kinetics(files: list[Path], classes: ClassNames | None, *, untrimmed: bool = False) -> Listing:
@@ -104,86 +24,44 @@ def kinetics(files: list[Path], classes: ClassNames | None, *, untrimmed: bool =
     Args:
         untrimmed: the videos are whole, called youtube_id; else they are clips ID_START_END.
     """
-    rows = [row for file in files for row in _kinetics_rows(file)]
+    rows = [(file, where, cells) for file in files for where, cells in _csv_rows(file)]
     if classes is None:
-        classes = ClassNames.alphabetical((row.label for row in rows if row.label), "the annotations")
+        names = (cells["label"] for _, _, cells in rows if cells.get("label"))
+        classes = ClassNames.alphabetical(names, "the annotations")
     videos = []
-    for row in rows:
-        label = classes.label(row.where, row.label) if row.label else None
+    for file, where, cells in rows:
+        start = _seconds(where, "time_start", cells["time_start"])
+        end = _seconds(where, "time_end", cells["time_end"])
+        if end <= start:
+            raise UserError(f"{where}: time_end ({end:g}) must be after time_start ({start:g})")
+        split = _split_of_row(where, cells["split"]) if "split" in cells else _split_of_file(file)
+        label = classes.label(where, cells["label"]) if cells.get("label") else None
+        name = cells["youtube_id"]
         if untrimmed:
-            videos.append(Listed(row.where, row.split, row.youtube_id, label, row.start, row.end))
+            videos.append(Listed(where, split, name, label, start, end))
         else:
-            name = f"{row.youtube_id}_{int(row.start):06d}_{int(row.end):06d}"
-            videos.append(Listed(row.where, row.split, name, label))
+            videos.append(Listed(where, split, f"{name}_{int(start):06d}_{int(end):06d}", label))
     return Listing(videos, classes.names)
 
 
-class _KineticsRow(NamedTuple):
-    where: str
-    split: Split
-    label: str  # "" where there is none
-    youtube_id: str
-    start: float  # seconds
-    end: float
-
-
-def _kinetics_rows(file: Path) -> Iterator[_KineticsRow]:
-    text = _text(file)
-    table = csv.reader((f"{line}\n" for line in text.split("\n")), skipinitialspace=True)
-    columns: list[str] = []
-    while True:
-        try:
-            cells = next(table, None)
-        except csv.Error as error:
-            raise UserError(f"{file} line {table.line_num}: must be readable as CSV: {error}") from None
-        where = f"{file} line {table.line_num}"
-        if cells is None:
-            break
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not columns:
-            columns = [cell.strip() for cell in cells]
-            for column in ("youtube_id", "time_start", "time_end"):
-                if column not in columns:
-                    raise UserError(
-                        f"{where}: the header ({','.join(columns)}) must name the column {column}, "
-                        "as the official annotations do"
-                    )
-            continue
-        if len(cells) != len(columns):
-            raise UserError(
-                f"{where}: the number of cells ({len(cells)}) must be that of the header ({len(columns)})"
-            )
-        row = {column: cell.strip() for column, cell in zip(columns, cells, strict=True)}
-        if not row["youtube_id"]:
-            raise UserError(f"{where}: youtube_id () must not be empty")
-        start = _seconds(where, "time_start", row["time_start"])
-        end = _seconds(where, "time_end", row["time_end"])
-        if end <= start:
-            raise UserError(f"{where}: time_end ({end:g}) must be after time_start ({start:g})")
-        split = _split_of_row(where, row["split"]) if "split" in row else _split_of_file(file)
-        yield _KineticsRow(where, split, row.get("label", ""), row["youtube_id"], start, end)
-    if not columns:
+def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    lines = read_text(file).split("\n")
+    if not any(line.strip() for line in lines):
         raise UserError(f"annotations ({file}) must have a header with the columns of the official files")
+    return csv_rows(file, lines, ",", ("youtube_id", "time_start", "time_end"))
 
 
 def _split_of_row(where: str, word: str) -> Split:
-    if (split := _SPLIT_WORDS.get(word.lower())) is None:
+    if (split := SPLIT_WORDS.get(word.lower())) is None:
         raise UserError(f"{where}: split ({word}) must be train, val, validate or test")
     return split
 
 
 def _split_of_file(file: Path) -> Split:
-    found = {_SPLIT_WORDS[word] for word in re.findall("[a-z]+", file.stem.lower()) if word in _SPLIT_WORDS}
+    found = {SPLIT_WORDS[word] for word in re.findall("[a-z]+", file.stem.lower()) if word in SPLIT_WORDS}
     if len(found) != 1:
         raise UserError(f"annotations ({file}) must have a column split, or train, val or test in its name")
     return found.pop()
-
-
-def split_of_folder(name: str) -> Split | None:
-    """``train``, ``videos_val``, ``test_256`` ... are splits; the class "training dog" is not."""
-    words = set(re.findall("[a-z]+", name.lower())) & _SPLIT_WORDS.keys() - {"training", "testing"}
-    return _SPLIT_WORDS[words.pop()] if len(words) == 1 else None
 
 
 def class_folders(root: Path, files: list[str], classes: ClassNames | None, split: Split) -> Listing:
@@ -194,7 +72,7 @@ def class_folders(root: Path, files: list[str], classes: ClassNames | None, spli
         split: what the videos are where the tree has no folders of splits.
     """
     folders = _folders(root)
-    splits = {name: _SPLIT_WORDS[name.lower()] for name in folders if name.lower() in _SPLIT_WORDS}
+    splits = {name: SPLIT_WORDS[name.lower()] for name in folders if name.lower() in SPLIT_WORDS}
     tops = {name: _folders(root / name) for name in splits} if splits else {"": folders}
     if not any(tops.values()):
         raise UserError(f"--videos ({root}) must hold a folder for each class, perhaps in train, val, test")
@@ -230,7 +108,7 @@ def path_label_lists(
     """
     videos = []
     for split, file in lists.items():
-        for where, line in _lines(file):
+        for where, line in read_lines(file):
             path, label = _path_and_label(where, line, separator)
             if classes is not None and label >= len(classes.names):
                 raise UserError(
@@ -258,7 +136,7 @@ def ucf101(folder: Path, fold: int) -> Listing:
     """trainlist0N.txt (``Class/video.avi 1``, labels from 1), testlist0N.txt (no labels) and classInd.txt."""
     index = folder / "classInd.txt"
     names: list[str] = []
-    for where, line in _lines(index):
+    for where, line in read_lines(index):
         number, _, name = line.partition(" ")
         if number != str(len(names) + 1) or not name.strip():
             raise UserError(f"{where}: the line ({line}) must be {len(names) + 1}, a blank and a class name")
@@ -267,7 +145,7 @@ def ucf101(folder: Path, fold: int) -> Listing:
     videos = []
     splits: dict[Split, str] = {"train": f"trainlist{fold:02d}.txt", "test": f"testlist{fold:02d}.txt"}
     for split, name in splits.items():
-        for where, line in _lines(folder / name):
+        for where, line in read_lines(folder / name):
             path, _, number = line.rpartition(" ") if line.split()[-1].isdecimal() else (line, "", "")
             label = classes.label(where, os.path.dirname(path.strip()))
             if number and int(number) != label + 1:
@@ -290,7 +168,7 @@ def hmdb51(folder: Path, fold: int) -> Listing:
     for file in files:
         name = file.name.removesuffix(ending)
         label = classes.label(str(file), name)
-        for where, line in _lines(file):
+        for where, line in read_lines(file):
             video, _, number = line.rpartition(" ")
             if not video or number not in splits:
                 raise UserError(f"{where}: the line ({line}) must be a video, a blank and 0, 1 or 2")
@@ -325,7 +203,7 @@ def something_something(folder: Path) -> Listing:
 def diving48(folder: Path) -> Listing:
     """Diving48_V2_train.json, Diving48_V2_test.json (or those of V1) and Diving48_vocab.json."""
     vocabulary = _one_file(folder, "vocab.json")
-    words = _json(vocabulary)
+    words = read_json(vocabulary)
     if not isinstance(words, list) or not all(isinstance(dive, list) for dive in words) or not words:
         raise UserError(f"annotations ({vocabulary}) must be a JSON list with the list of each dive's parts")
     classes = ClassNames([" ".join(map(str, dive)) for dive in words], str(vocabulary))
@@ -353,7 +231,7 @@ def _one_file(folder: Path, ending: str) -> Path:
 
 
 def _items(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    items = _json(file)
+    items = read_json(file)
     if not isinstance(items, list):
         raise UserError(f"annotations ({file}) must be a JSON list with an object for each video")
     for number, item in enumerate(items, start=1):
@@ -367,28 +245,6 @@ def _name(where: str, item: dict[str, Any], key: str) -> str:
     if not (name := str(item.get(key) or "").strip()):
         raise UserError(f"{where}: {key} () must not be empty")
     return name
-
-
-def _lines(file: Path) -> Iterator[tuple[str, str]]:
-    """(where, line) of the lines that are not blank."""
-    for number, line in enumerate(_text(file).split("\n"), start=1):
-        if line.strip():
-            yield f"{file} line {number}", line.strip()
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(_text(file))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} line {error.lineno}: must be readable as JSON: {error.msg}") from None
-
-
-def _text(file: Path) -> str:
-    try:
-        # A name may hold any byte; a byte order mark is no part of the first word.
-        return file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(f"annotations ({file}) must be a file that can be read: {error.strerror}") from None
 
 
 def _seconds(where: str, name: str, text: str) -> float:

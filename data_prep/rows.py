@@ -1,14 +1,16 @@
-"""The rows of manifests with all their columns, and what a look into a file adds to them."""
+"""The rows of manifests with all their columns: read, written, and named where a video cannot be used."""
 
 import csv
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from videonorm.data import open_video, read_manifest
-from videonorm.data.decoding.index_store import packet_index
+from script import printable
+
+from videonorm.data import BadVideo, BadVideos, read_manifest
+from videonorm.data.decoding.location import without_credentials
 from videonorm.data.manifest import (
+    base_of,
     check_root,
     csv_rows,
     delimiter_of,
@@ -17,30 +19,18 @@ from videonorm.data.manifest import (
     seconds_of,
 )
 from videonorm.errors import UserError
+from videonorm.files import open_new
 
 
 class Row(NamedTuple):
     """One video of a manifest."""
 
-    path: str  # absolute
+    path: str  # absolute, or a URL
     start_seconds: float | None
     end_seconds: float | None
     cells: dict[str, str]  # as written, by column
-
-
-class Facts(NamedTuple):
-    """What a file holds, under the names of a manifest's columns."""
-
-    duration_seconds: float
-    fps: float  # mean; 0 for a single frame
-    frames: int
-    width: int  # pixels of the upright picture
-    height: int
-    codec: str
-
-    def cells(self) -> dict[str, str]:
-        rounded = (round(value, 4) if isinstance(value, float) else value for value in self)
-        return {name: str(value) for name, value in zip(self._fields, rounded, strict=True)}
+    split: str  # the column of that name, or else the name of the manifest
+    base: str  # folder or URL that relative paths of the manifest start from
 
 
 def read_rows(path: Path, root: str | Path | None = None) -> list[Row]:
@@ -53,6 +43,7 @@ def read_rows(path: Path, root: str | Path | None = None) -> list[Row]:
     """
     if not path.exists():
         raise UserError(f"manifest ({path}) must be a file or folder that exists")
+    base = base_of(path, root)
     lines = [] if path.is_dir() else read_lines(path)
     delimiter = delimiter_of(path, lines)
     rows: list[Row] = []
@@ -63,19 +54,36 @@ def read_rows(path: Path, root: str | Path | None = None) -> list[Row]:
             cells = {"path": entry.path, "label": str(entry.label) if manifest.labelled else ""}
             if names is not None and manifest.labelled:
                 cells["class_name"] = names[entry.label]
-            rows.append(Row(entry.path, entry.start_seconds, entry.end_seconds, cells))
+            rows.append(Row(entry.path, entry.start_seconds, entry.end_seconds, cells, path.stem, base))
         return rows
     join = joiner(path, root)
     for where, cells in csv_rows(path, lines, delimiter, ["path"]):
         bounds = seconds_of(where, cells.get("start_seconds", ""), cells.get("end_seconds", ""))
-        rows.append(Row(join(cells["path"]), *bounds, cells))
+        rows.append(Row(join(cells["path"]), *bounds, cells, cells.get("split") or path.stem, base))
     if not rows:
         raise UserError(f"manifest ({path}) must list at least one video")
     check_root(path, root, [row.path for row in rows[:10]])
     return rows
 
 
-def class_index(manifests: Sequence[Path]) -> bytes | None:
+def read_all(manifests: Sequence[Path], root: str | Path | None) -> list[Row]:
+    """The rows of several manifests, one after the other."""
+    return [row for path in manifests for row in read_rows(path, root)]
+
+
+def read_by_name(manifests: Sequence[Path], root: str | Path | None) -> dict[str, list[Row]]:
+    """The rows of each manifest by the name of the new one that is made of it.
+
+    Raises:
+        UserError: two have the same name, or one cannot be read.
+    """
+    names = ["manifest" if path.is_dir() else path.stem for path in manifests]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"manifests ({twice}) must have different names, for new ones are called the same")
+    return {name: read_rows(path, root) for name, path in zip(names, manifests, strict=True)}
+
+
+def read_classes(manifests: Sequence[Path]) -> bytes | None:
     """What ``classes.txt`` beside the manifests holds, which a manifest of new files needs too.
 
     Raises:
@@ -89,33 +97,43 @@ def class_index(manifests: Sequence[Path]) -> bytes | None:
     return next(iter(contents), None)
 
 
-def write_class_index(out: Path, classes: bytes | None) -> None:
-    """Write what ``class_index`` found to a folder, aside and then renamed."""
-    if classes is not None:
-        unfinished = out / f".classes.txt.{os.getpid()}"
-        unfinished.write_bytes(classes)
-        unfinished.replace(out / "classes.txt")
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] = ()) -> None:
+    """Write rows to a CSV file.
 
-
-def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Write rows to a CSV file, aside and then renamed; columns in the order in which they first come up."""
-    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["path", "label"]
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    Args:
+        columns: in their order; by default those of the rows, in the order in which they first come up.
+    """
+    if not columns:
+        rows = list(rows)
+        columns = list(dict.fromkeys(name for row in rows for name in row)) or ["path", "label"]
+    with open_new(path) as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(unfinished, path)
 
 
-def probe(path: str) -> Facts:
-    """Open a file, read its packets and decode its first frame.
+class BadRows:
+    """The videos that cannot be used, of which a script says which and how many they are."""
 
-    Raises:
-        BadVideoError: it cannot be used.
-    """
-    with open_video(path, "pyav") as video:
-        height, width = video.read([0]).shape[1:3]
-        rate = video.frame_rate
-        duration = float(video.seconds[-1]) + (1 / rate if rate else 0.0)
-        return Facts(duration, rate, video.num_frames, width, height, packet_index(path).format.codec)
+    def __init__(self) -> None:
+        self._videos = BadVideos()
+        self._count = 0
+
+    def add(self, rows: Iterable[Row], reason: str) -> bool:
+        """Note a video by the rows that ask for it; returns whether its file was not among these before.
+
+        Args:
+            reason: completes the sentence "the video ...".
+        """
+        self._count += 1
+        return any([self._videos.add(row.split, [BadVideo(row.path, reason)]) for row in rows])
+
+    def write(self, path: Path, num_videos: int, max_bad_fraction: float) -> int:
+        """Write them to a CSV file with the columns path, reason, split; returns the script's exit code."""
+        self._videos.write(path)
+        print(f"{self._count} of {num_videos} videos are bad: {printable(path)}")
+        return int(self._count > max_bad_fraction * num_videos)
+
+
+def say_bad(path: str, reason: str) -> None:
+    print(f"bad: {printable(without_credentials(path))} {printable(reason)}", flush=True)

@@ -1,13 +1,19 @@
-"""What the scripts share at their edge: exit codes, and arguments that say what they must be."""
+"""What the scripts share at their edge: exit codes, common options, the sentences of what they say."""
 
-import argparse
+import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from argparse import _ArgumentGroup
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from videonorm.errors import UserError
+from videonorm.machine import available_cores
+from videonorm.options import Parser, fraction, positive_integer, seconds
+
+Step = TypeVar("Step")
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
@@ -22,21 +28,17 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         sys.exit(130)
 
 
-def new_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser for a script that reads manifests."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def help_of(doc: str | None) -> dict[str, str]:
+    """Description and epilog for ``Parser`` of a script's docstring: the options come before the examples."""
+    description, examples, rest = (doc or "").partition("examples:\n")
+    return {"description": description, "epilog": examples + rest}
+
+
+def manifests_parser(prog: str, doc: str | None) -> Parser:
+    """A parser for a script that reads manifests, with its docstring as the help."""
+    parser = Parser(prog=prog, **help_of(doc))
     parser.add_argument(
-        "manifests",
-        type=Path,
-        nargs="+",
-        metavar="manifest",
-        help="CSV, list, or folder of class folders",
+        "manifests", type=Path, nargs="+", metavar="manifest", help="CSV, list, or folder of class folders"
     )
     parser.add_argument(
         "--root", metavar="DIR|URL", help="where relative paths start (default: at each manifest)"
@@ -44,56 +46,73 @@ def new_parser(prog: str, description: str, epilog: str) -> argparse.ArgumentPar
     return parser
 
 
-def add_work(parser: argparse.ArgumentParser, time_limit: float) -> argparse._ArgumentGroup:
-    """The options of work on many videos; ``time_limit`` is the default, in seconds."""
+def add_out_folder(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
+
+
+def add_work(parser: Parser, time_limit_seconds: float) -> _ArgumentGroup:
+    """The options of work on many videos."""
     work = parser.add_argument_group("work")
-    work.add_argument("--jobs", type=positive, metavar="N", help="videos at a time (default: cores)")
     work.add_argument(
-        "--time-limit",
+        "--num_workers",
+        type=positive_integer,
+        default=available_cores(),
+        metavar="N",
+        help="videos at a time (default: cores)",
+    )
+    work.add_argument(
+        "--time_limit_seconds",
         type=seconds,
-        default=time_limit,
+        default=time_limit_seconds,
         metavar="S",
-        help="seconds for a video (default: %(default)g)",
+        help="what one video may take before it counts as bad (default: %(default)g)",
     )
     return work
 
 
-def add_max_bad_fraction(work: argparse._ArgumentGroup) -> None:
+def add_max_bad_fraction(work: _ArgumentGroup) -> None:
     work.add_argument(
-        "--max-bad-fraction",
+        "--max_bad_fraction",
         type=fraction,
         default=0.05,
-        metavar="F",
+        metavar="X",
         help="share of the videos that may be bad (default: 0.05)",
     )
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"({text}) must be a whole number, 1 or more")
-    return int(text)
-
-
-def seconds(text: str) -> float:
+@contextlib.contextmanager
+def writing(out: Path, must: str, option: str = "--out") -> Iterator[None]:
+    """An error of writing becomes the user's: ``must`` completes "--out (OUT) must be"."""
     try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"({text}) must be a number of seconds above 0")
-    return value
+        yield
+    except OSError as error:
+        raise UserError(f"{option} ({printable(out)}) must be {must}: {error.strerror}") from None
 
 
-def fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"({text}) must be a number from 0 to 1")
-    return value
+@contextlib.contextmanager
+def unfinished_folder(out: Path, name: str) -> Iterator[Path]:
+    """A folder below ``out`` for files in the making, the same for the same name; at the end it goes.
+
+    It stays where the script is stopped, with what is whole. Files that were being written then are removed
+    at the next start; a process that still writes one fails at its rename.
+    """
+    folder = out / ".unfinished" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for aside in folder.glob(".*"):
+        aside.unlink(missing_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()  # unless another run is at work there
 
 
-def printable(text: str) -> str:
+def progress(steps: Iterable[Step], title: str, total: int) -> Iterable[Step]:
+    """``steps``, with a bar on the terminal if there is one."""
+    from rich.progress import track
+
+    return track(steps, printable(title), total, transient=True, disable=not sys.stdout.isatty())
+
+
+def printable(text: object) -> str:
     """A path as a terminal takes it: a name may hold bytes that are no text."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "replace")

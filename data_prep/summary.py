@@ -1,31 +1,30 @@
-"""Draw what manifests hold: class balance, durations, frame rates, picture sizes; ``--help`` says how."""
+"""Draw the class balance, durations, frame rates and picture sizes of manifests as one picture. Where a
+manifest lacks the columns duration_seconds, fps, width, height, or has empty cells in them, the videos are
+opened.
 
-import argparse
-import os
+examples:
+  python data_prep/summary.py k400/train.csv k400/val.csv
+  python data_prep/summary.py k400_256/train.csv --out k400_256.svg
+"""
+
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from script import add_work, new_parser, printable, run
+from script import add_work, manifests_parser, printable, run, writing
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
+from videonorm.files import new_file
+from videonorm.options import Parser
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rows import Row
 
-DESCRIPTION = """\
-Draw the class balance, durations, frame rates and picture sizes of manifests as one picture. Where a manifest
-lacks the columns duration_seconds, fps, width, height, or has empty cells in them, the videos are opened.
-"""
-EXAMPLES = """\
-examples:
-  python data_prep/summary.py k400/train.csv k400/val.csv
-  python data_prep/summary.py k400_256/train.csv --out k400_256.svg
-"""
 INK, MUTED, BLUE = "#1a1d21", "#7d848c", "#0072B2"
 SPLIT_COLORS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe & Ito, 2008
 STYLE: dict[Any, Any] = {
@@ -67,8 +66,8 @@ class Video(NamedTuple):
     size: tuple[int, int] | None = None  # width and height
 
 
-def parser() -> argparse.ArgumentParser:
-    options = new_parser("summary.py", DESCRIPTION, EXAMPLES)
+def parser() -> Parser:
+    options = manifests_parser("summary.py", __doc__)
     options.add_argument(
         "--out",
         type=Path,
@@ -76,72 +75,51 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the picture, .png or .svg (default: summary.png)",
     )
-    add_work(options, time_limit=60)
+    add_work(options, time_limit_seconds=60)
     return options
 
 
 def main(argv: list[str]) -> int:
-    """Run the script; returns the exit code.
-
-    Raises:
-        UserError: an option or a manifest cannot be used.
-    """
+    """Run the script; returns the exit code. Raises UserError for what it is given and cannot use."""
     options = parser().parse_args(argv)
     suffix = options.out.suffix.lower()
     if suffix not in (".png", ".svg"):
         raise UserError(f"--out ({options.out}) must end in .png or .svg")
 
-    from rows import read_rows
+    from rows import read_all
 
-    rows = [
-        (row.cells.get("split") or path.stem, row)
-        for path in options.manifests
-        for row in read_rows(path, options.root)
-    ]
-    videos = _videos(rows, options.jobs or os.cpu_count() or 1, options.time_limit)
+    videos = _videos(read_all(options.manifests, options.root), options)
     figure = draw(videos)
-    unfinished = options.out.with_name(f".{options.out.name}.{os.getpid()}")
     metadata = {"Date": None} if suffix == ".svg" else None  # the same picture is the same file
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(unfinished, format=suffix[1:], dpi=150, metadata=metadata)
-        os.replace(unfinished, options.out)
-    except OSError as error:
-        raise UserError(f"--out ({options.out}) must be writable: {error.strerror}") from None
-    print(f"{headline(videos)}: {printable(str(options.out))}")
+    with writing(options.out, "a file that can be written"), new_file(options.out) as aside:
+        figure.savefig(aside, format=suffix[1:], dpi=150, metadata=metadata)
+    print(f"{headline(videos)}: {printable(options.out)}")
     return 0
 
 
-def _videos(rows: "Sequence[tuple[str, Row]]", jobs: int, time_limit: float) -> list[Video]:
+def _videos(rows: "Sequence[Row]", options: Namespace) -> list[Video]:
     """The rows as they are drawn; opens the files whose columns do not tell all."""
-    from rich.progress import track
+    from rows import say_bad
+    from video import probe
 
-    cells = [dict(row.cells) for _, row in rows]
-    unknown = [
-        number
-        for number, known in enumerate(cells)
-        if None
-        in map(_positive, (known.get(name) for name in ("duration_seconds", "fps", "width", "height")))
-    ]
-    if unknown:
-        paths = list(dict.fromkeys(rows[number][1].path for number in unknown))
-        facts = {}
-        results = run_all(look, paths, jobs=jobs, time_limit=time_limit)
-        for number, result in track(results, "Opening videos", total=len(paths)):
-            if isinstance(result, Failed):
-                print(f"bad: {printable(paths[number])} {printable(result.reason)}", flush=True)
-            facts[paths[number]] = {} if isinstance(result, Failed) else result
-        for number in unknown:
-            cells[number].update(facts[rows[number][1].path])
+    unknown = [row.path for row in rows if None in (_positive(row.cells.get(name)) for name in DRAWN)]
+    paths = list(dict.fromkeys(unknown))
+    facts = {}
+    for number, result in run_all(probe, paths, "Opening videos", options):
+        if isinstance(result, Failed):
+            say_bad(paths[number], result.reason)
+        else:
+            facts[paths[number]] = {name: cell for name, cell in result.cells().items() if cell}
     videos = []
-    for (split, row), known in zip(rows, cells, strict=True):
+    for row in rows:
+        known = {**row.cells, **facts.get(row.path, {})}
         duration, rate, width, height = (_positive(known.get(name)) for name in DRAWN)
         if duration is not None:
             end = duration if row.end_seconds is None else min(duration, row.end_seconds)
             duration = max(end - (row.start_seconds or 0.0), 0.0)
         name = known.get("class_name") or known.get("label", "")
         size = (round(width), round(height)) if width and height else None
-        videos.append(Video(split, name, duration, rate, size))
+        videos.append(Video(row.split, name, duration, rate, size))
     return videos
 
 
@@ -151,18 +129,6 @@ def _positive(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 < value < float("inf") else None
-
-
-def look(path: str) -> dict[str, str] | Failed:
-    """The columns of a manifest that a file tells."""
-    from rows import probe
-
-    from videonorm.data import BadVideoError
-
-    try:
-        return probe(path).cells()
-    except BadVideoError as error:
-        return Failed(error.reason)
 
 
 def headline(videos: Sequence[Video]) -> str:

@@ -1,31 +1,28 @@
-"""Open and decode the videos of manifests, and name those that cannot be used; ``--help`` says how."""
+"""Open the videos of manifests with videonorm's own decoders, decode the first, middle and last frame of
+each, or all with --full, and write those that cannot be used to a CSV file with the columns path, reason,
+split. Damage in mid-file is found by --full with pyav, as far as the decoder can see it.
 
-import argparse
-import os
+examples:
+  python data_prep/verify.py k400/train.csv k400/val.csv
+  python data_prep/verify.py k400/val.csv --full --max_bad_fraction 0
+  python data_prep/verify.py k400_256/train.csv --decoder decord --out decord_bad_videos.csv
+
+exit codes: 0 good enough; 1 more than --max_bad_fraction are bad; 2 an argument or a manifest is wrong.
+"""
+
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from script import add_max_bad_fraction, add_work, new_parser, printable, run
+from script import add_max_bad_fraction, add_work, manifests_parser, run, writing
 from workers import Failed, run_all
 
-from videonorm.errors import UserError
+from videonorm.options import Parser
 
 if TYPE_CHECKING:
+    from rows import Row
+
     from videonorm.data import Decoder
 
-DESCRIPTION = """\
-Open the videos of manifests with videonorm's own decoders, decode the first, middle and last frame of each,
-or all with --full, and write those that cannot be used to a CSV file with the columns path, reason, split.
-Damage in mid-file is found by --full with pyav, as far as the decoder can see it.
-"""
-EXAMPLES = """\
-examples:
-  python data_prep/verify.py k400/train.csv k400/val.csv
-  python data_prep/verify.py k400/val.csv --full --max-bad-fraction 0
-  python data_prep/verify.py k400_256/train.csv --decoder decord --out decord_bad_videos.csv
-
-exit codes: 0 good enough; 1 more than --max-bad-fraction are bad; 2 an argument or a manifest is wrong.
-"""
 AT_A_TIME = 2048  # frames in memory under --full, of at most about 2 KiB each
 SMALL = 16  # short side that --full scales to: every frame is decoded, few bytes are kept
 
@@ -40,8 +37,8 @@ class Check(NamedTuple):
     full: bool
 
 
-def parser() -> argparse.ArgumentParser:
-    options = new_parser("verify.py", DESCRIPTION, EXAMPLES)
+def parser() -> Parser:
+    options = manifests_parser("verify.py", __doc__)
     options.add_argument("--full", action="store_true", help="decode every frame")
     options.add_argument(
         "--decoder",
@@ -56,68 +53,49 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the bad videos (default: bad_videos.csv)",
     )
-    work = add_work(options, time_limit=600)
-    add_max_bad_fraction(work)
+    add_max_bad_fraction(add_work(options, time_limit_seconds=600))
     return options
 
 
 def main(argv: list[str]) -> int:
-    """Run the script; returns the exit code.
-
-    Raises:
-        UserError: an option or a manifest cannot be used.
-    """
+    """Run the script; returns the exit code. Raises UserError for what it is given and cannot use."""
     options = parser().parse_args(argv)
 
-    from rich.progress import track
-    from rows import read_rows
+    from rows import BadRows, read_all, say_bad
 
-    from videonorm.data import BadVideo, BadVideos, check_decoder
-    from videonorm.data.decoding.location import without_credentials
+    from videonorm.data import check_decoder
 
     check_decoder(options.decoder)
-    splits: dict[Check, str] = {}  # val and test may share a video
-    for path in options.manifests:
-        for row in read_rows(path, options.root):
-            check = Check(row.path, row.start_seconds, row.end_seconds, options.decoder, options.full)
-            splits.setdefault(check, row.cells.get("split") or path.stem)
-    checks = list(splits)
-    bad = BadVideos()
-    num_bad = 0
-    results = run_all(verify, checks, jobs=options.jobs or os.cpu_count() or 1, time_limit=options.time_limit)
-    for number, result in track(results, "Verifying", total=len(checks)):
-        if result is None:
-            continue
-        num_bad += 1
-        check = checks[number]
-        if bad.add(splits[check], [BadVideo(check.path, result.reason)]):
-            named = printable(without_credentials(check.path))
-            print(f"bad: {named} {printable(result.reason)}", flush=True)
-    try:
-        bad.write(options.out)
-    except OSError as error:
-        raise UserError(f"--out ({options.out}) must be writable: {error.strerror}") from None
-    print(f"{num_bad} of {len(checks)} videos are bad: {printable(str(options.out))}")
-    return int(num_bad > options.max_bad_fraction * len(checks))
+    rows_of: dict[Check, list[Row]] = {}  # val and test may share a video
+    for row in read_all(options.manifests, options.root):
+        check = Check(row.path, row.start_seconds, row.end_seconds, options.decoder, options.full)
+        rows_of.setdefault(check, []).append(row)
+    checks = list(rows_of)
+    bad = BadRows()
+    for number, result in run_all(verify, checks, "Verifying", options):
+        if isinstance(result, Failed) and bad.add(rows_of[checks[number]], result.reason):
+            say_bad(checks[number].path, result.reason)
+    with writing(options.out, "a file that can be written"):
+        return bad.write(options.out, len(checks), options.max_bad_fraction)
 
 
-def verify(check: Check) -> Failed | None:
-    """Decode what is asked for; ``None`` if that works."""
-    from videonorm.data import BadVideoError, open_video
+def verify(check: Check) -> None:
+    """Decode what is asked for.
+
+    Raises:
+        BadVideoError: it cannot be decoded.
+    """
+
+    from videonorm.data import open_video
     from videonorm.data.decoding.reader import frames_between
 
-    try:
-        with open_video(check.path, check.decoder) as video:
-            stretch = check.start_seconds, check.end_seconds
-            first, stop = frames_between(check.path, video.seconds, *stretch)
-            if not check.full:
-                video.read(sorted({first, (first + stop - 1) // 2, stop - 1}))
-                return None
-            for begin in range(first, stop, AT_A_TIME):
-                video.read(range(begin, min(begin + AT_A_TIME, stop)), SMALL)
-    except BadVideoError as error:
-        return Failed(error.reason)
-    return None
+    with open_video(check.path, check.decoder) as video:
+        first, stop = frames_between(check.path, video.seconds, check.start_seconds, check.end_seconds)
+        if not check.full:
+            video.read(sorted({first, (first + stop - 1) // 2, stop - 1}))
+            return
+        for begin in range(first, stop, AT_A_TIME):
+            video.read(range(begin, min(begin + AT_A_TIME, stop)), SMALL)
 
 
 if __name__ == "__main__":

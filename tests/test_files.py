@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 
+import av
 import pytest
 
 from videonorm.files import cache_folder, new_file, new_folder, open_new, write, write_json
@@ -82,6 +83,20 @@ def test_a_file_keeps_its_suffix_while_it_is_made_and_any_length_of_name(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_a_file_can_be_made_in_another_folder(tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    with new_file(tmp_path / "new" / "f.mp4", tmp_path / "unfinished") as aside:
+        assert aside.suffix == ".mp4" and aside.parent == tmp_path / "unfinished"
+        aside.write_text("x")
+    assert (tmp_path / "new" / "f.mp4").read_text() == "x" and not list((tmp_path / "unfinished").iterdir())
+    with (
+        pytest.raises(FileNotFoundError) as raised,
+        new_file(tmp_path / "f", tmp_path / "unfinished") as aside,
+    ):
+        aside.read_text()
+    assert raised.value.filename == str(tmp_path / "f")
+
+
 def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
     write(tmp_path / "f", "x")
     (tmp_path / "other").write_text("x")
@@ -109,6 +124,12 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path, monkeypatch):
     with pytest.raises(OSError) as raised:
         write(tmp_path / "f", "x")
     assert raised.value.filename == str(tmp_path / "f") and raised.value.errno == errno.ENOSPC
+
+
+def test_an_error_of_ffmpeg_names_the_file_too(tmp_path):
+    with pytest.raises(OSError) as raised, new_file(tmp_path / "f.mp4"):
+        raise av.OSError(errno.ENOSPC, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "f.mp4") and raised.value.errno == errno.ENOSPC
 
 
 def test_an_error_of_another_file_keeps_its_name(tmp_path):

@@ -22,21 +22,25 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def new_file(path: str | Path) -> Iterator[Path]:
+def new_file(path: str | Path, made_in: Path | None = None) -> Iterator[Path]:
     """A path beside ``path``, with its suffix, for something that writes files by name; made into ``path``.
 
     An exception inside leaves what was there before. A link stays one: the file that it names is replaced.
     The folder is made if need be.
 
+    Args:
+        made_in: an existing folder on the same disk, in place of that of ``path``: what a process that is
+            killed leaves is then where the caller can clear it away.
+
     Raises:
         OSError: it cannot be written; the error names ``path``.
     """
     target = Path(os.path.realpath(path))
-    with _named(path):
+    with _named(path, made_in):
         if target.exists() and not target.is_file():  # a device, say: it would be replaced by a file
             raise OSError(errno.EINVAL, "is no ordinary file", str(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = _aside(target)
+        aside = _aside(made_in / target.name if made_in else target)
         try:
             yield aside
             _sync(aside)
@@ -112,15 +116,16 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _named(path: str | Path) -> Iterator[None]:
-    """Errors about files beside ``path`` name it instead: the user knows no others."""
-    folder = os.path.dirname(os.path.realpath(path))
+def _named(path: str | Path, made_in: Path | None = None) -> Iterator[None]:
+    """Errors about files beside ``path`` or in ``made_in`` name it instead: the user knows no others."""
+    folders = (os.path.dirname(os.path.realpath(path)), str(made_in))
     try:
         yield
     except OSError as error:
         of = error.filename
-        if error.errno is not None and (of is None or os.path.dirname(os.fsdecode(of)) == folder):
-            error.filename, error.filename2 = str(path), None
+        if error.errno is not None and (of is None or os.path.dirname(os.fsdecode(of)) in folders):
+            # A new one: FFmpeg's errors, through PyAV, are OSErrors that take no other name.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

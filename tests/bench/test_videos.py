@@ -57,7 +57,9 @@ def test_transcoded_is_what_transcode_py_makes(tiny, tmp_path):
     raw, ours = (read_manifest(tiny.manifest(kind)).entries[0].path for kind in ENCODERS)
     (tmp_path / "raw.csv").write_text(f"path,label\n{raw},0\n")
     script = [sys.executable, str(ROOT / "data_prep" / "transcode.py")]
-    subprocess.run([*script, tmp_path / "raw.csv", "--out", tmp_path / "out", "--jobs", "1"], check=True)
+    subprocess.run(
+        [*script, tmp_path / "raw.csv", "--out", tmp_path / "out", "--num_workers", "1"], check=True
+    )
     theirs = read_manifest(tmp_path / "out" / "raw.csv").entries[0].path
     packets = []
     for path in (ours, theirs):

@@ -37,12 +37,12 @@ def test_files_are_opened_where_columns_are_missing(tmp_path, make_video, capsys
     )
     from rows import read_rows
 
-    rows = [("train", row) for row in read_rows(tmp_path / "m.csv")]
-    videos = summary._videos(rows, 1, 60)
+    rows = read_rows(tmp_path / "m.csv")
+    videos = summary._videos(rows, summary.parser().parse_args(["m.csv", "--num_workers", "1"]))
     assert videos == [
-        Video("train", "0", pytest.approx(0.4), 25.0, (48, 32)),
-        Video("train", "0", pytest.approx(0.1), 25.0, (48, 32)),
-        Video("train", "1"),
+        Video("m", "0", pytest.approx(0.4), 25.0, (48, 32)),
+        Video("m", "0", pytest.approx(0.1), 25.0, (48, 32)),
+        Video("m", "1"),
     ]
     assert summary.headline(videos) == "3 videos, 2 classes, 0.0 minutes, 1 cannot be read"
     assert re.search("bad: .*empty.mp4 is empty", capsys.readouterr().out)

@@ -1,19 +1,15 @@
-import csv
 from pathlib import Path
 
 import pytest
 import verify
+from helpers import reasons_in, table
+from workers import attempt
 
 from videonorm.errors import UserError
 
 
 def run(out, *arguments):
-    return verify.main([*map(str, arguments), "--out", str(out), "--jobs", "1"])
-
-
-def reasons(path):
-    with open(path, newline="") as file:
-        return {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    return verify.main([*map(str, arguments), "--out", str(out), "--num_workers", "1"])
 
 
 @pytest.fixture
@@ -33,7 +29,7 @@ def folder(tmp_path, make_video):
 def test_good_videos(folder, tmp_path, capsys):
     (folder / "x/spoilt.mp4").unlink()
     for full in ([], ["--full"]):
-        assert run(tmp_path / "bad.csv", folder, "--max-bad-fraction", 0, *full) == 0
+        assert run(tmp_path / "bad.csv", folder, "--max_bad_fraction", 0, *full) == 0
         assert (tmp_path / "bad.csv").read_text().splitlines() == ["path,reason,split"]
     assert "0 of 4 videos are bad" in capsys.readouterr().out
 
@@ -41,7 +37,7 @@ def test_good_videos(folder, tmp_path, capsys):
 def test_damage_in_mid_file_is_found_by_a_full_decode(folder, tmp_path):
     assert run(tmp_path / "fast.csv", folder) == 0
     assert run(tmp_path / "full.csv", folder, "--full") == 1
-    found = reasons(tmp_path / "full.csv")
+    found = reasons_in(tmp_path / "full.csv")
     assert found.keys() == {"spoilt.mp4"} and "damaged" in found["spoilt.mp4"]
 
 
@@ -50,17 +46,17 @@ def test_more_frames_than_are_held_at_a_time(folder, monkeypatch):
     checks = [
         verify.Check(str(folder / f"x/{name}.mp4"), None, None, "auto", True) for name in ("0", "spoilt")
     ]
-    assert verify.verify(checks[0]) is None
-    assert "damaged" in verify.verify(checks[1]).reason
+    assert attempt(verify.verify, checks[0]) is None
+    assert "damaged" in attempt(verify.verify, checks[1]).reason
 
 
 def test_reasons_and_the_fraction(folder, tmp_path, capsys):
     (folder / "x/spoilt.mp4").unlink()
     (folder / "x/empty.mp4").touch()
     (folder / "x/text.mp4").write_text("text")
-    assert run(tmp_path / "bad.csv", folder, "--max-bad-fraction", 0.5) == 0
-    assert run(tmp_path / "bad.csv", folder, "--max-bad-fraction", 0.3) == 1
-    found = reasons(tmp_path / "bad.csv")
+    assert run(tmp_path / "bad.csv", folder, "--max_bad_fraction", 0.5) == 0
+    assert run(tmp_path / "bad.csv", folder, "--max_bad_fraction", 0.3) == 1
+    found = reasons_in(tmp_path / "bad.csv")
     assert found.keys() == {"empty.mp4", "text.mp4"}
     assert found["empty.mp4"] == "is empty (0 bytes)"
     assert "bad: " in capsys.readouterr().out
@@ -72,8 +68,7 @@ def test_only_the_stretch_of_a_row_counts(folder, tmp_path):
         "x/spoilt.mp4,0,1.2,1.6,train\nx/1.mp4,0,5,6,val\nx/gone.mp4,0,,,val\n"
     )
     assert run(tmp_path / "bad.csv", folder / "m.csv", "--full") == 1
-    with open(tmp_path / "bad.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(tmp_path / "bad.csv")
     assert [(Path(row["path"]).name, row["split"]) for row in rows] == [("1.mp4", "val"), ("gone.mp4", "val")]
     assert "has no frame between" in rows[0]["reason"] and "cannot be found" in rows[1]["reason"]
 

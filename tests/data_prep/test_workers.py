@@ -1,5 +1,7 @@
 """Tasks that end in every way that a decoder can."""
 
+from argparse import Namespace
+
 import pytest
 from workers import Failed, run_all
 
@@ -26,10 +28,10 @@ def task(tmp_path, monkeypatch):
     return tasks_of_a_test.task
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_each_item_has_one_result(task, jobs):
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_each_item_has_one_result(task, num_workers):
     items = ["a", "crash", "b", "hang", "raise", "c"]
-    results = list(run_all(task, items, jobs=jobs, time_limit=2))
+    results = list(run_all(task, items, "Testing", Namespace(num_workers=num_workers, time_limit_seconds=2)))
     assert sorted(number for number, _ in results) == list(range(6))
     assert [result for _, result in sorted(results)] == [
         "A",
@@ -42,4 +44,4 @@ def test_each_item_has_one_result(task, jobs):
 
 
 def test_no_items(task):
-    assert list(run_all(task, [], jobs=2, time_limit=1)) == []
+    assert list(run_all(task, [], "Testing", Namespace(num_workers=2, time_limit_seconds=1))) == []

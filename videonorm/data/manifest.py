@@ -77,8 +77,9 @@ def read_manifest(
         split: take only the rows of this split where the CSV has the column ``split``.
         class_names: names by label, so that all splits share one order. By default, where labels are names,
             those found in alphabetical order (which is the published order of Kinetics); where the CSV has
-            the column ``class_name``, those of ``classes.txt`` beside it, which ``data_prep/kinetics.py``
-            writes, or else of its rows, a label that has none being named by its number.
+            the column ``class_name``, those of ``classes.txt`` beside it, which
+            ``data_prep/make_manifest.py`` writes, or else of its rows, a label that has none being named by
+            its number.
         num_classes: bound for labels that are numbers; by default the number of names or the largest label +
             1.
         labels_required: False also takes a list of videos without any labels: a CSV whose column ``label`` is
@@ -292,7 +293,11 @@ def delimiter_of(path: Path, lines: list[str]) -> str | None:
 def csv_rows(
     path: Path, lines: list[str], delimiter: str, needed: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The cells of each row by column, and where the row is; UserError without the columns ``needed``."""
+    """The cells of each row by column, and where the row is.
+
+    Raises:
+        UserError: a column of ``needed`` is not there, or the first of these is empty in a row.
+    """
     table = csv.reader(
         (f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=True, strict=True
     )
@@ -312,8 +317,8 @@ def csv_rows(
                     f"{where}: the number of cells ({len(cells)}) must be that of the header ({len(columns)})"
                 )
             row = dict(zip(columns, map(str.strip, cells), strict=True))
-            if not row["path"]:
-                raise UserError(f"{where}: path () must not be empty")
+            if not row[needed[0]]:
+                raise UserError(f"{where}: {needed[0]} () must not be empty")
             yield where, row
     except csv.Error as error:
         open_quote = "a quote is opened in it and not closed"

@@ -1,0 +1,98 @@
+"""Decoded pictures as they are encoded: small, upright, with square pixels, in 8 bit 4:2:0."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.video.frame import PictureType
+
+
+def shaped(
+    decoded: Iterator[av.VideoFrame], short_side: int, fps: str | None, aspect: Fraction
+) -> Iterator[av.VideoFrame]:
+    """Pictures scaled, with square pixels, upright, in 8 bit 4:2:0, at the rate wanted.
+
+    Args:
+        short_side: pixels, even; smaller pictures are not enlarged.
+        fps: fixed rate, as 30000/1001; None keeps the time of each.
+        aspect: width of a pixel of the source over its height.
+    """
+    size: tuple[int, int] | None = None  # that of the first picture, for all
+    graph, looks = None, None
+    for picture in decoded:
+        now = (picture.width, picture.height, picture.format.name, picture.color_range)
+        if now != looks:  # streams cut together may change their looks
+            if graph:
+                graph.vpush(None)
+                yield from _ready(graph)
+            size = size or new_size(picture.width, picture.height, aspect, short_side)
+            graph, looks = _graph(picture, size, fps), now
+        assert graph
+        graph.vpush(picture)
+        yield from _ready(graph)
+    if graph:
+        graph.vpush(None)
+        yield from _ready(graph)
+
+
+def new_size(width: int, height: int, aspect: Fraction, short_side: int) -> tuple[int, int]:
+    """(width, height) with square pixels, the shorter side at most ``short_side``, both even.
+
+    An uneven pixel is made square by its longer side, so that no row or column is lost to that.
+    """
+    square_width, square_height = (width * aspect, height) if aspect >= 1 else (width, height / aspect)
+    shorter = min(square_width, square_height)
+    ratio = min(Fraction(1), Fraction(short_side) / Fraction(shorter))
+
+    def even(side: Fraction | int) -> int:
+        scaled = Fraction(side) * ratio
+        # A shorter side that is odd is cut to even, never enlarged.
+        return max(2, 2 * (int(scaled) // 2 if side == shorter else round(scaled / 2)))
+
+    return even(square_width), even(square_height)
+
+
+def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None) -> Any:
+    graph = av.filter.Graph()
+    graph.threads = 1
+    chain = [
+        graph.add(
+            "buffer",
+            video_size=f"{picture.width}x{picture.height}",
+            pix_fmt=picture.format.name,
+            time_base=str(picture.time_base),
+            pixel_aspect="1/1",
+            range=str(int(picture.color_range)),
+            colorspace=str(int(picture.colorspace)),
+        ),
+        graph.add("scale", w=str(size[0]), h=str(size[1]), flags="bicubic", out_range="tv"),
+        graph.add("format", pix_fmts="yuv420p"),
+    ]
+    match round(picture.rotation / 90) % 4:
+        case 1:
+            chain.append(graph.add("transpose", dir="cclock"))
+        case 2:
+            chain += [graph.add("hflip"), graph.add("vflip")]
+        case 3:
+            chain.append(graph.add("transpose", dir="clock"))
+    chain.append(graph.add("setsar", sar="1"))
+    if fps:
+        chain.append(graph.add("fps", fps=fps))
+    graph.link_nodes(*chain, graph.add("buffersink")).configure()
+    return graph
+
+
+def _ready(graph: Any) -> Iterator[av.VideoFrame]:
+    for picture in pulled(graph):
+        picture.pict_type = PictureType.NONE  # or the encoder would repeat the source's keyframes
+        yield picture
+
+
+def pulled(graph: Any) -> Iterator[Any]:
+    """What a filter graph has ready."""
+    while True:
+        try:
+            yield graph.pull()
+        except (av.BlockingIOError, av.EOFError):
+            return
