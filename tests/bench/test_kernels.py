@@ -10,7 +10,8 @@ import torch
 from videonorm.bench import contenders, kernels
 from videonorm.bench.command import main
 from videonorm.bench.contenders import filter_contenders, norm_contenders
-from videonorm.bench.kernels import COLUMNS, PEERS, measure, parser, select_cases
+from videonorm.bench.kernels import COLUMNS, measure, parser, select_cases
+from videonorm.bench.names import PEERS
 from videonorm.bench.records import read_rows
 from videonorm.bench.sites import filter_stages, norm_sites
 from videonorm.bench.timing import Clock

@@ -1,8 +1,11 @@
 """One video: what a look into it tells, which of its frames are wanted."""
 
 import pack
+import pytest
 from helpers import table
 from video import Facts, clip_seconds, probe
+
+from videonorm.data import BadVideoError
 
 
 def test_what_is_not_known_is_an_empty_cell():

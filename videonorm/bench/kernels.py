@@ -42,6 +42,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from videonorm.bench import compute
+from videonorm.bench.names import OPS, PASSES, PEERS
 from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import ORIGIN, Row
 from videonorm.errors import UserError
@@ -54,18 +55,8 @@ if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at
     from videonorm.bench.timing import Clock, Contender, Timing
 
 NETS = ("r3d-18", "r3d-50", "i3d-50", "vgg3d-11")
-OPS = {"gn": "GN", "gn_relu": "GN + ReLU", "gn_add_relu": "GN + add + ReLU", "ws": "WS"}  # and as tables say
 DTYPES = ("bfloat16", "float16", "float32")
-PEERS = {
-    "bn": "batch norm",
-    "torch_gn": "torch's GN",
-    "torch_gn_autocast": "torch's GN, autocast",
-    "torch_compile": "torch's GN, compiled",
-    "timm": "timm's WS",
-    "var_mean": "var_mean WS",
-}
 CONTENDERS = ("ours", "ours_grouped", *PEERS, "copy")
-PASSES = ("moments", "apply", "sums", "grad_x")
 DIRECTIONS = ("forward", "backward", "both")
 QUICK_SHAPES = ((64, 4, 14, 14), (512, 1, 7, 7))
 QUICK_WIDTH = 8

@@ -26,6 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from videonorm.bench import compute
+from videonorm.bench.names import NORMS
 from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import ORIGIN, Row
 from videonorm.errors import UserError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at
     from videonorm.bench.trainer import Case
 
 NETS = {"r3d-18": 112, "i3d-50": 224}  # pixels of their clips
-CONTENDERS = ("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute")
 SIZES = ((8, 16), (32, 4), (64, 2), (64, 1))  # T x B
 QUICK_SIZES = ((4, 2), (8, 1))
 MAX_CLIPS_FRAMES = 32
@@ -62,7 +62,7 @@ def parser() -> BenchmarkParser:
     options = compute.new_parser("step", __doc__, COLUMNS, quick="narrow networks on small clips")
     nets = tuple(NETS)
     options.add("--net", "networks", nets, nets[:1], choices=nets, metavar="NAME")
-    options.add("--contender", "norms and convolutions", CONTENDERS, choices=CONTENDERS, metavar="NAME")
+    options.add("--contender", "norms and convolutions", NORMS, choices=NORMS, metavar="NAME")
     text = (
         f"find also the most clips of {MAX_CLIPS_FRAMES} frames that fit in GIB of GPU memory (default: all)"
     )

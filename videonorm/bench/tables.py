@@ -9,9 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from videonorm.bench.kernels import OPS, PASSES, PEERS
+from videonorm.bench.names import NORMS, OPS, PASSES, PEERS
 from videonorm.bench.records import NOT_INSTALLED, Row, read_rows
-from videonorm.bench.step import CONTENDERS
 
 RESULTS = Path(__file__).parent / "results"
 LARGE_BYTES = 64e6
@@ -237,7 +236,7 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], tuple[str, ...]]) -> dict[
 
 
 def _contenders(rows: Sequence[Row]) -> list[str]:
-    return [name for name in CONTENDERS if any(row["contender"] == name for row in rows)]
+    return [name for name in NORMS if any(row["contender"] == name for row in rows)]
 
 
 def _step(found: Sequence[Row]) -> str:

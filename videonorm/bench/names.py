@@ -1,0 +1,14 @@
+"""What options, columns and tables call the same thing."""
+
+# An option, and what tables say for it.
+OPS = {"gn": "GN", "gn_relu": "GN + ReLU", "gn_add_relu": "GN + add + ReLU", "ws": "WS"}
+PEERS = {
+    "bn": "batch norm",
+    "torch_gn": "torch's GN",
+    "torch_gn_autocast": "torch's GN, autocast",
+    "torch_compile": "torch's GN, compiled",
+    "timm": "timm's WS",
+    "var_mean": "var_mean WS",
+}
+PASSES = ("moments", "apply", "sums", "grad_x")  # of our group norm
+NORMS = ("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute")  # of a training step
