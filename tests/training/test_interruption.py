@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from videonorm.training.cli import main
+
 SECONDS = 30.0
 CASES = [
     (signal.SIGTERM, 2),
@@ -88,12 +90,12 @@ def test_fit_saves_and_says_how_to_go_on(recipe, tmp_path, number, num_workers):
     assert f"stopped at step {record['step']}; --ckpt_path last goes on" in log
     assert "Traceback" not in log and (folder / "checkpoints" / "last.ckpt").exists()
 
-    goes_on = ["--ckpt_path", "last", "--trainer.max_steps", record["step"] + 3]
-    assert fit(recipe, folder, *goes_on).end() == 0
+    goes_on = ["--ckpt_path", "last", "--trainer.max_steps", str(record["step"] + 3)]
+    main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(folder), *goes_on])
     assert step(folder) == record["step"] + 3
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_an_exception_ends_fit(recipe, videos, tmp_path, num_workers):
     (tmp_path / "boom.py").write_text(
         "import torch\n"
@@ -119,7 +121,7 @@ def test_an_exception_ends_fit(recipe, videos, tmp_path, num_workers):
 @pytest.fixture(scope="module")
 def checkpoint(recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("judged") / "run"
-    assert fit(recipe, folder, "--trainer.max_steps", 2).end() == 0
+    main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(folder), "--trainer.max_steps", "2"])
     return folder / "checkpoints" / "last.ckpt"
 
 

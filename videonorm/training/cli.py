@@ -3,6 +3,7 @@
 import inspect
 import logging
 import pkgutil
+import signal
 import traceback
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import read_checkpoint
@@ -29,7 +31,7 @@ from videonorm.training.callbacks import (
 )
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
-from videonorm.training.interruption import Interruption
+from videonorm.training.interruption import Interruption, Stopped
 from videonorm.training.run_folder import MetricsTable, WholeCheckpointIO
 
 # Warnings of Lightning's about what is meant to be as it is.
@@ -178,6 +180,8 @@ def main(argv: list[str]) -> None:
         warnings.filterwarnings("ignore", f".*{noise}")
     try:
         TrainingCLI(argv[0], argv)
+    except SIGTERMException as error:  # before the first batch
+        raise Stopped(signal.SIGTERM) from error
     except jsonargparse.ArgumentError as error:
         raise UserError(one_sentence(str(error))) from error
     except UserError as error:

@@ -34,12 +34,15 @@ class Interruption(Callback):
         self.asked = 0  # number of the signal
         self._before: dict[int, Any] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Lightning has its own handler by now, which ends a run with exit code 0 and saves nothing; Python's
-        # for Ctrl-C would break into a step.
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not earlier: Lightning sets a handler of its own between `setup` and here, which ends a run with
+        # exit code 0 and saves nothing. Python's own for Ctrl-C would break into a step.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._ask)
+                before = signal.signal(number, self._ask)
+                self._before.setdefault(number, before)
+
+    on_train_start = on_validation_start = on_test_start = on_predict_start = on_sanity_check_start
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
