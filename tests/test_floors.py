@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "models": {"layers"},
     "data": set(),
     "training": {"data"},
-    "evaluation": {"models", "data"},
+    "evaluation": {"ops", "models", "data"},
     "sweep": set(),
     "bench": {"ops", "layers", "models", "data"},
 }
