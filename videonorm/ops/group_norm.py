@@ -234,14 +234,9 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _forward_cpu(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    num_groups: int,
-    eps: float,
-    relu: bool,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    num_groups, eps, relu = options
     z, mean, rstd = _normalize_rows(_rows(x), weight, bias, num_groups, eps)
     # Not `view`: autograd would refuse an in-place operation on what it knows as a view.
     y = torch.ops.aten._unsafe_view(z, x.shape) if x.is_contiguous() else _as_in(x, z)
@@ -261,17 +256,9 @@ def _apply_cpu(
 
 
 def _backward_cpu(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    y: Tensor | None,
-    eps: float,
-    relu: bool,
-    wanted: list[bool],
+    grad_y: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rstd, y, eps, relu, wanted = rest
     rows, num_groups = _rows(x), mean.shape[1]
     if y is not None:
         grad_y = torch.ops.aten.threshold_backward(grad_y, y, 0)
