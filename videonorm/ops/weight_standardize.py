@@ -39,7 +39,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class Formula(NamedTuple):
-    """What becomes of the filters of one convolution. The defaults are Big Transfer's (arXiv:1912.11370)."""
+    """What becomes of the filters of one convolution; by default, Big Transfer's (arXiv:1912.11370)."""
 
     center: bool = True  # subtract the filter's mean
     scale: bool = True  # divide by the filter's standard deviation: about its mean, with and without `center`
@@ -49,10 +49,13 @@ class Formula(NamedTuple):
     multiplier: float = 1.0  # a constant factor of every filter
 
 
+BIG_TRANSFER = Formula()
+
+
 def weight_standardize(
     weight: Tensor,
     gain: Tensor | None = None,
-    formula: Formula = Formula(),  # noqa: B008  # a constant
+    formula: Formula = BIG_TRANSFER,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Standardize every filter of a convolution weight.
