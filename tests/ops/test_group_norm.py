@@ -151,6 +151,19 @@ def test_optional_arguments(present):
     assert_same_gradients(y, want, leaves, grad_y, rtol=1e-3, atol=1e-3)
 
 
+def test_strided_parameters():
+    """Of which torch 2.11 reads the memory between the numbers."""
+    x, weight, bias, _, grad_y = make_inputs((2, 8, 2, 3, 3), dtype=torch.float32)
+    weight, bias = torch.stack([weight, bias], 1).unbind(1)
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    got, want = (
+        group_norm(x, *parameters, 4, relu=True)
+        for parameters in ((weight, bias), (weight.contiguous(), bias.contiguous()))
+    )
+    assert_same_gradients(got, want, leaves, grad_y, rtol=0, atol=0)
+    assert torch.equal(got, want)
+
+
 def test_any_number_of_sites():
     x, weight, bias, *_ = make_inputs((2, 8, 3, 4, 5))
     for view in (x, x.flatten(3), x.flatten(2), x[..., 0, 0, 0]):

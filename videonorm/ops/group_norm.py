@@ -267,7 +267,9 @@ def _backward_cpu(
         # Into the memory of z: on a CPU, new memory costs more than the operation.
         z, _, _ = _normalize_rows(rows, weight, bias, num_groups, eps)
         grad_z = torch.ops.aten.threshold_backward.grad_input(grad_z, z, 0, grad_input=z)
-    weight = x.new_ones(x.shape[1], dtype=mean.dtype) if weight is None else weight.to(mean.dtype)
+    weight = (
+        x.new_ones(x.shape[1], dtype=mean.dtype) if weight is None else weight.to(mean.dtype).contiguous()
+    )
     grads = torch.ops.aten.native_group_norm_backward(
         grad_z, rows, mean, rstd, weight, *rows.shape, num_groups, wanted[:3]
     )
@@ -286,8 +288,9 @@ def _normalize_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     # A weight wider than x is what makes torch keep mean and rstd in the wider dtype.
     dtype = _statistics_dtype(rows)
-    weight = rows.new_ones(rows.shape[1], dtype=dtype) if weight is None else weight.to(dtype)
-    bias = torch.zeros_like(weight) if bias is None else bias.to(dtype)
+    # torch 2.11 reads both as contiguous memory, whatever they are.
+    weight = rows.new_ones(rows.shape[1], dtype=dtype) if weight is None else weight.to(dtype).contiguous()
+    bias = torch.zeros_like(weight) if bias is None else bias.to(dtype).contiguous()
     z, mean, rstd = torch.ops.aten.native_group_norm(rows, weight, bias, *rows.shape, num_groups, eps)
     return z, mean, rstd
 
