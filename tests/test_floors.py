@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "models": {"layers"},
     "data": set(),
     "training": {"evaluation", "data"},
-    "evaluation": {"models", "data"},
+    "evaluation": {"ops", "models", "data"},
     "sweep": set(),
     "bench": {"ops", "layers", "models", "data"},
 }

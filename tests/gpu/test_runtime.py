@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import videonorm
 from videonorm.kernels.gpu import gpu
 from videonorm.layers import GroupNorm3d, WSConv3d
-from videonorm.ops import group_norm
+from videonorm.ops.group_norm import group_norm
 
 
 def make_input(dtype: torch.dtype = torch.float32, device: str = "cuda") -> Tensor:

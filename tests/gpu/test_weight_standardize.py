@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from videonorm.ops import use, weight_standardize
-from videonorm.ops.weight_standardize import weight_standardize_layers
+from videonorm.ops import use
+from videonorm.ops.weight_standardize import Formula, weight_standardize, weight_standardize_layers
 
 OPTIONS = {  # every formula, with an eps that is felt
     "default": {},
@@ -44,7 +44,7 @@ def test_error_is_at_most_twice_eager(shape, options, memory_format, with_gain, 
     def run(dtype: torch.dtype, implementation: str) -> list[Tensor]:
         leaves = [t.to(dtype).requires_grad_() for t in (weight, gain)[: 1 + with_gain]]
         with use(implementation):
-            w_hat = weight_standardize(*leaves, **options)
+            w_hat = weight_standardize(leaves[0], *(leaves[1:] or [None]), Formula(**options))
             return [w_hat, *torch.autograd.grad(w_hat, leaves, grad.to(dtype))]
 
     got = run(torch.float32, "cuda")
@@ -62,12 +62,12 @@ def test_small_layers_together_are_the_same_to_the_bit(dtype):
         shape = list(SHAPES.values())[index % 3]
         weights.append(make_inputs(shape, list(FORMATS.values())[index % 2])[0].requires_grad_())
     grads = [torch.randn_like(weight, dtype=dtype) for weight in weights]
-    ones = [1.0] * len(weights)
-    together = weight_standardize_layers(weights, eps=[1e-10] * len(weights), multipliers=ones, dtype=dtype)
+    formulas = [Formula()] * len(weights)
+    together = weight_standardize_layers(weights, [], formulas, dtype)
     alone = [weight_standardize(weight, dtype=dtype) for weight in weights]
     assert all(map(torch.equal, together, alone))
     assert all(w_hat.dtype == dtype for w_hat in together)
     got, want = (torch.autograd.grad(w_hats, weights, grads) for w_hats in (together, alone))
     assert all(map(torch.equal, got, want))
-    again = weight_standardize_layers(weights, eps=[1e-10] * 75, multipliers=ones, dtype=dtype)
+    again = weight_standardize_layers(weights, [], formulas, dtype)
     assert all(map(torch.equal, together, again))

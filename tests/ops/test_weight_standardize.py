@@ -3,8 +3,13 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from videonorm.ops import weight_standardize, weight_standardize_reference
-from videonorm.ops.weight_standardize import weight_standardize_layers
+from videonorm.ops import DECOMPOSITIONS
+from videonorm.ops.weight_standardize import (
+    Formula,
+    weight_standardize,
+    weight_standardize_layers,
+    weight_standardize_reference,
+)
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 OP = torch.ops.videonorm.weight_standardize.default
@@ -60,13 +65,14 @@ def definition(
 
 def positional(weights, gains, options, dtype=None):
     """The operator's arguments: two options are a list of one for each layer."""
-    defaults = dict(
-        center=True, scale=True, unbiased=False, eps=1e-10, eps_placement="under_root", multiplier=1.0
-    )
-    options = defaults | options
-    for name in ("eps", "multiplier"):
-        options[name] = [options[name]] * len(weights)
-    return (weights, gains, *options.values(), dtype or weights[0].dtype)
+    *same, placement, eps, multiplier = Formula(**options)
+    count = len(weights)
+    return weights, gains, *same, [eps] * count, placement, [multiplier] * count, dtype or weights[0].dtype
+
+
+def standardize(weight, gain=None, **options):
+    """`weight_standardize` with the formula's options as keywords."""
+    return weight_standardize(weight, gain, Formula(**options))
 
 
 @pytest.mark.parametrize("form", ["reference", "operator"])
@@ -75,7 +81,7 @@ def test_value_and_gradient_are_the_definition(name, with_gain, form):
     weight, gain, grad = make_inputs()
     leaves = [t.requires_grad_() for t in ([weight, gain] if with_gain else [weight])]
     if form == "operator":
-        got = weight_standardize(*leaves, **OPTIONS[name])
+        got = standardize(*leaves, **OPTIONS[name])
     else:
         (got,), _, _ = weight_standardize_reference(*positional(leaves[:1], leaves[1:], OPTIONS[name]))
     want = definition(*leaves, **OPTIONS[name])
@@ -90,7 +96,7 @@ def test_value_and_gradient_are_the_definition(name, with_gain, form):
 def test_gradcheck(name, with_gain):
     weight, gain, _ = make_inputs((2, 3, 2, 1, 1))
     leaves = [t.requires_grad_() for t in ([weight, gain] if with_gain else [weight])]
-    assert torch.autograd.gradcheck(lambda *t: weight_standardize(*t, **OPTIONS[name]), leaves)
+    assert torch.autograd.gradcheck(lambda *t: standardize(*t, **OPTIONS[name]), leaves)
 
 
 @pytest.mark.parametrize("mean", [0.0, 30.0])
@@ -106,7 +112,7 @@ def test_error_is_at_most_twice_eager(name, dtype, memory_format, mean, assert_a
         return [w_hat, *torch.autograd.grad(w_hat, leaves, grad.to(to))]
 
     exact = run(definition, torch.float64)
-    for values in zip(run(weight_standardize, dtype), run(definition, dtype), exact, strict=True):
+    for values in zip(run(standardize, dtype), run(definition, dtype), exact, strict=True):
         assert_at_most_twice(*values)
 
 
@@ -129,7 +135,7 @@ def test_dtypes_and_memory_format(memory_format):
 )
 def test_a_constant_filter_has_finite_gradients(options):
     weight = torch.full((2, 3, 1, 1, 1), 0.25).requires_grad_()
-    w_hat = weight_standardize(weight, **options)
+    w_hat = standardize(weight, **options)
     w_hat.sum().backward()
     assert w_hat.isfinite().all() and weight.grad.isfinite().all()
 
@@ -164,7 +170,7 @@ def test_compile():
     leaves = [t.requires_grad_() for t in (weight, gain)]
 
     def function(w, g):
-        return 2 * weight_standardize(w + 1, g, eps=1e-5, unbiased=True)
+        return 2 * standardize(w + 1, g, eps=1e-5, unbiased=True)
 
     compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
     for got, want in zip(
@@ -187,7 +193,7 @@ class Layer(torch.nn.Module):
 def test_export_with_and_without_the_operator():
     layer, x = Layer(), torch.randn(3, 48)
     program = torch.export.export(layer, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch")}})
-    standard = program.run_decompositions({OP: weight_standardize_reference})
+    standard = program.run_decompositions(DECOMPOSITIONS)
     assert "videonorm" in str(program.graph) and "videonorm" not in str(standard.graph)
     x = torch.randn(5, 48)
     for exported in (program, standard):
@@ -200,7 +206,10 @@ def make_layers(dtype=torch.float32):
     return zip(*(make_inputs(shape, dtype) for shape in shapes), strict=True)
 
 
-EPS, MULTIPLIERS = [0.1, 1e-5, 1e-3], [1.0, 0.5, 2.0]
+FORMULAS = [
+    Formula(unbiased=True, eps=eps, multiplier=multiplier)
+    for eps, multiplier in ((0.1, 1.0), (1e-5, 0.5), (1e-3, 2.0))
+]
 
 
 @pytest.mark.parametrize("with_gains", [False, True])
@@ -209,12 +218,10 @@ def test_layers_together_are_layers_alone(used, with_gains):
     """To the bit; and a layer that is not `used` in the loss has no gradient, not one of zeros."""
     weights, gains, grads = map(list, make_layers())
     leaves = [t.requires_grad_() for t in (weights + gains if with_gains else weights)]
-    together = weight_standardize_layers(
-        weights, gains if with_gains else [], unbiased=True, eps=EPS, multipliers=MULTIPLIERS
-    )
+    together = weight_standardize_layers(weights, gains if with_gains else [], FORMULAS)
     alone = [
-        weight_standardize(w, gain if with_gains else None, unbiased=True, eps=eps, multiplier=multiplier)
-        for w, gain, eps, multiplier in zip(weights, gains, EPS, MULTIPLIERS, strict=True)
+        weight_standardize(weight, gain if with_gains else None, formula)
+        for weight, gain, formula in zip(weights, gains, FORMULAS, strict=True)
     ]
     assert all(map(torch.equal, together, alone))
     got, want = (
@@ -229,7 +236,7 @@ def test_gradcheck_of_layers():
     weights, gains, _ = map(list, make_layers(torch.float64))
 
     def function(*leaves):
-        return weight_standardize_layers(leaves[:3], leaves[3:], eps=EPS, multipliers=MULTIPLIERS)
+        return weight_standardize_layers(leaves[:3], leaves[3:], FORMULAS)
 
     assert torch.autograd.gradcheck(
         lambda *t: tuple(function(*t)), [t[:2].requires_grad_() for t in weights + gains]
@@ -268,8 +275,16 @@ WEIGHT = torch.zeros(4, 3, 1, 1, 1)
     ],
 )
 def test_errors(arguments, options, message):
+    dtype = options.pop("dtype", None)
     with pytest.raises(ValueError, match=message):
-        weight_standardize(*arguments, **options)
+        weight_standardize(arguments[0], *(arguments[1:] or [None]), Formula(**options), dtype)
+
+
+@pytest.mark.parametrize("formulas", [[Formula()], [Formula(), Formula(center=False)]], ids=["few", "unlike"])
+def test_errors_of_formulas(formulas):
+    message = r"formulas \(Formula\(.*\) must be one for each weight \(2\), and differ in eps and multiplier"
+    with pytest.raises(ValueError, match=message):
+        weight_standardize_layers([WEIGHT, WEIGHT], [], formulas)
 
 
 @pytest.mark.parametrize(
@@ -291,4 +306,4 @@ def test_errors(arguments, options, message):
 )
 def test_errors_of_layers(weights, gains, message):
     with pytest.raises(ValueError, match=message):
-        weight_standardize_layers(weights, gains, eps=[1e-5] * 2, multipliers=[1.0] * 2)
+        weight_standardize_layers(weights, gains, [Formula(), Formula(eps=1e-5)])

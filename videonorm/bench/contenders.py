@@ -9,8 +9,8 @@ from torch import Tensor
 
 from videonorm.bench.sites import Stages
 from videonorm.bench.timing import Clock, Contender
-from videonorm.ops import group_norm, weight_standardize
-from videonorm.ops.weight_standardize import weight_standardize_layers
+from videonorm.ops.group_norm import group_norm
+from videonorm.ops.weight_standardize import Formula, weight_standardize, weight_standardize_layers
 
 NUM_GROUPS = 32
 EPS = 1e-5
@@ -110,15 +110,16 @@ def filter_contenders(
     leaves = [weight for stage in weights for weight in stage]
     grads = [random(weight.shape, dtype) for weight in leaves]
 
+    formula = Formula(eps=WS_EPS)
+
     def ours_grouped() -> list[Tensor]:
         results: list[Tensor] = []
         for stage in weights:
-            eps, multipliers = [WS_EPS] * len(stage), [1.0] * len(stage)
-            results += weight_standardize_layers(stage, eps=eps, multipliers=multipliers, dtype=dtype)
+            results += weight_standardize_layers(stage, [], [formula] * len(stage), dtype)
         return results
 
     def ours() -> list[Tensor]:
-        return [weight_standardize(weight, eps=WS_EPS, dtype=dtype) for weight in leaves]
+        return [weight_standardize(weight, None, formula, dtype) for weight in leaves]
 
     def timm() -> list[Tensor]:
         def standardize(weight: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
     import torch
     import yaml
 
-    from videonorm.evaluation import program
+    import videonorm.evaluation.program as program
     from videonorm.evaluation.artifact import (
         CARD_FILE,
         PROGRAM_FILE,

@@ -4,9 +4,7 @@ import functools
 import hashlib
 import io
 import json
-import os
 import re
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from videonorm import files
 from videonorm.kernels.unit import KernelError, Unit
 
 FOLDER = Path(__file__).parent
@@ -84,23 +83,17 @@ def compile(unit: Unit, arch: str) -> Cubin:
     name = f"{source.stem}.{arch}.{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:32]}"
 
     try:
-        cached = _unpack((cache_folder() / name).read_bytes())
-    except (OSError, RuntimeError):  # most often, not there yet
+        cached = _unpack((files.cache_folder() / "kernels" / name).read_bytes())
+    except (OSError, RuntimeError):  # most often, not there yet; or a user without a home
         cached = None
     if cached is not None:
         return cached
     cubin = _compile(unit, arch, texts[0], folders)
     try:
-        _keep(cache_folder(), name, _pack(cubin))
+        files.write(files.cache_folder() / "kernels" / name, _pack(cubin))
     except (OSError, RuntimeError) as error:
         _warn_not_kept(getattr(error, "strerror", None) or str(error))
     return cubin
-
-
-def cache_folder() -> Path:
-    """``videonorm/kernels`` in the user's cache folder. Raises RuntimeError for a user without a home."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "videonorm" / "kernels"
 
 
 def cuda_core() -> ModuleType:
@@ -171,20 +164,6 @@ def _unpack(data: bytes) -> Cubin | None:
         return None
     log, _, code = rest.partition(b"\n")
     return Cubin(code, json.loads(log))
-
-
-def _keep(folder: Path, name: str, data: bytes) -> None:
-    """Written aside and then renamed, so that another process finds all of the file or none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{name}.", delete=False) as file:
-        aside = Path(file.name)
-        try:
-            file.write(data)
-            file.close()
-            aside.replace(folder / name)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
 
 
 @functools.cache  # once

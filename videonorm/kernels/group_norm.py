@@ -1,7 +1,7 @@
 """The launches of group_norm.cu that make a forward and a backward pass, and their geometry.
 
-Shapes: x, residual, y and their gradients (B, C, ...), dense, all with the strides of x: contiguous or with
-the channels last; weight, bias (C,) in fp32 or the dtype of x; mean, rstd (B, G) in fp32.
+Shapes: x, residual, y and their gradients (B, C, ...); weight, bias (C,) in fp32 or the dtype of x; mean,
+rstd (B, G) in fp32. ``layout`` says in what memory.
 """
 
 import ctypes
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_order_of
 from videonorm.kernels.unit import SCALARS, Machine, Unit
 
-ACCESS_BYTES = 16  # the widest access of a thread
 THREADS = 256  # of a block at most
 LANES = 32  # channel vectors that a block takes at most: rows of 512 bytes
 ACCESSES = 4  # of a thread at least, where there is so much to do
@@ -190,14 +190,7 @@ def _whole_warps(threads: int) -> int:
     return min(THREADS, -(-threads // 32) * 32)
 
 
-def _aligned(parameter: Tensor | None) -> Tensor | None:
-    """Memory from which a thread can read the parameters of its channels at once; held by the caller."""
-    if parameter is None or parameter.data_ptr() % ACCESS_BYTES == 0:
-        return parameter
-    return parameter.clone()
-
-
-def _planned(
+def _plan_and_params(
     machine: Machine,
     x: Tensor,
     weight: Tensor | None,
@@ -206,13 +199,13 @@ def _planned(
     rstd: Tensor,
     others: tuple[Tensor, ...],
 ) -> tuple[Plan, Params]:
-    """The plan for x, and parameters that know x, weight, bias, mean and rstd.
+    """The plan for dense x, and parameters that know x, weight, bias, mean and rstd.
 
     Args:
         others: what is read and written beside x, as it is.
     """
     sites = math.prod(x.shape[2:])
-    channels_last = x.movedim(1, -1).is_contiguous() and (sites == 1 or not x.is_contiguous())
+    channels_last = sites == 1 or not x.is_contiguous()
     row_bytes = (x.shape[1] if channels_last else sites) * x.itemsize
     # An access is a power of two of bytes that divides the rows of memory and all addresses.
     access_bytes = math.gcd(row_bytes, ACCESS_BYTES, x.data_ptr(), *(t.data_ptr() for t in others))
@@ -240,19 +233,10 @@ def forward(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, mean and rstd of ``torch.ops.videonorm.group_norm``."""
-    weight, bias = _aligned(weight), _aligned(bias)
-    y = torch.empty_like(x)
+    """``torch.ops.videonorm.group_norm``: y, mean and rstd."""
     mean = x.new_empty((x.shape[0], num_groups), dtype=torch.float32)
     rstd = torch.empty_like(mean)
-    others = (y,) if residual is None else (y, residual)
-    plan, params = _planned(machine, x, weight, bias, mean, rstd, others)
-    partial = mean.new_empty(plan.partials * 2)
-    params.partial, params.eps = partial.data_ptr(), eps
-    machine.launch(plan.unit, "moments", plan.pass_grid, plan.pass_block, plan.moments_bytes, params)
-    merge_bytes = plan.merge_moments_block // 32 * 4
-    machine.launch(plan.unit, "merge_moments", plan.merge_grid, plan.merge_moments_block, merge_bytes, params)
-    _apply(machine, plan, params, y, residual, relu)
+    y = _normalize(machine, x, (weight, bias), residual, (mean, rstd), relu, eps)
     return y, mean, rstd
 
 
@@ -264,25 +248,40 @@ def apply(
     residual: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
+    eps: float,
     relu: bool,
 ) -> Tensor:
-    """y once more, from the statistics: to the bit what `forward` returned with them."""
-    weight, bias = _aligned(weight), _aligned(bias)
-    y = torch.empty_like(x)
-    others = (y,) if residual is None else (y, residual)
-    plan, params = _planned(machine, x, weight, bias, mean, rstd, others)
-    _apply(machine, plan, params, y, residual, relu)
-    return y
+    """``torch.ops.videonorm.group_norm_apply``: to the bit what `forward` returned with the statistics."""
+    return _normalize(machine, x, (weight, bias), residual, (mean, rstd), relu)
 
 
-def _apply(
-    machine: Machine, plan: Plan, params: Params, y: Tensor, residual: Tensor | None, relu: bool
-) -> None:
+def _normalize(
+    machine: Machine,
+    x: Tensor,
+    affine: tuple[Tensor | None, Tensor | None],
+    residual: Tensor | None,
+    statistics: tuple[Tensor, Tensor],
+    relu: bool,
+    eps: float | None = None,
+) -> Tensor:
+    """y; with an eps, the statistics too, into the tensors given."""
+    source = dense(x)
+    weight, bias = (None if vector is None else aligned(vector) for vector in affine)
+    y = torch.empty_like(source)
+    added = () if residual is None else (in_order_of(source, residual),)
+    plan, params = _plan_and_params(machine, source, weight, bias, *statistics, (y, *added))
+    if eps is not None:
+        partial = statistics[0].new_empty(plan.partials * 2)
+        params.partial, params.eps = partial.data_ptr(), eps
+        machine.launch(plan.unit, "moments", plan.pass_grid, plan.pass_block, plan.moments_bytes, params)
+        block = plan.merge_moments_block
+        machine.launch(plan.unit, "merge_moments", plan.merge_grid, block, block // 32 * 4, params)
     params.y = y.data_ptr()
-    if residual is not None:
-        params.residual = residual.data_ptr()
-    kernel = "apply" + "_add" * (residual is not None) + "_relu" * relu
+    if added:
+        params.residual = added[0].data_ptr()
+    kernel = "apply" + "_add" * len(added) + "_relu" * relu
     machine.launch(plan.unit, kernel, plan.pass_grid, plan.pass_block, 0, params)
+    return in_order_of(x, y)
 
 
 def backward(
@@ -294,25 +293,29 @@ def backward(
     mean: Tensor,
     rstd: Tensor,
     y: Tensor | None,
+    eps: float,
     relu: bool,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of ``torch.ops.videonorm.group_norm_backward``; one that is not wanted may be there too.
+    """``torch.ops.videonorm.group_norm_backward``: those gradients that are wanted, the others empty.
 
     Args:
         y: given where there were a residual and a ReLU; without it a ReLU's mask is computed from x.
     """
-    weight, bias = _aligned(weight), _aligned(bias)
+    source = dense(x)
+    grad_y = in_order_of(source, grad_y)
+    weight, bias = (None if vector is None else aligned(vector) for vector in (weight, bias))
     samples, channels = x.shape[:2]
-    grad_x, grad_weight, grad_bias, grad_residual = (mean.new_empty(0) for _ in wanted)
-    if wanted[0]:
-        grad_x = torch.empty_like(x)
-    if wanted[1] or wanted[2]:
+    empty = mean.new_empty(0)
+    grad_x = torch.empty_like(source) if wanted[0] else empty
+    grad_weight = grad_bias = grad_residual = empty
+    if wanted[1] or wanted[2]:  # each is come upon by the way to the other
         grad_weight, grad_bias = mean.new_empty(channels), mean.new_empty(channels)
+    others: tuple[Tensor, ...] = (grad_y, grad_x)
     if y is not None:
-        grad_residual = torch.empty_like(x)
-    others = (grad_y, grad_x, grad_residual) if y is None else (grad_y, grad_x, grad_residual, y)
-    plan, params = _planned(machine, x, weight, bias, mean, rstd, others)
+        y, grad_residual = in_order_of(source, y), torch.empty_like(source)
+        others = (*others, y, grad_residual)
+    plan, params = _plan_and_params(machine, source, weight, bias, mean, rstd, others)
     scratch = mean.new_empty((plan.partials + samples * channels + mean.numel()) * 2)
     params.partial = scratch.data_ptr()
     params.sums = params.partial + plan.partials * 8
@@ -336,4 +339,9 @@ def backward(
         if y is not None:  # masked already
             params.grad_y = grad_residual.data_ptr()
         machine.launch(plan.unit, kernels[1], plan.pass_grid, plan.pass_block, 0, params)
-    return grad_x, grad_weight, grad_bias, grad_residual
+    return (
+        in_order_of(x, grad_x) if wanted[0] else empty,
+        grad_weight if wanted[1] else empty,
+        grad_bias if wanted[2] else empty,
+        in_order_of(x, grad_residual) if wanted[3] else empty,
+    )

@@ -1,16 +1,18 @@
 """The launches of weight_standardize.cu, each over a table of layers.
 
 Shapes: a weight is (C_out, ...), a gain (C_out,); mean, var and grad_gain hold all filters of all layers.
+``layout`` says in what memory: there, each filter is one run of it.
 """
 
 import ctypes
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_order_of
 from videonorm.kernels.unit import SCALARS, Machine, Unit
 
 THREADS = 128
@@ -55,8 +57,6 @@ class Row(NamedTuple):
     gain: Tensor | None
     w_hat: Tensor  # or its gradient
     grad_weight: Tensor | None
-    eps: float
-    multiplier: float
 
 
 def units() -> list[Unit]:
@@ -65,26 +65,17 @@ def units() -> list[Unit]:
 
 
 def forward(
-    machine: Machine,
-    weights: Sequence[Tensor],
-    gains: Sequence[Tensor],
-    center: bool,
-    scale: bool,
-    unbiased: bool,
-    eps: Sequence[float],
-    eps_placement: str,
-    multipliers: Sequence[float],
-    dtype: torch.dtype,
+    machine: Machine, weights: Sequence[Tensor], gains: Sequence[Tensor], *options_and_dtype: Any
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """w_hats, mean and var of ``torch.ops.videonorm.weight_standardize``. Gains: of all layers, or none."""
-    sources = list(map(_dense, weights))
+    """``torch.ops.videonorm.weight_standardize``: w_hats, mean and var."""
+    *options, dtype = options_and_dtype
+    sources = list(map(dense, weights))
     w_hats = [torch.empty_like(source, dtype=dtype) for source in sources]
     mean = weights[0].new_empty(sum(weight.shape[0] for weight in weights), dtype=torch.float32)
     var = torch.empty_like(mean)
-    rows = list(map(Row, sources, _vectors(gains), w_hats, itertools.repeat(None), eps, multipliers))
-    options = (center, scale, unbiased, EPS_PLACEMENTS[eps_placement])
-    _launch(machine, "weight_standardize", rows, (mean, var, None), options)
-    return list(map(_strided_like, weights, w_hats)), mean, var
+    rows = list(map(Row, sources, _vectors(gains), w_hats, itertools.repeat(None)))
+    _launch(machine, "weight_standardize", rows, (mean, var, None), *options)
+    return list(map(in_order_of, weights, w_hats)), mean, var
 
 
 def backward(
@@ -94,23 +85,16 @@ def backward(
     gains: Sequence[Tensor],
     mean: Tensor,
     var: Tensor,
-    center: bool,
-    scale: bool,
-    unbiased: bool,
-    eps: Sequence[float],
-    eps_placement: str,
-    multipliers: Sequence[float],
+    *options: Any,
 ) -> tuple[list[Tensor], Tensor]:
-    """grad_weights and grad_gain of ``torch.ops.videonorm.weight_standardize_backward``."""
-    sources = list(map(_dense, weights))
-    grads = list(map(_strided_like, sources, grad_w_hats))
+    """``torch.ops.videonorm.weight_standardize_backward``: grad_weights and grad_gain."""
+    sources = list(map(dense, weights))
+    grads = list(map(in_order_of, sources, grad_w_hats))
     grad_weights = [torch.empty_like(source) for source in sources]
     grad_gain = mean.new_empty(len(mean) if gains else 0)
-    rows = list(map(Row, sources, _vectors(gains), grads, grad_weights, eps, multipliers))
-    options = (center, scale, unbiased, EPS_PLACEMENTS[eps_placement])
-    per_filter = (mean, var, grad_gain if gains else None)
-    _launch(machine, "weight_standardize_backward", rows, per_filter, options)
-    return list(map(_strided_like, weights, grad_weights)), grad_gain
+    rows = list(map(Row, sources, _vectors(gains), grads, grad_weights))
+    _launch(machine, "weight_standardize_backward", rows, (mean, var, grad_gain if gains else None), *options)
+    return list(map(in_order_of, weights, grad_weights)), grad_gain
 
 
 def _launch(
@@ -118,23 +102,30 @@ def _launch(
     kernel: str,
     rows: Sequence[Row],
     per_filter: tuple[Tensor, Tensor, Tensor | None],
-    options: tuple[bool, bool, bool, int],
+    center: bool,
+    scale: bool,
+    unbiased: bool,
+    eps: Sequence[float],
+    eps_placement: str,
+    multipliers: Sequence[float],
 ) -> None:
     """Launch `kernel` for all layers, MAX_LAYERS at a time.
 
     Args:
         per_filter: mean, var, grad_gain.
-        options: center, scale, unbiased, eps_placement.
+        others: the operators' options.
     """
     weight_dtype, output_dtype = rows[0].weight.dtype, rows[0].w_hat.dtype
     unit = _unit(weight_dtype, output_dtype)
-    vector = 16 // max(weight_dtype.itemsize, output_dtype.itemsize)  # as in the kernel file
+    vector = ACCESS_BYTES // max(weight_dtype.itemsize, output_dtype.itemsize)  # as in the kernel file
+    options = center, scale, unbiased, EPS_PLACEMENTS[eps_placement]
+    layers = list(zip(rows, eps, multipliers, strict=True))
     done = 0  # filters, by earlier launches
-    for begin in range(0, len(rows), MAX_LAYERS):
-        table, filters = rows[begin : begin + MAX_LAYERS], 0
+    for begin in range(0, len(layers), MAX_LAYERS):
+        table, filters = layers[begin : begin + MAX_LAYERS], 0
         params = Params(*(_address(values, done) for values in per_filter), len(table), *options)
-        for index, row in enumerate(table):
-            weight, gain, w_hat, grad_weight = map(_address, row[:4])
+        for index, (row, *numbers) in enumerate(table):
+            weight, gain, w_hat, grad_weight = map(_address, row)
             filters_of_layer = row.weight.shape[0]
             n = row.weight.numel() // filters_of_layer
             misaligned = (
@@ -143,7 +134,7 @@ def _launch(
                 or n % vector
             )
             params.layer[index] = Layer(
-                weight, gain, w_hat, grad_weight, filters, n, not misaligned, row.eps, row.multiplier
+                weight, gain, w_hat, grad_weight, filters, n, not misaligned, *numbers
             )
             filters += filters_of_layer
         machine.launch(unit, kernel, filters, THREADS, SHARED_BYTES, params)
@@ -160,17 +151,4 @@ def _address(tensor: Tensor | None, index: int = 0) -> int:
 
 def _vectors(gains: Sequence[Tensor]) -> Iterable[Tensor | None]:
     """The gains as the kernels read them; None for every layer where there are none."""
-    return [gain.float().contiguous() for gain in gains] if gains else itertools.repeat(None)
-
-
-def _dense(weight: Tensor) -> Tensor:
-    """The weight with each filter, and all of them, in one run of memory: itself where it is so already."""
-    last = weight.dim() == 5 and weight.is_contiguous(memory_format=torch.channels_last_3d)
-    return weight if last else weight.contiguous()
-
-
-def _strided_like(like: Tensor, tensor: Tensor) -> Tensor:
-    """The tensor with its numbers in memory in the order of `like`: itself where they are so already."""
-    if tensor.stride() == like.stride() or (tensor.is_contiguous() and like.is_contiguous()):
-        return tensor
-    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    return [aligned(gain.float()) for gain in gains] if gains else itertools.repeat(None)

@@ -4,11 +4,11 @@ from videonorm.layers.batch_channel_norm import BatchChannelNorm3d
 from videonorm.layers.batch_norm import BatchNorm3d
 from videonorm.layers.frozen_batch_norm import FrozenBatchNorm3d
 from videonorm.layers.group_norm import GroupNorm3d, InstanceNorm3d, LayerNorm3d
-from videonorm.layers.group_weight_standardization import group_weight_standardization
+from videonorm.layers.grouped_standardization import group_weight_standardization
 from videonorm.layers.max_pool import MaxPool3d
 from videonorm.layers.no_norm import NoNorm
 from videonorm.layers.norm import Norm
-from videonorm.layers.recompute_norms import recompute_norms, require_recomputable_norm
+from videonorm.layers.recomputation import recompute_norms, require_recomputable_norm
 from videonorm.layers.reparametrized_conv import ReparametrizedConv3d
 from videonorm.layers.sub_batch_norm import SubBatchNorm3d
 from videonorm.layers.sync_batch_norm import SyncBatchNorm3d, convert_sync_batch_norm

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from videonorm.layers.batch_norm import BatchNorm3d, batch_norm, statistics_dtype
 from videonorm.layers.norm import Activation, Norm
-from videonorm.ops import group_norm
+from videonorm.ops.group_norm import group_norm
 
 
 class EstimatedBatchNorm3d(BatchNorm3d):

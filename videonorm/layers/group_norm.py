@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.layers.norm import Activation, Norm
-from videonorm.layers.recompute_norms import offer_recipe
-from videonorm.ops import group_norm_and_statistics
+from videonorm.layers.recomputation import offer_recipe
+from videonorm.ops.group_norm import group_norm_and_statistics
 
 
 class GroupNorm3d(Norm):
@@ -75,8 +75,9 @@ class GroupNorm3d(Norm):
         num_groups, eps, relu = self.num_groups, self.eps, self.activation == "relu"
         y, mean, rstd = group_norm_and_statistics(x, self.weight, self.bias, num_groups, eps, residual, relu)
         if residual is None:
-            apply = functools.partial(_apply, num_groups, eps, relu)
-            offer_recipe(y, apply, x, self.weight, self.bias, mean, rstd)
+            apply = torch.ops.videonorm.group_norm_apply
+            inputs = x, self.weight, self.bias, None, mean, rstd
+            offer_recipe(y, lambda *tensors: apply(*tensors, eps, relu), *inputs)
         return y
 
     def extra_repr(self) -> str:
@@ -95,20 +96,6 @@ class InstanceNorm3d(GroupNorm3d):
 
     def __init__(self, num_channels: int, *, eps: float = 1e-5, activation: Activation | None = None) -> None:
         super().__init__(num_channels, num_channels, eps=eps, activation=activation)
-
-
-def _apply(
-    num_groups: int,
-    eps: float,
-    relu: bool,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-) -> Tensor:
-    y: Tensor = torch.ops.videonorm.group_norm_apply(x, weight, bias, None, mean, rstd, num_groups, eps, relu)
-    return y
 
 
 def _largest_divisor(num_channels: int, num_groups: int) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videonorm.layers.recompute_norms import is_recomputing
+from videonorm.layers.recomputation import is_recomputing
 
 
 class MaxPool3d(nn.MaxPool3d):

@@ -14,5 +14,5 @@ class NoNorm(Norm):
     needs_conv_bias: ClassVar[bool] = True
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = x if residual is None else x + residual.to(x.dtype)
+        y = x if residual is None else (x + residual).type_as(x)
         return F.relu(y) if self.activation == "relu" else y

@@ -46,7 +46,9 @@ class Norm(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self.normalize(x)
         if residual is not None:
-            y = y + residual.to(y.dtype)
+            y = (y + residual).type_as(
+                y
+            )  # `to` would write the dtype met in tracing into an exported program
         return F.relu(y, inplace=True) if self.activation == "relu" else y
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.layers.reparametrized_conv import ReparametrizedConv3d
-from videonorm.ops import EpsPlacement, weight_standardize
-from videonorm.ops.weight_standardize import fan_in
+from videonorm.ops.weight_standardize import EpsPlacement, Formula, fan_in, weight_standardize
 
 VariantName = Literal["bit", "orig", "bcn", "timm", "nf", "nf_timm"]
 
@@ -37,17 +36,6 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-class Formula(NamedTuple):
-    """The options of `weight_standardize` for the weight of one convolution."""
-
-    center: bool = True
-    scale: bool = True
-    unbiased: bool = False
-    eps_placement: EpsPlacement = "under_root"
-    eps: float = 1e-10
-    multiplier: float = 1.0
-
-
 class StandardizedConv3d(ReparametrizedConv3d):
     """The base of these convolutions. A subclass says by ``formula`` what becomes of its filters.
 
@@ -68,7 +56,7 @@ class StandardizedConv3d(ReparametrizedConv3d):
         raise NotImplementedError
 
     def effective_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        return weight_standardize(self.weight, self.gain, **self.formula._asdict(), dtype=dtype)
+        return weight_standardize(self.weight, self.gain, self.formula, dtype)
 
 
 class WSConv3d(StandardizedConv3d):

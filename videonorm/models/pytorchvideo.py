@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.models.conv_norm import ConvFactory, NormFactory
-from videonorm.models.convert import convert
+from videonorm.models.conversion import convert
 
 Name = Literal[
     "slow_r50",

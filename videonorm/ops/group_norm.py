@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from videonorm.kernels import group_norm as kernels
-from videonorm.kernels.gpu import gpu
-from videonorm.ops.registration import register
+from videonorm.ops.registration import refuse, register
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -66,7 +65,7 @@ def group_norm_and_statistics(
     """
     _check(x, weight, bias, num_groups, residual)
     if residual is not None:
-        residual = residual.to(x.dtype)
+        residual = residual.type_as(x)  # `to` would write the dtype met in tracing into an exported program
     y, mean, rstd = torch.ops.videonorm.group_norm(x, weight, bias, residual, num_groups, eps, relu)
     return y, mean, rstd
 
@@ -104,6 +103,8 @@ def _check(
 
 
 # ------------------------------------------------------------------------------------------- the definition
+# The references' signatures are the operators' schemas. They name no dtype but that of the statistics: what
+# is traced in fp32 runs under autocast too.
 
 
 def group_norm_reference(
@@ -115,16 +116,13 @@ def group_norm_reference(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition in differentiable PyTorch, for any device and floating-point dtype: y, mean, rstd.
-
-    Its signature is the operator's, so that it is the operator's decomposition too:
-    ``program.run_decompositions({torch.ops.videonorm.group_norm.default: group_norm_reference})``.
-    """
-    grouped = _grouped(x, num_groups).to(_statistics_dtype(x))
+    """The definition in differentiable PyTorch, for any device and floating-point dtype: y, mean, rstd."""
+    grouped = _grouped(x, num_groups)
     within_group = list(range(2, grouped.dim()))
-    var, mean = torch.var_mean(grouped, dim=within_group, correction=0)
-    rstd = torch.rsqrt(var + eps)
-    return _apply_reference(x, weight, bias, residual, mean, rstd, num_groups, eps, relu), mean, rstd
+    mean = grouped.mean(within_group, keepdim=True, dtype=_statistics_dtype(x))
+    var = (grouped - mean).square().mean(within_group)
+    mean, rstd = mean.flatten(1), torch.rsqrt(var + eps)
+    return _apply_reference(x, weight, bias, residual, mean, rstd, eps, relu), mean, rstd
 
 
 def _apply_reference(
@@ -134,20 +132,19 @@ def _apply_reference(
     residual: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
-    num_groups: int,
     eps: float,
     relu: bool,
 ) -> Tensor:
-    y = _standardized(x, mean, rstd).flatten(1, 2)
+    y = _standardized(x, mean, rstd)
     if weight is not None:
-        y = y * _per_channel(weight, y)
+        y = y * _per_channel(weight, x)
     if bias is not None:
-        y = y + _per_channel(bias, y)
+        y = y + _per_channel(bias, x)
     if residual is not None:
         y = y + residual
     if relu:
         y = torch.relu(y)
-    return y.to(x.dtype)
+    return y.type_as(x)
 
 
 def _backward_reference(
@@ -158,7 +155,6 @@ def _backward_reference(
     mean: Tensor,
     rstd: Tensor,
     y: Tensor | None,
-    num_groups: int,
     eps: float,
     relu: bool,
     wanted: list[bool],
@@ -166,22 +162,27 @@ def _backward_reference(
     """The derivative, written out. With g = grad_y * weight where y > 0 and means over the group:
 
     grad_x = rstd * (g - mean(g) - x_hat * mean(g * x_hat))
+
+    Args:
+        y: given where a ReLU follows a residual; nowhere else is there a grad_residual to be computed.
+        wanted: which gradients to compute; the others come back empty.
+
+    Returns:
+        grad_x, grad_weight and grad_bias in the dtype of mean, grad_residual.
     """
     if relu and y is None:
-        y = _apply_reference(x, weight, bias, None, mean, rstd, num_groups, eps, relu)
+        y = _apply_reference(x, weight, bias, None, mean, rstd, eps, relu)
     grad_z = grad_y if y is None else torch.ops.aten.threshold_backward(grad_y, y, 0)
     grad = grad_z.to(mean.dtype)
     x_hat = _standardized(x, mean, rstd)
     over_sites = [0, *range(2, x.dim())]
     grad_x, grad_weight, grad_bias, grad_residual = (mean.new_empty(0) for _ in wanted)
     if wanted[0]:
-        within_group = list(range(2, x_hat.dim()))
-        g = _grouped(grad if weight is None else grad * _per_channel(weight, grad), num_groups)
-        projection = (g * x_hat).mean(within_group, keepdim=True)
-        centered = g - g.mean(within_group, keepdim=True)
-        grad_x = _as_in(x, (_per_group(rstd, g) * (centered - x_hat * projection)).flatten(1, 2))
+        g = grad if weight is None else grad * _per_channel(weight, x)
+        centered = g - _mean_of_group(g, mean)
+        grad_x = _as_in(x, _per_channel(rstd, x) * (centered - x_hat * _mean_of_group(g * x_hat, mean)))
     if wanted[1]:
-        grad_weight = (grad * x_hat.flatten(1, 2)).sum(over_sites)
+        grad_weight = (grad * x_hat).sum(over_sites)
     if wanted[2]:
         grad_bias = grad.sum(over_sites)
     if wanted[3]:
@@ -200,19 +201,21 @@ def _grouped(x: Tensor, num_groups: int) -> Tensor:
 
 
 def _standardized(x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """x_hat as (B, G, C / G, ...), in the dtype of the statistics."""
-    grouped = _grouped(x, mean.shape[1]).to(mean.dtype)
-    return (grouped - _per_group(mean, grouped)) * _per_group(rstd, grouped)
+    """x_hat, in the dtype of the statistics."""
+    return (x - _per_channel(mean, x)) * _per_channel(rstd, x)
 
 
-def _per_group(statistic: Tensor, like: Tensor) -> Tensor:
-    """(B, G) as (B, G, 1, 1, ...)."""
-    return statistic.view(*statistic.shape, *(1 for _ in like.shape[2:]))
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    """(C,), or (B, G) for all channels of a group, to be broadcast over the sites of x (B, C, ...)."""
+    if values.dim() == 2:
+        values = values.repeat_interleave(x.shape[1] // values.shape[1], 1)
+    return values.view(*values.shape, *(1 for _ in x.shape[2:]))
 
 
-def _per_channel(parameter: Tensor, like: Tensor) -> Tensor:
-    """(C,) as (C, 1, 1, ...), in the dtype of `like`."""
-    return parameter.to(like.dtype).view(-1, *(1 for _ in like.shape[2:]))
+def _mean_of_group(values: Tensor, like: Tensor) -> Tensor:
+    """The mean over each group of values (B, C, ...), with the groups of `like` (B, G), per channel."""
+    grouped = _grouped(values, like.shape[1])
+    return _per_channel(grouped.mean(list(range(2, grouped.dim()))), values)
 
 
 def _as_in(x: Tensor, values: Tensor) -> Tensor:
@@ -231,14 +234,9 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _forward_cpu(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    num_groups: int,
-    eps: float,
-    relu: bool,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    num_groups, eps, relu = options
     z, mean, rstd = _normalize_rows(_rows(x), weight, bias, num_groups, eps)
     # Not `view`: autograd would refuse an in-place operation on what it knows as a view.
     y = torch.ops.aten._unsafe_view(z, x.shape) if x.is_contiguous() else _as_in(x, z)
@@ -250,34 +248,18 @@ def _forward_cpu(
 
 
 def _apply_cpu(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    num_groups: int,
-    eps: float,
-    relu: bool,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mean: Tensor, *rest: Any
 ) -> Tensor:
     # torch has no kernel that takes statistics: the forward's y, to the bit, is had by computing them again.
-    return _forward_cpu(x, weight, bias, residual, num_groups, eps, relu)[0]
+    _rstd, *options = rest
+    return _forward_cpu(x, weight, bias, residual, mean.shape[1], *options)[0]
 
 
 def _backward_cpu(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    y: Tensor | None,
-    num_groups: int,
-    eps: float,
-    relu: bool,
-    wanted: list[bool],
+    grad_y: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = _rows(x)
+    rstd, y, eps, relu, wanted = rest
+    rows, num_groups = _rows(x), mean.shape[1]
     if y is not None:
         grad_y = torch.ops.aten.threshold_backward(grad_y, y, 0)
     grad_z = _rows(grad_y)
@@ -285,7 +267,9 @@ def _backward_cpu(
         # Into the memory of z: on a CPU, new memory costs more than the operation.
         z, _, _ = _normalize_rows(rows, weight, bias, num_groups, eps)
         grad_z = torch.ops.aten.threshold_backward.grad_input(grad_z, z, 0, grad_input=z)
-    weight = x.new_ones(x.shape[1], dtype=mean.dtype) if weight is None else weight.to(mean.dtype)
+    weight = (
+        x.new_ones(x.shape[1], dtype=mean.dtype) if weight is None else weight.to(mean.dtype).contiguous()
+    )
     grads = torch.ops.aten.native_group_norm_backward(
         grad_z, rows, mean, rstd, weight, *rows.shape, num_groups, wanted[:3]
     )
@@ -304,131 +288,31 @@ def _normalize_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     # A weight wider than x is what makes torch keep mean and rstd in the wider dtype.
     dtype = _statistics_dtype(rows)
-    weight = rows.new_ones(rows.shape[1], dtype=dtype) if weight is None else weight.to(dtype)
-    bias = torch.zeros_like(weight) if bias is None else bias.to(dtype)
+    # torch 2.11 reads both as contiguous memory, whatever they are.
+    weight = rows.new_ones(rows.shape[1], dtype=dtype) if weight is None else weight.to(dtype).contiguous()
+    bias = torch.zeros_like(weight) if bias is None else bias.to(dtype).contiguous()
     z, mean, rstd = torch.ops.aten.native_group_norm(rows, weight, bias, *rows.shape, num_groups, eps)
     return z, mean, rstd
-
-
-# --------------------------------------------------------------------------------------------------- CUDA
-# The kernels take x in dense memory, contiguous or channels-last, and everything else in the same order.
-
-
-def _forward_cuda(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    num_groups: int,
-    eps: float,
-    relu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dense = _dense(x)
-    weight, bias = _contiguous(weight), _contiguous(bias)
-    residual = None if residual is None else _in_order_of(dense, residual)
-    y, mean, rstd = kernels.forward(gpu(x.device), dense, weight, bias, residual, num_groups, eps, relu)
-    return y if dense is x else _as_in(x, y), mean, rstd
-
-
-def _apply_cuda(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    num_groups: int,
-    eps: float,
-    relu: bool,
-) -> Tensor:
-    dense = _dense(x)
-    weight, bias = _contiguous(weight), _contiguous(bias)
-    residual = None if residual is None else _in_order_of(dense, residual)
-    y = kernels.apply(gpu(x.device), dense, weight, bias, residual, mean, rstd, relu)
-    return y if dense is x else _as_in(x, y)
-
-
-def _backward_cuda(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    y: Tensor | None,
-    num_groups: int,
-    eps: float,
-    relu: bool,
-    wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dense = _dense(x)
-    weight, bias = _contiguous(weight), _contiguous(bias)
-    grad_y = _in_order_of(dense, grad_y)
-    y = None if y is None else _in_order_of(dense, y)
-    grads = kernels.backward(gpu(x.device), grad_y, dense, weight, bias, mean, rstd, y, relu, wanted)
-    # The kernels come upon some gradients by the way to others.
-    grad_x, grad_weight, grad_bias, grad_residual = (
-        grad if is_wanted else mean.new_empty(0) for grad, is_wanted in zip(grads, wanted, strict=True)
-    )
-    if wanted[0] and dense is not x:
-        grad_x = _as_in(x, grad_x)
-    if wanted[3] and dense is not x:
-        grad_residual = _as_in(x, grad_residual)
-    return grad_x, grad_weight, grad_bias, grad_residual
-
-
-def _dense(x: Tensor) -> Tensor:
-    """x itself where its memory is contiguous or channels-last, or else a copy in the nearer of the two."""
-    channels_last = x.movedim(1, -1)
-    if x.is_contiguous() or channels_last.is_contiguous():
-        return x
-    return channels_last.contiguous().movedim(-1, 1) if x.stride(1) == 1 else x.contiguous()
-
-
-def _in_order_of(dense: Tensor, other: Tensor) -> Tensor:
-    """`other` itself where its memory has the order of `dense`, or else a copy."""
-    if dense.is_contiguous():
-        return other.contiguous()
-    return other.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
 
 
 # --------------------------------------------------------------------------------------- fake and autograd
 
 
 def _fake(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    num_groups: int,
-    eps: float,
-    relu: bool,
+    x: Tensor, _weight: Any, _bias: Any, _residual: Any, num_groups: int, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.new_empty((x.shape[0], num_groups), dtype=_statistics_dtype(x))
     return torch.empty_like(x), mean, torch.empty_like(mean)
 
 
-def _fake_apply(x: Tensor, *_others: Any) -> Tensor:
+def _fake_apply(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
 def _fake_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    y: Tensor | None,
-    num_groups: int,
-    eps: float,
-    relu: bool,
-    wanted: list[bool],
+    _grad_y: Tensor, x: Tensor, _weight: Any, _bias: Any, mean: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *_, wanted = rest
     num_channels = x.shape[1]
     return (
         torch.empty_like(x) if wanted[0] else mean.new_empty(0),
@@ -439,7 +323,7 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, residual, ctx.num_groups, ctx.eps, ctx.relu = inputs
+    x, weight, bias, residual, _num_groups, ctx.eps, ctx.relu = inputs
     y, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
@@ -459,7 +343,7 @@ def _autograd(
     # Without a mask the residual's gradient is grad_y itself.
     wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and ctx.relu]
     grad_x, grad_weight, grad_bias, grad_residual = torch.ops.videonorm.group_norm_backward(
-        grad_y, x, weight, bias, mean, rstd, y, ctx.num_groups, ctx.eps, ctx.relu, wanted
+        grad_y, x, weight, bias, mean, rstd, y, ctx.eps, ctx.relu, wanted
     )
     return (
         grad_x if x_wanted else None,
@@ -472,46 +356,33 @@ def _autograd(
     )
 
 
-def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "videonorm::group_norm is differentiable once; videonorm.ops.group_norm_reference has all derivatives"
-    )
-
-
-def _refuse_backward(ctx: Any, grad_y: Tensor) -> None:
-    raise NotImplementedError(
-        "videonorm::group_norm_apply is not differentiable; videonorm.ops.group_norm is"
-    )
-
-
 register(
-    "group_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, int num_groups, float eps,"
-    " bool relu) -> (Tensor y, Tensor mean, Tensor rstd)",
+    "group_norm",
+    group_norm_reference,
     cpu=_forward_cpu,
-    cuda=_forward_cuda,
-    reference=group_norm_reference,
+    cuda=kernels.forward,
     fake=_fake,
     backward=_autograd,
     setup_context=_setup_context,
 )
 register(
-    "group_norm_apply(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor mean, Tensor rstd,"
-    " int num_groups, float eps, bool relu) -> Tensor",
+    "group_norm_apply",
+    _apply_reference,
     cpu=_apply_cpu,
-    cuda=_apply_cuda,
-    reference=_apply_reference,
+    cuda=kernels.apply,
     fake=_fake_apply,
-    backward=_refuse_backward,
+    backward=refuse(
+        "videonorm::group_norm_apply is not differentiable; videonorm.ops.group_norm.group_norm is"
+    ),
 )
-# y is given where a ReLU follows a residual; nowhere else is there a grad_residual to be computed. `wanted`
-# says which gradients to compute; the others come back empty. grad_weight and grad_bias have mean's dtype.
 register(
-    "group_norm_backward(Tensor grad_y, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor rstd,"
-    " Tensor? y, int num_groups, float eps, bool relu, bool[4] wanted)"
-    " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_residual)",
+    "group_norm_backward",
+    _backward_reference,
     cpu=_backward_cpu,
-    cuda=_backward_cuda,
-    reference=_backward_reference,
+    cuda=kernels.backward,
     fake=_fake_backward,
-    backward=_refuse_double_backward,
+    backward=refuse(
+        "videonorm::group_norm is differentiable once;"
+        " videonorm.ops.group_norm.group_norm_reference has all derivatives"
+    ),
 )

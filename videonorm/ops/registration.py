@@ -3,14 +3,18 @@
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
-from videonorm.kernels.gpu import KernelError
+from videonorm.kernels.gpu import KernelError, gpu
 
 LIBRARY = torch.library.Library("videonorm", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {}
+"""Each operator of ours in torch's own, for ``torch.export.ExportedProgram.run_decompositions``."""
 
 Implementation = Literal["auto", "cuda", "reference"]
 
@@ -42,11 +46,11 @@ def _choose(implementation: Implementation) -> None:
 
 
 def register(
-    schema: str,
+    name: str,
+    reference: Callable[..., Any],
     *,
     cpu: Callable[..., Any],
     cuda: Callable[..., Any],
-    reference: Callable[..., Any],
     fake: Callable[..., Any],
     backward: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
@@ -56,10 +60,12 @@ def register(
     There is no autocast rule: under autocast an operator gets its arguments as they are, like batch norm.
 
     Args:
-        schema: as in ``torch.library.Library.define``. The first argument is a tensor, or a list of tensors.
+        name: in ``torch.ops.videonorm``.
+        reference: the definition in torch's own operators. Its annotated signature is the schema, with a
+            tensor, or a list of tensors, in front; it is the operator's decomposition; and it is what runs on
+            CUDA tensors in place of the kernels: see ``use``.
         cpu: the implementation for CPU tensors.
-        cuda: the kernels for CUDA tensors; raises KernelError where they cannot be had.
-        reference: what runs on CUDA tensors instead: see ``use``.
+        cuda: the kernels, called with the Gpu in front of the arguments.
         fake: shapes, dtypes and strides of the results, without values.
         backward, setup_context: as in ``torch.library.register_autograd``.
     """
@@ -72,7 +78,7 @@ def register(
         if _chosen == "auto" and device in _without_kernels:
             return reference(*args)
         try:
-            return cuda(*args)
+            return cuda(gpu(device), *args)
         except KernelError as error:
             if _chosen == "cuda":
                 raise
@@ -81,8 +87,8 @@ def register(
             _without_kernels.add(device)
             return reference(*args)
 
+    schema = torch.library.infer_schema(reference, mutates_args=(), op_name=name)
     LIBRARY.define(schema)  # type: ignore[no-untyped-call]
-    name = schema[: schema.index("(")]
     LIBRARY.impl(name, cpu, "CPU")  # type: ignore[no-untyped-call]
     LIBRARY.impl(name, on_cuda, "CUDA")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"videonorm::{name}", fake, lib=LIBRARY)
@@ -92,6 +98,16 @@ def register(
         )
     else:
         LIBRARY.impl(name, _differentiable(name, backward, setup_context), "Autograd")  # type: ignore[no-untyped-call]
+    DECOMPOSITIONS[getattr(torch.ops.videonorm, name).default] = reference
+
+
+def refuse(message: str) -> Callable[..., Any]:
+    """The `backward` of an operator that has none."""
+
+    def backward(*_: Any) -> NoReturn:
+        raise NotImplementedError(message)
+
+    return backward
 
 
 def _differentiable(

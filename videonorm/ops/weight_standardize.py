@@ -1,4 +1,4 @@
-"""Weight standardization of convolution filters: schema, reference, implementation, fake, autograd.
+"""Weight standardization of convolution filters: schema, reference, fake, autograd.
 
 Source: Qiao et al., "Weight Standardization", arXiv:1903.10520, and the formulas that other code calls by
 that name (layers/ws_conv.py lists them). Every filter, a slice weight[o] of n numbers, is mapped to
@@ -20,77 +20,62 @@ list that holds a None.
 
 Shapes: weight (C_out, C_in / groups, k_T, k_H, k_W) or any (C_out, ...); gain (C_out,). The operators' mean,
 var and grad_gain hold the filters of all layers, one layer after the other.
-CPU tensors go through the composite of PyTorch operations; CUDA tensors to kernels/weight_standardize.cu.
+CPU tensors go through the reference; CUDA tensors to kernels/weight_standardize.cu.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from videonorm.kernels import weight_standardize as kernels
-from videonorm.kernels.gpu import gpu
-from videonorm.ops.registration import register
+from videonorm.ops.registration import refuse, register
 
 EpsPlacement = Literal["under_root", "on_std", "floor"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
+class Formula(NamedTuple):
+    """What becomes of the filters of one convolution; by default, Big Transfer's (arXiv:1912.11370)."""
+
+    center: bool = True  # subtract the filter's mean
+    scale: bool = True  # divide by the filter's standard deviation: about its mean, with and without `center`
+    unbiased: bool = False  # divide the sum of squares by n - 1 instead of n
+    eps_placement: EpsPlacement = "under_root"  # where eps enters, see above
+    eps: float = 1e-10  # in squared weight units; in weight units for "on_std"
+    multiplier: float = 1.0  # a constant factor of every filter
+
+
+BIG_TRANSFER = Formula()
+
+
 def weight_standardize(
     weight: Tensor,
     gain: Tensor | None = None,
-    *,
-    center: bool = True,
-    scale: bool = True,
-    unbiased: bool = False,
-    eps: float = 1e-10,
-    eps_placement: EpsPlacement = "under_root",
-    multiplier: float = 1.0,
+    formula: Formula = BIG_TRANSFER,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Standardize every filter of a convolution weight. The defaults are Big Transfer's (arXiv:1912.11370).
+    """Standardize every filter of a convolution weight.
 
     Args:
         weight: (C_out, C_in / groups, k_T, k_H, k_W), or any (C_out, ...) with at least 2 numbers a filter.
         gain: (C_out,) or None for 1.
-        center: subtract the filter's mean.
-        scale: divide by the filter's standard deviation (about its mean, with and without `center`).
-        unbiased: divide the sum of squares by n - 1 instead of n.
-        eps: in squared weight units; in weight units for "on_std".
-        eps_placement: where eps enters, see above.
-        multiplier: a constant factor of every filter.
         dtype: of the result; that of weight if None. An autocast convolution's own dtype saves its cast.
 
     Returns:
         w_hat with the shape and memory format of weight. Differentiable once.
     """
-    (w_hat,) = weight_standardize_layers(
-        [weight],
-        [] if gain is None else [gain],
-        center=center,
-        scale=scale,
-        unbiased=unbiased,
-        eps=[eps],
-        eps_placement=eps_placement,
-        multipliers=[multiplier],
-        dtype=dtype,
-    )
+    (w_hat,) = weight_standardize_layers([weight], [] if gain is None else [gain], [formula], dtype)
     return w_hat
 
 
 def weight_standardize_layers(
     weights: Sequence[Tensor],
-    gains: Sequence[Tensor] = (),
-    *,
-    center: bool = True,
-    scale: bool = True,
-    unbiased: bool = False,
-    eps: Sequence[float],
-    eps_placement: EpsPlacement = "under_root",
-    multipliers: Sequence[float],
+    gains: Sequence[Tensor],
+    formulas: Sequence[Formula],
     dtype: torch.dtype | None = None,
 ) -> list[Tensor]:
     """`weight_standardize` of many weights at once, on a GPU in one launch. The same to the bit.
@@ -98,11 +83,13 @@ def weight_standardize_layers(
     Args:
         weights: of one dtype and on one device.
         gains: one for each weight; empty for 1.
-        eps, multipliers: one for each weight.
-        others: for all weights, as in `weight_standardize`.
+        formulas: one for each weight. They differ in eps and multiplier alone.
+        dtype: of the results; that of the weights if None.
     """
     dtype = dtype or weights[0].dtype
-    _check(weights, gains, eps_placement, dtype)
+    _check(weights, gains, formulas, dtype)
+    center, scale, unbiased, eps_placement, _, _ = formulas[0]
+    eps, multipliers = [f.eps for f in formulas], [f.multiplier for f in formulas]
     w_hats: list[Tensor] = torch.ops.videonorm.weight_standardize(
         weights, gains, center, scale, unbiased, eps, eps_placement, multipliers, dtype
     )[0]
@@ -110,10 +97,19 @@ def weight_standardize_layers(
 
 
 def _check(
-    weights: Sequence[Tensor], gains: Sequence[Tensor], eps_placement: str, output_dtype: torch.dtype
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor],
+    formulas: Sequence[Formula],
+    output_dtype: torch.dtype,
 ) -> None:
+    eps_placement = formulas[0].eps_placement
     if eps_placement not in get_args(EpsPlacement):
         raise ValueError(f"eps_placement ({eps_placement!r}) must be one of {get_args(EpsPlacement)}")
+    if len(formulas) != len(weights) or len({formula[:4] for formula in formulas}) > 1:
+        raise ValueError(
+            f"formulas ({', '.join(map(str, formulas))}) must be one for each weight ({len(weights)}),"
+            " and differ in eps and multiplier alone"
+        )
     dtype, device = weights[0].dtype, weights[0].device
     for weight in weights:
         if weight.dim() < 2 or len(weight) == 0 or weight.dtype not in DTYPES:
@@ -147,6 +143,7 @@ def fan_in(weight: Tensor) -> int:
 
 
 # ------------------------------------------------------------------------------------------- the definition
+# The references' signatures are the operators' schemas.
 
 
 def weight_standardize_reference(
@@ -160,20 +157,77 @@ def weight_standardize_reference(
     multipliers: Sequence[float],
     dtype: torch.dtype,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The definition in differentiable PyTorch, with the operator's own signature: w_hats, mean, var."""
+    """The definition in differentiable PyTorch: w_hats, mean, var."""
     w_hats, means, variances = [], [], []
     for index, weight in enumerate(weights):
         w = weight.to(_compute_dtype(weight))
-        var, mean = torch.var_mean(w, dim=_filter(w), correction=int(unbiased), keepdim=True)
-        w_hat = (w - mean if center else w) * multipliers[index]
+        # Not torch.var_mean, which walks the filters number by number on a CPU.
+        mean = w.mean(_filter(w), keepdim=True)
+        centered = w - mean
+        var = centered.square().mean(_filter(w), keepdim=True)
+        if unbiased:
+            var = var * (fan_in(weight) / (fan_in(weight) - 1))
+        factor = torch.full_like(var, multipliers[index])
         if scale:
-            w_hat = w_hat * _inverse_std(var, eps[index], eps_placement)
+            factor = factor * _inverse_std(var, eps[index], eps_placement)
         if gains:
-            w_hat = w_hat * _per_filter(gains[index], w)
-        w_hats.append(w_hat.to(dtype))
+            factor = factor * _per_filter(gains[index], w)
+        w_hats.append(((centered if center else w) * factor).to(dtype))
         means.append(mean.flatten())
         variances.append(var.flatten())
     return w_hats, torch.cat(means), torch.cat(variances)
+
+
+def _backward_reference(
+    grad_w_hats: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    gains: Sequence[Tensor],
+    mean: Tensor,
+    var: Tensor,
+    center: bool,
+    scale: bool,
+    unbiased: bool,
+    eps: Sequence[float],
+    eps_placement: str,
+    multipliers: Sequence[float],
+) -> tuple[list[Tensor], Tensor]:
+    """The derivative, written out. With g = grad_w_hat * multiplier * gain, u = w - mean, k = n or n - 1:
+
+        grad_w = r (g - mean(g)) + 2 / k * dr/dvar * sum(g u) * (w - mean)
+
+    Without `center`, u = w and mean(g) is left out; without `scale`, r = 1 and dr/dvar = 0.
+
+    Returns:
+        grad_weights, and grad_gain in the dtype of mean, empty where there are no gains.
+    """
+    grad_weights, grad_gains = [], []
+    filters = list(map(len, weights))
+    statistics = zip(torch.split(mean, filters), torch.split(var, filters), strict=True)
+    for index, (weight, (mean_of_layer, var_of_layer)) in enumerate(zip(weights, statistics, strict=True)):
+        w, grad = weight.to(mean.dtype), grad_w_hats[index].to(mean.dtype)
+        v = _per_filter(var_of_layer, w)
+        centered = w - _per_filter(mean_of_layer, w)
+        projection = (grad * (centered if center else w)).sum(_filter(w), keepdim=True)
+        r = _inverse_std(v, eps[index], eps_placement) if scale else torch.ones_like(v)
+        factor = torch.full_like(v, multipliers[index])
+        grad_gains.append((projection * r * factor).flatten())
+        if gains:
+            factor *= _per_filter(gains[index], w)
+        slope = torch.zeros_like(v)
+        if scale:
+            slope = _inverse_std_slope(v, r, eps[index], eps_placement) * projection * factor
+            slope *= 2 / (fan_in(weight) - int(unbiased))
+        factor *= r
+        # What passes through the mean or the variance sums to 0 over a filter; taking the sum out at the end
+        # also takes out what the rounding of the mean has put in.
+        grad_w = centered.mul_(slope)
+        if center:
+            grad_w.addcmul_(grad, factor)
+        grad_w -= grad_w.mean(_filter(w), keepdim=True)
+        if not center:
+            grad_w.addcmul_(grad, factor)
+        grad_weights.append(grad_w.to(weight.dtype))
+    return grad_weights, torch.cat(grad_gains) if gains else mean.new_empty(0)
 
 
 def _inverse_std(var: Tensor, eps: float, eps_placement: str) -> Tensor:
@@ -193,119 +247,6 @@ def _inverse_std_slope(var: Tensor, r: Tensor, eps: float, eps_placement: str) -
     return torch.where(var > eps, -0.5 * r**3, 0)
 
 
-# -------------------------------------------------------------------------------- the implementation on CPU
-
-
-def _forward(
-    weights: Sequence[Tensor],
-    gains: Sequence[Tensor],
-    center: bool,
-    scale: bool,
-    unbiased: bool,
-    eps: Sequence[float],
-    eps_placement: str,
-    multipliers: Sequence[float],
-    dtype: torch.dtype,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The definition in few passes. torch's var_mean would walk the filters number by number on CPU."""
-    w_hats, means, variances = [], [], []
-    for index, weight in enumerate(weights):
-        w = weight.to(_compute_dtype(weight))
-        mean = w.mean(_filter(w), keepdim=True)
-        centered = w - mean
-        var = centered.square().mean(_filter(w), keepdim=True)
-        if unbiased:
-            var *= fan_in(weight) / (fan_in(weight) - 1)
-        factor = torch.full_like(var, multipliers[index])
-        if scale:
-            factor *= _inverse_std(var, eps[index], eps_placement)
-        if gains:
-            factor *= _per_filter(gains[index], w)
-        w_hats.append((centered.mul_(factor) if center else w * factor).to(dtype))
-        means.append(mean.flatten())
-        variances.append(var.flatten())
-    return w_hats, torch.cat(means), torch.cat(variances)
-
-
-def _backward(
-    grad_w_hats: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    gains: Sequence[Tensor],
-    mean: Tensor,
-    var: Tensor,
-    center: bool,
-    scale: bool,
-    unbiased: bool,
-    eps: Sequence[float],
-    eps_placement: str,
-    multipliers: Sequence[float],
-) -> tuple[list[Tensor], Tensor]:
-    """grad_weights, and grad_gain in the dtype of mean, empty where there are no gains."""
-    options = center, scale, unbiased
-    grad_weights, grad_gains = [], []
-    filters = list(map(len, weights))
-    statistics = zip(torch.split(mean, filters), torch.split(var, filters), strict=True)
-    for index, (mean_of_layer, var_of_layer) in enumerate(statistics):
-        grad_weight, grad_gain = _backward_of_layer(
-            grad_w_hats[index],
-            weights[index],
-            gains[index] if gains else None,
-            mean_of_layer,
-            var_of_layer,
-            *options,
-            eps[index],
-            eps_placement,
-            multipliers[index],
-        )
-        grad_weights.append(grad_weight)
-        grad_gains.append(grad_gain)
-    return grad_weights, torch.cat(grad_gains) if gains else mean.new_empty(0)
-
-
-def _backward_of_layer(
-    grad_w_hat: Tensor,
-    weight: Tensor,
-    gain: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    center: bool,
-    scale: bool,
-    unbiased: bool,
-    eps: float,
-    eps_placement: str,
-    multiplier: float,
-) -> tuple[Tensor, Tensor]:
-    """The derivative, written out. With g = grad_w_hat * multiplier * gain, u = w - mean, k = n or n - 1:
-
-        grad_w = r (g - mean(g)) + 2 / k * dr/dvar * sum(g u) * (w - mean)
-
-    Without `center`, u = w and mean(g) is left out; without `scale`, r = 1 and dr/dvar = 0.
-    """
-    w, grad = weight.to(mean.dtype), grad_w_hat.to(mean.dtype)
-    mean, var = _per_filter(mean, w), _per_filter(var, w)
-    centered = w - mean
-    projection = (grad * (centered if center else w)).sum(_filter(w), keepdim=True)
-    r = _inverse_std(var, eps, eps_placement) if scale else torch.ones_like(var)
-    grad_gain = (projection * r * multiplier).flatten()
-    factor = torch.full_like(var, multiplier)
-    if gain is not None:
-        factor *= _per_filter(gain, w)
-    slope = torch.zeros_like(var)
-    if scale:
-        slope = _inverse_std_slope(var, r, eps, eps_placement) * projection * factor
-        slope *= 2 / (fan_in(weight) - int(unbiased))
-    factor *= r
-    # What passes through the mean or the variance sums to 0 over a filter; taking the sum out at the end also
-    # takes out what the rounding of the mean has put in.
-    grad_w = centered.mul_(slope)
-    if center:
-        grad_w.addcmul_(grad, factor)
-    grad_w -= grad_w.mean(_filter(w), keepdim=True)
-    if not center:
-        grad_w.addcmul_(grad, factor)
-    return grad_w.to(weight.dtype), grad_gain
-
-
 def _compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
@@ -320,14 +261,6 @@ def _per_filter(values: Tensor, like: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------- fake, autograd and registration
-
-
-def _cuda(weights: list[Tensor], *arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
-    return kernels.forward(gpu(weights[0].device), weights, *arguments)
-
-
-def _cuda_backward(grad_w_hats: list[Tensor], *arguments: Any) -> tuple[list[Tensor], Tensor]:
-    return kernels.backward(gpu(grad_w_hats[0].device), grad_w_hats, *arguments)
 
 
 def _fake(weights: list[Tensor], gains: list[Tensor], *options: Any) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -387,31 +320,23 @@ def _take(values: Sequence[Any], indices: list[int]) -> list[Any]:
     return [values[index] for index in indices]
 
 
-def _refuse_double_backward(ctx: Any, *grads: Tensor) -> None:
-    raise NotImplementedError(
-        "videonorm::weight_standardize is differentiable once;"
-        " videonorm.ops.weight_standardize_reference has all derivatives"
-    )
-
-
 register(
-    "weight_standardize(Tensor[] weights, Tensor[] gains, bool center, bool scale, bool unbiased,"
-    " float[] eps, str eps_placement, float[] multipliers, ScalarType dtype)"
-    " -> (Tensor[] w_hats, Tensor mean, Tensor var)",
-    cpu=_forward,
-    cuda=_cuda,
-    reference=_forward,
+    "weight_standardize",
+    weight_standardize_reference,
+    cpu=weight_standardize_reference,
+    cuda=kernels.forward,
     fake=_fake,
     backward=_autograd,
     setup_context=_setup_context,
 )
 register(
-    "weight_standardize_backward(Tensor[] grad_w_hats, Tensor[] weights, Tensor[] gains, Tensor mean,"
-    " Tensor var, bool center, bool scale, bool unbiased, float[] eps, str eps_placement,"
-    " float[] multipliers) -> (Tensor[] grad_weights, Tensor grad_gain)",
-    cpu=_backward,
-    cuda=_cuda_backward,
-    reference=_backward,
+    "weight_standardize_backward",
+    _backward_reference,
+    cpu=_backward_reference,
+    cuda=kernels.backward,
     fake=_fake_backward,
-    backward=_refuse_double_backward,
+    backward=refuse(
+        "videonorm::weight_standardize is differentiable once;"
+        " videonorm.ops.weight_standardize.weight_standardize_reference has all derivatives"
+    ),
 )

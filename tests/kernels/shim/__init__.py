@@ -1,20 +1,24 @@
 """Kernel files on the CPU: compiled by g++ with cuda_shim.h, which says what it checks."""
 
-import atexit
 import ctypes
 import functools
+import hashlib
 import random
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from filelock import FileLock
+
 import videonorm.kernels
+from videonorm import files
 from videonorm.kernels.unit import Unit
 
+HERE = Path(__file__).parent
 KERNELS = Path(videonorm.kernels.__file__).parent
+CACHE = files.cache_folder() / "tests" / "shim"  # of libraries, by all that goes into them
 MAX_SHARED_BYTES = 227 * 1024
 
 # What the header declares and cannot define, as it does not know Params.
@@ -26,9 +30,6 @@ extern const size_t shim::params_bytes = sizeof(Params);
 """
 
 Edit = Callable[[str], str]
-
-_libraries = tempfile.TemporaryDirectory(prefix="videonorm_shim_")
-atexit.register(_libraries.cleanup)
 
 
 class Shim:
@@ -85,8 +86,7 @@ class Shim:
 def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, asan: bool) -> ctypes.PyDLL:
     if not shutil.which("g++"):
         raise RuntimeError("g++ was not found: it is needed to run kernels on the CPU")
-    folder = Path(tempfile.mkdtemp(dir=_libraries.name))
-    (folder / "unit.cpp").write_text(f'#include "cuda_shim.h"\n#line 1 "{name}"\n{text}\n{ENTRY}')
+    text = f'#include "cuda_shim.h"\n#line 1 "{name}"\n{text}\n{ENTRY}'
     flags = ["-std=c++20", "-O1", "-fPIC", "-shared"]
     flags += ["-march=native"]  # fused multiply-add and fp16 conversions in hardware
     flags += ["-Wl,-Bsymbolic", "-fno-gnu-unique"]  # no two libraries share a variable
@@ -94,14 +94,27 @@ def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, asan: bo
         flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     else:  # without libubsan, in whose place the header reports
         flags += ["-fsanitize=alignment", "-nodefaultlibs", "-lm", "-lc", "-lgcc"]
-    flags += [f"-I{Path(__file__).parent}", f"-I{KERNELS}"]
     flags += [f"-D{macro}={value}" for macro, value in macros]
-    command = ["g++", "unit.cpp", "-o", "unit.so", *flags]
-    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if built.returncode:
-        raise RuntimeError(f"g++ cannot compile {name} with {dict(macros)}:\n{built.stderr}")
-    library = ctypes.PyDLL(str(folder / "unit.so"))  # holds the GIL: a library has one set of fibers
+    headers = [path.read_text() for path in (HERE / "cuda_shim.h", *sorted(KERNELS.glob("*.cuh")))]
+    ingredients = text, headers, flags, _compiler()
+    path = CACHE / f"{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:32]}.so"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # another worker may want the same
+        if not path.exists():
+            with files.new_file(path) as aside:
+                command = ["g++", "-x", "c++", "-", "-o", aside, *flags, f"-I{HERE}", f"-I{KERNELS}"]
+                built = subprocess.run(command, input=text, capture_output=True, text=True)
+                if built.returncode:
+                    raise RuntimeError(f"g++ cannot compile {name} with {dict(macros)}:\n{built.stderr}")
+    library = ctypes.PyDLL(str(path))  # holds the GIL: a library has one set of fibers
     library.shim_launch.restype = ctypes.c_char_p
     library.shim_launch.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 3, ctypes.c_uint64, ctypes.c_void_p]
     library.shim_params_bytes.restype = ctypes.c_size_t
     return library
+
+
+@functools.cache
+def _compiler() -> str:
+    """g++'s version, and the instructions that it knows this machine to have."""
+    asked = ["g++", "-###", "-march=native", "-E", "-x", "c++", "/dev/null"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stderr

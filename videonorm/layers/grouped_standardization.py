@@ -48,17 +48,11 @@ def _standardize(group: nn.Module, _arguments: tuple[Any, ...]) -> None:
     for conv in _convolutions(group):
         alike[_kind(conv)].append(conv)
     for convs in alike.values():
-        formulas = [conv.formula for conv in convs]
         w_hats = weight_standardize_layers(
             [conv.weight for conv in convs],
             [conv.gain for conv in convs if conv.gain is not None],
-            center=formulas[0].center,
-            scale=formulas[0].scale,
-            unbiased=formulas[0].unbiased,
-            eps=[formula.eps for formula in formulas],
-            eps_placement=formulas[0].eps_placement,
-            multipliers=[formula.multiplier for formula in formulas],
-            dtype=autocast_dtype(convs[0].weight.device),
+            [conv.formula for conv in convs],
+            autocast_dtype(convs[0].weight.device),
         )
         for conv, w_hat in zip(convs, w_hats, strict=True):
             conv.weight_at_hand = WeightAtHand(w_hat, place())
@@ -68,13 +62,8 @@ def _kind(conv: StandardizedConv3d) -> Hashable:
     """Equal for convolutions that one call can serve. A frozen weight in it would get gradients computed."""
     *same, _eps, _multiplier = conv.formula
     weight, gain = conv.weight, conv.gain
-    return (
-        *same,
-        weight.dtype,
-        weight.device,
-        weight.requires_grad,
-        gain if gain is None else gain.requires_grad,
-    )
+    requires_grad = weight.requires_grad, gain if gain is None else gain.requires_grad
+    return *same, weight.dtype, weight.device, *requires_grad
 
 
 def _forget(group: nn.Module, _arguments: tuple[Any, ...], _output: Any) -> None:

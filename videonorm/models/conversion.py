@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.utils.parametrize import is_parametrized
 
 from videonorm.layers import (
     BatchChannelNorm3d,
@@ -98,8 +97,9 @@ def convert(
     where the next module in order of registration, Identity and dropout apart, is a norm over the channels of
     the convolution. So a convolution before a pool, before another convolution or within
     squeeze-and-excitation stays, and so does a classifier, convolutional or linear. A plain convolution in
-    the place of a reparametrized one gets its effective weight: the function stays the same. No convolution
-    gains or loses a bias. WSConv3d standardize together, as by `group_weight_standardization`.
+    the place of a reparametrized one gets its effective weight: the function stays the same. Somebody's
+    subclass of Conv3d with a forward of its own stays where a plain one would lose what that does. No
+    convolution gains or loses a bias. WSConv3d standardize together, as by `group_weight_standardization`.
 
     Args:
         norm: makes the new norm from a number of channels. Where the old one is of `videonorm.layers`, the
@@ -204,7 +204,7 @@ def _batch_norm(norm: nn.Module) -> nn.Module:
 def _new_convolution(conv: ConvFactory, old: _ConvNd, following: Sequence[_Place]) -> nn.Module:
     if not isinstance(old, nn.Conv3d):
         raise _StaysError("it is not a Conv3d")
-    if is_parametrized(old):
+    if "weight" not in old._parameters:  # but made of others before each forward
         raise _StaysError("its weight is parametrized")
     make: Callable[..., nn.Conv3d] = conv
     fresh = make(
@@ -218,9 +218,18 @@ def _new_convolution(conv: ConvFactory, old: _ConvNd, following: Sequence[_Place
         bias=old.bias is not None,
         padding_mode=old.padding_mode,
     )
-    if isinstance(fresh, ReparametrizedConv3d) and not _norm_follows(old, following):
-        raise _StaysError("no norm follows it")
+    if isinstance(fresh, ReparametrizedConv3d):
+        if not _norm_follows(old, following):
+            raise _StaysError("no norm follows it")
+    elif type(fresh) is nn.Conv3d and not isinstance(old, ReparametrizedConv3d) and _has_own_forward(old):
+        raise _StaysError("its forward is its own")
     return fresh
+
+
+def _has_own_forward(conv: nn.Conv3d) -> bool:
+    return any(
+        getattr(type(conv), name) is not getattr(nn.Conv3d, name) for name in ("forward", "_conv_forward")
+    )
 
 
 def _norm_follows(conv: nn.Conv3d, following: Sequence[_Place]) -> bool:

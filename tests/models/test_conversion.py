@@ -1,3 +1,4 @@
+import warnings
 from collections import Counter
 from functools import partial
 
@@ -218,6 +219,24 @@ def test_what_cannot_be_swapped_is_reported():
         ("3", "it is not a Conv3d"),
         ("4", "its weight is parametrized"),
     ]
+
+
+class CausalConv3d(nn.Conv3d):
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (0, 0, 0, 0, 2, 0)))
+
+
+def test_a_plain_convolution_does_not_take_the_place_of_a_forward_or_a_weight_of_somebodys_own():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        computed = nn.utils.weight_norm(nn.Conv3d(4, 4, 1))  # by a hook, and not as a parametrization
+    model = nn.Sequential(CausalConv3d(3, 4, (3, 1, 1)), nn.BatchNorm3d(4), computed).eval()
+    logits = model(CLIPS)
+    report = convert(model, conv=nn.Conv3d)
+    reasons = [("0", "its forward is its own"), ("2", "its weight is parametrized")]
+    assert [(left.name, left.reason) for left in report.left] == reasons
+    assert torch.equal(model(CLIPS), logits)
+    assert [change.name for change in convert(model, conv=layers.WSConv3d).changed] == ["0"]
 
 
 def test_a_shared_module_stays_shared():

@@ -1,5 +1,3 @@
-import copy
-import threading
 from contextlib import nullcontext
 from functools import partial
 
@@ -7,68 +5,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils.checkpoint import checkpoint
 
 from videonorm.layers import (
     BatchNorm3d,
-    GroupNorm3d,
     InstanceNorm3d,
     LayerNorm3d,
-    MaxPool3d,
     WSConv3d,
     recompute_norms,
     require_recomputable_norm,
 )
 from videonorm.models import ResNet3d, VGG3d
 
-group_norm = partial(GroupNorm3d, num_groups=4)
-
-
-def make_stack(norm=group_norm, activation="relu") -> nn.Sequential:
-    """Convolution, norm, convolution, norm, convolution."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv3d(3, 8, 3),
-        norm(8, activation=activation),
-        nn.Conv3d(8, 8, 1),
-        norm(8, activation=activation),
-        nn.Conv3d(8, 4, 1),
-    )
-
-
-def make_clips(*size: int) -> Tensor:
-    return torch.randn(size or (2, 3, 4, 6, 6), generator=torch.Generator().manual_seed(0))
-
-
-class Watched:
-    """A module whose outputs are watched: which of them are still in memory?"""
-
-    def __init__(self, *modules: nn.Module) -> None:
-        self.outputs = []
-        for module in modules:
-            module.register_forward_hook(
-                lambda module, args, y: self.outputs.append(StorageWeakRef(y.untyped_storage()))
-            )
-
-    def num_kept(self) -> int:
-        return sum(not output.expired() for output in self.outputs)
-
-
-def gradients(model: nn.Module, clips: Tensor, context=nullcontext) -> list[Tensor]:
-    model = copy.deepcopy(model)
-    torch.manual_seed(1)
-    with context():
-        y = model(clips)
-    y.square().mean().backward()
-    return [p.grad for p in model.parameters()]
-
-
-def assert_same(got: list[Tensor], want: list[Tensor]) -> None:
-    for one, other in zip(got, want, strict=True):
-        assert torch.equal(one, other)
-
+from .stack import Watched, assert_same, gradients, group_norm, make_clips, make_stack
 
 MODELS = {
     "r3d": partial(ResNet3d, 18, "r3d", 5, group_norm, width=8),
@@ -265,152 +213,6 @@ def test_exception_inside():
     watched = Watched(stack[1])
     y = stack(make_clips())
     assert watched.num_kept() == 1 and y.requires_grad
-
-
-@pytest.mark.parametrize("place", ["inside", "outside", "between"])
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_activation_checkpointing(use_reentrant, place):
-    stack = make_stack()
-    want = gradients(stack, make_clips())
-    run = partial(checkpoint, use_reentrant=use_reentrant)
-
-    def option(x: Tensor) -> Tensor:
-        with recompute_norms():
-            return stack(x)
-
-    clips = make_clips().requires_grad_()  # which reentrant checkpointing asks for
-    watched = Watched(*stack)
-    if place == "inside":
-        with recompute_norms():
-            y = stack[4](run(stack[1:4], stack[0](clips)))
-    elif place == "outside":
-        y = run(option, clips)
-        assert watched.num_kept() == 1  # the logits
-    else:
-        with recompute_norms():
-            y = run(option, clips)
-    y.square().mean().backward()
-    assert_same([p.grad for p in stack.parameters()], want)
-
-
-def test_inside_other_hooks():
-    """They get what is kept, and here put it elsewhere."""
-    stack = make_stack()
-    want = gradients(stack, make_clips())
-    watched = Watched(*stack)
-    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda copied: copied), recompute_norms():
-        y = stack(make_clips())
-    assert watched.num_kept() == 1  # y
-    y.square().mean().backward()
-    assert_same([p.grad for p in stack.parameters()], want)
-
-
-def test_backward_in_another_thread():
-    stack = make_stack()
-    want = gradients(stack, make_clips())
-    with recompute_norms():
-        y = stack(make_clips())
-    thread = threading.Thread(target=y.square().mean().backward)
-    thread.start()
-    thread.join()
-    assert_same([p.grad for p in stack.parameters()], want)
-
-
-def test_backward_inside_and_twice():
-    stack = make_stack()
-    want = gradients(stack, make_clips())
-    with recompute_norms():
-        loss = stack(make_clips()).square().mean()
-        loss.backward(retain_graph=True)
-    assert_same([p.grad for p in stack.parameters()], want)
-    loss.backward()
-    assert_same([p.grad for p in stack.parameters()], [2 * grad for grad in want])
-
-
-def test_autocast_keeps_no_fp32():
-    stack = make_stack()
-    dtypes = set()
-
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.dim() == 5 and tensor.shape[0] == 2:
-            dtypes.add(tensor.dtype)
-        return tensor.detach()
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, recompute_norms(), torch.autocast("cpu", torch.bfloat16):
-        y = stack(make_clips())
-    assert dtypes == {torch.bfloat16}
-    y.sum().backward()
-
-
-def test_fake_tensors():
-    with FakeTensorMode():
-        stack = make_stack()
-        watched = Watched(stack[1], stack[3])
-        with recompute_norms():
-            y = stack(torch.empty(2, 3, 4, 6, 6))
-        assert watched.num_kept() == 0
-        y.sum().backward()
-        assert all(p.grad.shape == p.shape for p in stack.parameters())
-
-
-def test_compile_and_export():
-    torch.manual_seed(0)
-    model = ResNet3d(10, "i3d", 5, norm=group_norm, width=8, recompute_norms=True)
-    clips = make_clips(2, 3, 4, 16, 16)
-    want = gradients(model, clips)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    compiled(clips).square().mean().backward()
-    for parameter, grad in zip(model.parameters(), want, strict=True):
-        torch.testing.assert_close(parameter.grad, grad, rtol=1e-4, atol=1e-6)
-    program = torch.export.export(model.eval(), (clips,))
-    torch.testing.assert_close(program.module()(clips), model(clips))
-
-
-def test_compiled_part():
-    """A compiled model in the context: the compiler has decided, and its graph keeps what it keeps."""
-    stack = make_stack()
-    want = gradients(stack, make_clips())
-    compiled = torch.compile(stack, backend="aot_eager", fullgraph=True)
-    with recompute_norms():
-        y = compiled(make_clips())
-    y.square().mean().backward()
-    for parameter, grad in zip(stack.parameters(), want, strict=True):
-        torch.testing.assert_close(parameter.grad, grad)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kernel_size": 2},
-        {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)},
-        {"kernel_size": (2, 1, 1), "ceil_mode": True},
-        {"kernel_size": 2, "stride": 1, "dilation": (1, 2, 1)},
-    ],
-)
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-def test_max_pool_keeps_no_indices(memory_format, options):
-    x = make_clips(2, 4, 5, 7, 7).contiguous(memory_format=memory_format).requires_grad_()
-    want = nn.MaxPool3d(**options)(x)
-    dtypes = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        dtypes.append(tensor.dtype)
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), recompute_norms():
-        got = MaxPool3d(**options)(x)
-    assert dtypes == [torch.float32]
-    assert torch.equal(got, want) and got.stride() == want.stride()
-    grad_y = torch.randn_like(want)
-    assert torch.equal(torch.autograd.grad(got, x, grad_y)[0], torch.autograd.grad(want, x, grad_y)[0])
-
-
-def test_max_pool_with_indices():
-    x = make_clips()
-    with recompute_norms():
-        y, indices = MaxPool3d(2, return_indices=True)(x)
-    assert torch.equal(F.max_unpool3d(y, indices, 2).amax((2, 3, 4)), y.amax((2, 3, 4)).clamp(min=0))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from videonorm.layers import MaxPool3d, recompute_norms
+
+from .stack import make_clips
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2},
+        {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)},
+        {"kernel_size": (2, 1, 1), "ceil_mode": True},
+        {"kernel_size": 2, "stride": 1, "dilation": (1, 2, 1)},
+    ],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_max_pool_keeps_no_indices(memory_format, options):
+    x = make_clips(2, 4, 5, 7, 7).contiguous(memory_format=memory_format).requires_grad_()
+    want = nn.MaxPool3d(**options)(x)
+    dtypes = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        dtypes.append(tensor.dtype)
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), recompute_norms():
+        got = MaxPool3d(**options)(x)
+    assert dtypes == [torch.float32]
+    assert torch.equal(got, want) and got.stride() == want.stride()
+    grad_y = torch.randn_like(want)
+    assert torch.equal(torch.autograd.grad(got, x, grad_y)[0], torch.autograd.grad(want, x, grad_y)[0])
+
+
+def test_max_pool_with_indices():
+    x = make_clips()
+    with recompute_norms():
+        y, indices = MaxPool3d(2, return_indices=True)(x)
+    assert torch.equal(F.max_unpool3d(y, indices, 2).amax((2, 3, 4)), y.amax((2, 3, 4)).clamp(min=0))

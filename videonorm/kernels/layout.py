@@ -1,0 +1,37 @@
+"""The memory that kernels read and write, the same for every operator.
+
+A kernel takes its first tensor in dense memory, contiguous or with the channels last, and all that belongs to
+it site by site in the same order. What an operator is given may lie anywhere, and its results must lie as
+``torch.empty_like`` of the first tensor would: only what differs is copied.
+"""
+
+import torch
+from torch import Tensor
+
+ACCESS_BYTES = 16  # the widest access of a thread
+
+
+def dense(x: Tensor) -> Tensor:
+    """x (N, C, ...) itself where it is contiguous or channels-last, else a copy in the nearer of the two."""
+    if x.is_contiguous():
+        return x
+    channels_last = x.movedim(1, -1)
+    if channels_last.is_contiguous():
+        return x
+    return channels_last.contiguous().movedim(-1, 1) if x.stride(1) == 1 else x.contiguous()
+
+
+def in_order_of(like: Tensor, tensor: Tensor) -> Tensor:
+    """The tensor with its numbers in memory in the order of `like`: itself where they are so already."""
+    if tensor.stride() == like.stride() or (tensor.is_contiguous() and like.is_contiguous()):
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+
+
+def aligned(vector: Tensor) -> Tensor:
+    """A vector in one run of memory that begins where the widest access may: itself where it does so already.
+
+    The caller holds it until the launch.
+    """
+    vector = vector.contiguous()
+    return vector if vector.data_ptr() % ACCESS_BYTES == 0 else vector.clone()
