@@ -31,10 +31,11 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else list(args)
         spelled = {option.replace("-", "_"): option for option in self._long_options()}
+        meant = [option for option in spelled if option != "__help"]
         for given in (str(argument).partition("=")[0] for argument in args):
             # First of all: argparse would say that the option that was meant is missing.
             if given.startswith("--") and given not in ("--", *spelled.values()):
-                near = difflib.get_close_matches(given.replace("-", "_"), spelled, n=1)
+                near = difflib.get_close_matches(given.replace("-", "_"), meant, n=1)
                 hint = f"; did you mean {spelled[near[0]]}?" if near else ""
                 self.error(f"{given} is no option here{hint}")
         return super().parse_args(args, namespace)
