@@ -1,10 +1,14 @@
 """Fixtures of all rooms."""
 
+import os
 from collections.abc import Callable
 
-import pytest
-import torch
-from torch import Tensor
+# The cores are taken by pytest's workers, and by what they start: before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 AtMostTwice = Callable[[Tensor, Tensor, Tensor], None]
 
