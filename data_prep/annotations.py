@@ -11,7 +11,7 @@ from typing import Any
 from listing import SPLIT_WORDS, ClassNames, Listed, Listing, read_json, read_lines, read_text
 
 from videonorm.data import Split
-from videonorm.data.manifest import csv_rows
+from videonorm.data.rows import csv_rows
 from videonorm.errors import UserError
 
 

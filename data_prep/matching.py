@@ -9,7 +9,7 @@ from typing import NamedTuple
 from listing import Listed, Listing, spaced, split_of_folder
 
 from videonorm.data import Split
-from videonorm.data.manifest import VIDEO_SUFFIXES
+from videonorm.data.rows import VIDEO_SUFFIXES
 
 
 class Problem(NamedTuple):

@@ -9,7 +9,7 @@ from script import printable
 
 from videonorm.data import BadVideo, BadVideos, read_manifest
 from videonorm.data.decoding.location import without_credentials
-from videonorm.data.manifest import (
+from videonorm.data.rows import (
     base_of,
     check_root,
     csv_rows,

@@ -69,3 +69,25 @@ def test_no_two_modules_import_each_other():
                 graph.add_edge(module, imported)
     circles = [" -> ".join([*circle, circle[0]]) for circle in networkx.simple_cycles(graph)]
     assert not circles, "\n".join(["circles of imports:", *sorted(circles)])
+
+
+# Each renames what it has not written: a database that is put aside, a record that is finished.
+RENAME_THEMSELVES = {"files.py", "index_store.py", "records.py"}
+
+
+def test_files_are_written_in_one_place():
+    """Aside, synced, renamed: no module has a way of its own, or knows the cache folder's place."""
+    own_ways = {"tempfile.NamedTemporaryFile", "tempfile.mkstemp", "os.replace", "os.rename", "Path.rename"}
+    for path in [*ROOT.rglob("*.py"), *(ROOT.parent / "data_prep").glob("*.py")]:
+        text = path.read_text()
+        if path.name not in RENAME_THEMSELVES:
+            assert not [way for way in own_ways if way in text], path
+        if path != ROOT / "files.py":
+            assert "XDG_CACHE_HOME" not in text, path
+
+
+def test_no_file_is_long():
+    """One concept a file: 400 lines at the most."""
+    files = [*ROOT.rglob("*.py"), *ROOT.rglob("*.j2"), *(ROOT.parent / "tests").rglob("*.py")]
+    files += (ROOT.parent / "data_prep").glob("*.py")
+    assert {path.name: n for path in files if (n := len(path.read_text().splitlines())) > 400} == {}

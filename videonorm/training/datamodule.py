@@ -237,8 +237,7 @@ class VideoDataModule(LightningDataModule):
     def test_dataloader(self) -> VideoLoader:
         return self._eval_loader("test")
 
-    def predict_dataloader(self) -> VideoLoader:
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def views(self, split: Split) -> ViewPlan:
         """The views of a video in evaluation."""
@@ -266,11 +265,9 @@ class VideoDataModule(LightningDataModule):
         assert self.trainer is not None
         dataset, world_size = self._eval_dataset(split), self.trainer.world_size
         # Every process must have as many batches: some get a video a second time, which is scored once.
-        sampler: DistributedSampler[Any] | None = (
-            DistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
-            if world_size > 1
-            else None
-        )
+        sampler: DistributedSampler[Any] | None = None
+        if world_size > 1:
+            sampler = DistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
         return self._loader(dataset, self.batch_size, sampler, drop_last=False)
 
     def _loader(self, dataset: VideoDataset, batch_size: int, sampler: Any, drop_last: bool) -> VideoLoader:
@@ -287,10 +284,8 @@ class VideoDataModule(LightningDataModule):
     @cached_property
     def _workers(self) -> Workers | None:
         assert self.trainer is not None
-        devices_here = self.trainer.num_devices
-        return decoding_workers(
-            self.num_workers, self.decoder, self.time_limit_seconds, self._device, devices_here
-        )
+        how = self.num_workers, self.decoder, self.time_limit_seconds
+        return decoding_workers(*how, self._device, self.trainer.num_devices)
 
     def on_exception(self, exception: BaseException) -> None:
         self.teardown("")  # Lightning calls that at a good end only
