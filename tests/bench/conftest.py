@@ -1,20 +1,15 @@
 """Videos for the loading benchmarks, as small as they can be."""
 
-import hashlib
-import inspect
-from pathlib import Path
+import sys
 
-import av
 import pytest
+from cached import content_cache
 
 from videonorm.bench import videos
 from videonorm.data.decoding import packed
-from videonorm.files import cache_folder
 
 TINY = videos.Videos(num_videos=2, num_paths=4, num_frames=50, height=48, width=128)
-MADE_BY = [*(Path(inspect.getfile(module)) for module in (videos, packed)), Path(__file__)]
-KEY = hashlib.sha256(b"".join([av.__version__.encode(), *(path.read_bytes() for path in MADE_BY)]))
-CACHE = cache_folder() / "tests" / f"bench_{KEY.hexdigest()[:16]}"
+CACHE = content_cache("bench", videos, packed, sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,44 @@
+"""The README's commands, and how they are run: over little data, in a home of their own."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e "
+FEW = {  # contenders, or cases
+    "kernels": ["--op", "gn", "ws", "--dtype", "float32", "--contender", "ours", "bn", "var_mean"],
+    "step": ["--net", "r3d-18", "--contender", "bn", "gn_ws"],
+    "loader": ["--loader", "ours_pyav", "--memory_clips", "40"],
+    "decode": ["--loader", "limit_disposable", "ours_pyav"],
+    "views": ["--loader", "ours", "--num_clips", "2"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+# These need nothing of the others: they have a file, and so a process, of their own.
+OF_THE_MACHINE = [line for line in COMMANDS if line.startswith(("videonorm bench", "videonorm doctor"))]
+
+
+def run(home: Path, command: str, **environment: str) -> None:
+    if command.startswith(INSTALL):
+        command = command.removeprefix(INSTALL).partition(" && .venv/bin/")[2]
+    command = command.replace("motion_v1_seed0_400_400_200", "motion_v1_seed0_16_4_4")
+    program, *options = shlex.split(command)
+    assert program == "videonorm", command
+    if options[0] == "bench":  # fewer contenders
+        options += FEW.get(options[1], [])
+    options = [option.replace("~", str(home), 1) for option in options]
+    python = [sys.executable, "-m", "videonorm"]
+    inherited = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"}
+    environment = {**inherited, "HOME": str(home), "PYTHONPATH": str(ROOT), **environment}
+    result = subprocess.run(python + options, cwd=home, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
