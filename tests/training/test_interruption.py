@@ -135,7 +135,7 @@ def endless(videos, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("number, num_workers", CASES)
+@pytest.mark.parametrize("number, num_workers", [CASES[0], pytest.param(*CASES[1], marks=pytest.mark.slow)])
 def test_validate_ends(recipe, checkpoint, endless, tmp_path, number, num_workers):
     folder = tmp_path / "run"
     command = Command(
