@@ -42,7 +42,7 @@ def test_folder_gives_the_checkpoints_logits(checkpoint: Checkpoint, tmp_path: P
         assert largest_difference(network, load_checkpoint(ckpt).network, shape) == 0
 
 
-@pytest.mark.parametrize("name", ["bn", "gn", "gn_ws", "ws", "bcn_wn"])
+@pytest.mark.parametrize("name", ["bn", "gn", "gn_ws", "bcn_wn", pytest.param("ws", marks=pytest.mark.slow)])
 def test_program_gives_the_checkpoints_logits_at_any_b_and_t(
     checkpoint: Checkpoint, tmp_path: Path, name: str
 ) -> None:

@@ -9,14 +9,17 @@ import time
 
 import pytest
 
+from videonorm.training import LastCheckpoint
 from videonorm.training.cli import main
+from videonorm.training.interruption import Stopped
 
 SECONDS = 30.0
 CASES = [
     (signal.SIGTERM, 2),
-    (signal.SIGINT, 0),
-    pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
+    *(
+        pytest.param(number, num_workers, marks=pytest.mark.slow)
+        for number, num_workers in [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGINT, 2)]
+    ),
 ]
 
 
@@ -95,6 +98,26 @@ def test_fit_saves_and_says_how_to_go_on(recipe, tmp_path, number, num_workers):
     assert step(folder) == record["step"] + 3
 
 
+def test_ctrl_c_ends_with_its_own_code_after_the_gradients_that_are_accumulated(
+    recipe, tmp_path, monkeypatch, capsys
+):
+    folder, handlers = tmp_path / "run", [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    batches = []
+
+    def ask(*_):
+        batches.append(0)
+        if len(batches) == 3:  # a step is made of two
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", ask)
+    options = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "100"]
+    with pytest.raises(Stopped) as stopped:
+        main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(folder), *options])
+    assert stopped.value.code == 130 and step(folder) == 2 and len(batches) == 4
+    assert "stopped at step 2; --ckpt_path last goes on" in capsys.readouterr().out
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
 @pytest.mark.parametrize("num_workers", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_an_exception_ends_fit(recipe, videos, tmp_path, num_workers):
     (tmp_path / "boom.py").write_text(
@@ -135,7 +158,7 @@ def endless(videos, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("number, num_workers", [CASES[0], pytest.param(*CASES[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number, num_workers", CASES)
 def test_validate_ends(recipe, checkpoint, endless, tmp_path, number, num_workers):
     folder = tmp_path / "run"
     command = Command(
