@@ -14,6 +14,7 @@ from videonorm.sweep.answer import answer
 from videonorm.sweep.cells import cells_of
 from videonorm.sweep.results import read_results
 from videonorm.sweep.tables import as_markdown
+from videonorm.training.cli import main
 
 RESULTS = ROOT / "videonorm" / "sweep" / "quickstart"
 SIZES = {"num_train": 16, "num_val": 4, "num_test": 4}
@@ -92,10 +93,14 @@ def test_python_example(capsys):
     assert "GroupNorm3d" in capsys.readouterr().out
 
 
-def test_the_augmentation_shown_trains(clone):
+def test_the_augmentation_shown_trains(clone, monkeypatch):
     (shown,) = (block for block in blocks("yaml") if block.startswith("data:"))
     (clone / "configs" / "shown_data.yaml").write_text(shown)
-    run(clone, "videonorm fit -c configs/motion_r18.yaml -c configs/shown_data.yaml --data.batch_size 4")
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(clone / ".cache"))
+    recipes = ["-c", "configs/motion_r18.yaml", "-c", "configs/shown_data.yaml"]
+    main(["fit", *recipes, "--data.batch_size", "4", "--trainer.accelerator", "cpu"])
+    assert list((clone / "runs").glob("motion_r18_shown_data_*_b4/run.json"))
 
 
 def test_the_sweep_file_shown_is_a_valid_one(clone):

@@ -200,6 +200,7 @@ def test_failure_leaves_nothing(
     assert list(tmp_path.iterdir()) == [ckpt]
 
 
+@pytest.mark.slow  # that it can be traced, tests/training/test_one_accuracy.py shows
 def test_program_of_a_network_that_ends_in_a_single_site(backbone: Callable[[str], dict[str, Any]]) -> None:
     """At 16 pixels and few frames the last stage is 1 x 1 x 1, a size that tracing would fix."""
     network = build_backbone(backbone("gn"), "the test").eval()

@@ -66,40 +66,57 @@ def test_every_video_is_scored_once(record):
     assert record["bad_videos"] == 1 and record["bad"].count("bad.mp4") == 1
 
 
-def test_two_processes_score_each_of_101_videos_once(record, recipe, videos, tmp_path):
-    """The same scores as one process gives, which has no share to even out."""
+@pytest.fixture(scope="module")
+def judge(record, recipe, videos, tmp_path_factory):
+    """Call it with a command, a number of processes and a folder: it judges 101 videos, which it returns."""
+    source = tmp_path_factory.mktemp("all")
     rows = []
     for number in range(101):
-        (tmp_path / f"{number}.mp4").symlink_to(videos.folder / f"{number % 15}.mp4")
+        (source / f"{number}.mp4").symlink_to(videos.folder / f"{number % 15}.mp4")
         rows.append((f"{number}.mp4", number % 15 % 2))
-    with open(tmp_path / "all.csv", "w", newline="") as file:
+    with open(source / "all.csv", "w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *rows])
-    options = {
-        "--ckpt_path": record["folder"] / "checkpoints" / "last.ckpt",
-        "--model.backbone.init_args.norm": "videonorm.layers.SyncBatchNorm3d",
-        "--data.source.init_args.test": tmp_path / "all.csv",
-        "--data.batch_size": 8,
-        "--data.num_workers": 1,
-        "--trainer.strategy": "ddp",
-    }
 
-    def predictions(devices):
-        folder = tmp_path / f"on_{devices}"
-        where = {"--trainer.devices": devices, "--trainer.default_root_dir": folder}
+    def run_on(command, devices, folder):
+        options = {
+            "--ckpt_path": record["folder"] / "checkpoints" / "last.ckpt",
+            "--model.backbone.init_args.norm": "videonorm.layers.SyncBatchNorm3d",
+            "--data.source.init_args.test": source / "all.csv",
+            "--data.batch_size": 8,
+            "--data.num_workers": 1,
+            "--trainer.devices": devices,
+            "--trainer.default_root_dir": folder,
+        }
         if devices == 1:
-            run_here("predict", recipe, options | where | {"--trainer.strategy": "auto"})
+            run_here(command, recipe, options)
         else:
-            run("predict", recipe, options | where)
-        with open(folder / "predictions.csv", newline="") as file:
-            return list(csv.DictReader(file))
+            run(command, recipe, options | {"--trainer.strategy": "ddp"})
+        return [name for name, _ in rows]
 
-    alone, shared = predictions(1), predictions(2)
-    assert [Path(row["path"]).name for row in shared] == [name for name, _ in rows]
+    return run_on
+
+
+def predictions(folder):
+    with open(folder / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_processes_score_each_of_101_videos_once(judge, tmp_path):
+    """The same scores as one process gives, which has no share to even out."""
+    judge("predict", 1, tmp_path / "alone")
+    names = judge("predict", 2, tmp_path / "shared")
+    alone, shared = predictions(tmp_path / "alone"), predictions(tmp_path / "shared")
+    assert [Path(row["path"]).name for row in shared] == names
     assert [row["path"] for row in shared] == [row["path"] for row in alone]
     for ours, theirs in zip(shared, alone, strict=True):
         assert float(ours["0"]) == pytest.approx(float(theirs["0"]), abs=1e-5)
 
-    run("test", recipe, options | {"--trainer.devices": 2, "--trainer.default_root_dir": tmp_path / "test"})
-    result = json.loads((tmp_path / "test" / "test.json").read_text())
-    right = sum(row["predicted"] == row["label"] for row in alone)
+
+@pytest.mark.slow
+def test_two_processes_test_each_of_101_videos_once(judge, tmp_path):
+    """By the same table as above, whose mean every process has."""
+    judge("predict", 1, tmp_path)
+    judge("test", 2, tmp_path)
+    result = json.loads((tmp_path / "test.json").read_text())
+    right = sum(row["predicted"] == row["label"] for row in predictions(tmp_path))
     assert (result["videos"], result["top1"]) == (101, pytest.approx(right / 101))
