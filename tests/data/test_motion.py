@@ -8,6 +8,7 @@ import pytest
 
 from videonorm.data import motion
 from videonorm.data.motion import CLASS_NAMES, DIRECTIONS, DRIFT, JITTER, NUM_FRAMES, MotionClips, render
+from videonorm.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,11 @@ def test_a_frame_does_not_tell_the_class():
         for label in (0, 1)
     ]
     assert abs(means[0] - means[1]) < 8
+
+
+def test_a_network_of_other_classes_is_refused(small):
+    small.settle_class_names(["right", "down", "left", "up"])
+    with pytest.raises(
+        UserError, match=r"class names of the network \(up, down\) must be those of right, down"
+    ):
+        small.settle_class_names(["up", "down"])

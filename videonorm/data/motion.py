@@ -9,7 +9,7 @@ videos they are.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from videonorm.data.manifest import Manifest, Split, read_manifest
+from videonorm.errors import UserError
 from videonorm.files import cache_folder, new_file, write
 from videonorm.machine import available_cores
 
@@ -69,6 +70,11 @@ class MotionClips:
     @property
     def class_names(self) -> list[str] | None:
         return CLASS_NAMES
+
+    def settle_class_names(self, class_names: Sequence[str]) -> None:
+        if list(class_names) != CLASS_NAMES:
+            shown = ", ".join(class_names)
+            raise UserError(f"class names of the network ({shown}) must be those of {', '.join(CLASS_NAMES)}")
 
     def prepare(self) -> None:
         """Make the videos that are missing; a run that was stopped goes on. Safe in several processes."""

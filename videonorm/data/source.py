@@ -14,6 +14,13 @@ class Source(Protocol):
     def class_names(self) -> list[str] | None:
         """Names by label, where they are known."""
 
+    def settle_class_names(self, class_names: Sequence[str]) -> None:
+        """Label videos as a network does that was trained before: by the place of their class's name here.
+
+        Raises:
+            UserError, here or from ``manifest``: a class that the network does not know.
+        """
+
     def prepare(self) -> None:
         """Make files that are missing. Called once on each machine before use."""
 
@@ -27,7 +34,8 @@ class Source(Protocol):
 class Manifests:
     """A manifest for each split; see ``read_manifest`` for what it can be.
 
-    The training manifest, or the first given without one, settles the class names and their order for all.
+    The training manifest, or the first given without one, settles the class names and their order for all,
+    unless a network that was trained before has (``settle_class_names``).
     Where labels are bare numbers, it is the model's number of classes that bounds them: a class may have no
     training video.
 
@@ -49,16 +57,23 @@ class Manifests:
         self._paths: dict[Split, str | Path | None] = {"train": train, "val": val, "test": test}
         self._root = root
         self._class_names = class_names
+        self._settled: list[str] | None = None
         self._manifests: dict[Split, Manifest | None] = {}
 
     @property
     def class_names(self) -> list[str] | None:
+        if self._settled is not None:
+            return self._settled
         first = self.manifest(self._first)
         return first.class_names if first else None
 
     @property
     def _first(self) -> Split:
         return next((split for split, path in self._paths.items() if path is not None), "train")
+
+    def settle_class_names(self, class_names: Sequence[str]) -> None:
+        self._settled = list(class_names)
+        self._manifests.clear()
 
     def prepare(self) -> None:
         """Nothing to make: the files are the user's."""
@@ -70,7 +85,8 @@ class Manifests:
                 path,
                 self._root,
                 split=split,
-                class_names=self._class_names if split == self._first else self.class_names,
+                class_names=self._settled
+                or (self._class_names if split == self._first else self.class_names),
                 labels_required=split != "test",
             )
         return self._manifests.get(split)

@@ -108,8 +108,15 @@ class TrainingCLI(LightningCLI):
             )
         if command == "fit":
             check_learning_rate(config.model)
+        self.class_names: list[str] | None = None  # of the network that is judged, or trained on
         if config.ckpt_path:
-            read_checkpoint(config.ckpt_path, "ckpt_path")  # before anything else is done
+            checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path")  # before anything else is done
+            self.class_names = checkpoint.get("videonorm", {}).get("class_names")
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if self.class_names is not None:
+            self.datamodule.source.settle_class_names(self.class_names)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config, objects = self.config[self.subcommand], self.config_init[self.subcommand].trainer
