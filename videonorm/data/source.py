@@ -79,14 +79,13 @@ class Manifests:
         """Nothing to make: the files are the user's."""
 
     def manifest(self, split: Split) -> Manifest | None:
-        path = self._paths[split]
+        path, names = self._paths[split], self._settled or self._class_names
         if path is not None and split not in self._manifests:
             self._manifests[split] = read_manifest(
                 path,
                 self._root,
                 split=split,
-                class_names=self._settled
-                or (self._class_names if split == self._first else self.class_names),
+                class_names=names if split == self._first else self.class_names,
                 labels_required=split != "test",
             )
         return self._manifests.get(split)
