@@ -9,77 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from videonorm.kernels import group_norm as kernels
-from videonorm.kernels.group_norm import Geometry, geometry, units
+from videonorm.kernels.group_norm import Geometry, geometry, plan_for, units
 from videonorm.ops.group_norm import group_norm_reference
 
+from .group_norm_passes import FORMATS, FUSED, check, make_inputs, run
 from .shim import Shim
 
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+LAST = torch.channels_last_3d
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-FUSED = {"plain": (False, False), "relu": (True, False), "add": (False, True), "add_relu": (True, True)}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def built() -> None:
     Shim().build(units())
-
-
-def make_inputs(shape, dtype, memory_format, mean=30.0) -> list[Tensor]:
-    """x, weight, bias, residual and grad_y; weight and bias are fp32."""
-    generator = torch.Generator().manual_seed(0)
-
-    def randn(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator, dtype=torch.float64)
-
-    x, residual, grad_y = (
-        t.to(dtype).contiguous(memory_format=memory_format)
-        for t in (mean + randn(*shape), randn(*shape), randn(*shape))
-    )
-    return [x, (1 + randn(shape[1])).float(), randn(shape[1]).float(), residual, grad_y]
-
-
-def run(shim, x, weight, bias, residual, grad_y, num_groups, relu, eps=1e-5) -> list[Tensor]:
-    """y, grad_x, grad_weight, grad_bias, grad_residual: both passes, with what autograd would save."""
-    y, mean, rstd = kernels.forward(shim, x, weight, bias, residual, num_groups, eps, relu)
-    masked = relu and residual is not None
-    grads = kernels.backward(
-        shim,
-        grad_y,
-        x,
-        weight,
-        bias,
-        mean,
-        rstd,
-        y if masked else None,
-        eps,
-        relu,
-        [True, True, True, masked],
-    )
-    again = kernels.apply(shim, x, weight, bias, residual, mean, rstd, eps, relu)
-    torch.testing.assert_close(again, y, rtol=0, atol=0, equal_nan=True)
-    return [y, *grads[:3], grads[3] if masked else grad_y]
-
-
-def check(shim, shape, num_groups, dtype, memory_format, fused, assert_at_most_twice, mean=30.0) -> None:
-    """The error of every result is at most twice that of PyTorch's own operations in the same dtype."""
-    relu, add = FUSED[fused]
-    x, weight, bias, residual, grad_y = make_inputs(shape, dtype, memory_format, mean)
-
-    def eager(to):
-        leaves = [t.to(to).requires_grad_() for t in (x, weight, bias, residual)]
-        z = F.group_norm(leaves[0].contiguous(), num_groups, leaves[1], leaves[2], 1e-5)
-        z = z + leaves[3] if add else z
-        y = F.relu(z) if relu else z
-        grads = torch.autograd.grad(y, leaves[: 3 + add], grad_y.to(to))
-        return [y, *grads], z
-
-    # A value that rounding moves across the kink has either gradient: leave those out.
-    grad_y = grad_y * (eager(torch.float64)[1].abs() > 0.1)
-    got = run(shim, x, weight, bias, residual if add else None, grad_y, num_groups, relu)
-    for values in zip(got, eager(dtype)[0], eager(torch.float64)[0], strict=False):
-        assert_at_most_twice(*values)
-    for tensor in (got[0], got[1]):
-        assert (tensor.dtype, tensor.stride()) == (x.dtype, x.stride())
 
 
 @pytest.mark.parametrize("unit", units(), ids=str)
@@ -108,6 +50,8 @@ SHAPES = {  # ((N, C, T, H, W), G)
     "six": ((1, 192, 1, 5, 3), 32),
     "twenty_six": ((1, 832, 1, 3, 3), 32),
     "one_wide_group": ((1, 2048, 1, 2, 2), 1),
+    "wide_group_with_a_rest": ((1, 921, 1, 2, 3), 1),  # of the 256 channels that are merged at a time
+    "more_chunks_than_are_merged_at_a_time": ((1, 64, 4, 10, 16), 1),
     "one_narrow_group": ((3, 8, 2, 3, 3), 1),
     "prime": ((1, 7, 1, 3, 11), 7),
     "two_sites": ((5, 64, 2, 1, 1), 32),
@@ -149,6 +93,14 @@ def test_any_number_of_multiprocessors(shim, multiprocessors, memory_format, ass
     check(shim, shape, 6, torch.float32, memory_format, "add_relu", assert_at_most_twice)
 
 
+def test_ranks_without_a_site(shim, assert_at_most_twice):
+    """The last chunk has one site for nine ranks: some merge nothing with nothing."""
+    shim.multiprocessors = 13
+    cut = geometry(1, 108, 4 * 19 * 19, channels_last=True, vector=4, multiprocessors=13)
+    assert (cut.depth, 4 * 19 * 19 % cut.sites_per_chunk) == (9, 1)
+    check(shim, (1, 108, 4, 19, 19), 4, torch.float32, LAST, "add_relu", assert_at_most_twice)
+
+
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize(
     "weight_dtype, bias_dtype",
@@ -183,19 +135,41 @@ def test_addresses_that_are_not_aligned(shim, memory_format):
         got = run(shim, *inputs, 2, relu=True)
         for result, wanted in zip(got, want, strict=True):
             torch.testing.assert_close(result, wanted)
+    got = run(shim, x, moved(weight, 1), moved(bias, 3), residual, grad_y, 2, relu=True)
+    assert all(map(torch.equal, got, want))  # x is read by whole vectors: so are they, copied
 
 
+@pytest.mark.parametrize("add", [False, True], ids=["relu", "add_relu"])
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
-def test_nan_and_inf_stay_in_their_group(shim, memory_format):
+def test_nan_and_inf_stay_in_their_group(shim, memory_format, add):
     x, weight, bias, residual, grad_y = make_inputs((2, 8, 2, 3, 5), torch.float32, memory_format)
     x[0, 0, 0, 0, 0], x[1, 7, 1, 1, 1] = float("nan"), float("inf")
-    leaves = [t.double().requires_grad_() for t in (x, weight, bias, residual)]
-    y = group_norm_reference(*leaves, 4, 1e-5, True)[0]
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias, residual)[: 3 + add]]
+    y = group_norm_reference(*leaves[:3], leaves[3] if add else None, 4, 1e-5, True)[0]
     want = [y, *torch.autograd.grad(y, leaves, grad_y.double())]
-    got = run(shim, x, weight, bias, residual, grad_y, 4, relu=True)
-    for result, wanted in zip(got, want, strict=True):
+    got = run(shim, x, weight, bias, residual if add else None, grad_y, 4, relu=True)
+    for result, wanted in zip(got, want, strict=False):
         assert torch.equal(result.isfinite(), wanted.isfinite())
         torch.testing.assert_close(result.double(), wanted, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("add", [False, True], ids=["relu", "add_relu"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
+def test_what_rounds_to_zero_has_no_gradient(shim, memory_format, dtype, add):
+    """y is positive in fp32 and 0 in its own dtype, and a ReLU's gradient goes by the y that there is."""
+    x, weight, bias, residual, grad_y = make_inputs((2, 8, 2, 3, 5), dtype, memory_format)
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # x_hat is about -3 to 3
+    weight, bias, residual = weight.sign() * smallest, torch.zeros(8), torch.zeros_like(residual)
+    y, grad_x, grad_weight, grad_bias, _ = run(
+        shim, x, weight, bias, residual if add else None, grad_y, 2, relu=True
+    )
+    dz = grad_y * (y > 0)
+    _, want_x, want_weight, want_bias, _ = run(shim, x, weight, bias, None, dz, 2, relu=False)
+    z = F.group_norm(x.float().contiguous(), 2, weight, bias)
+    assert ((z > 0) & (y == 0)).sum() > 10 and (y > 0).sum() > 10
+    assert torch.equal(grad_bias, want_bias) and torch.equal(grad_weight, want_weight)
+    assert torch.equal(grad_x, want_x)
 
 
 def test_constant_group(shim):
@@ -318,3 +292,5 @@ def test_a_known_geometry():
 def test_more_blocks_than_a_grid_holds():
     with pytest.raises(ValueError, match=r"batch size \(2147483648\) must leave at most 2147483647 blocks"):
         geometry(2**31, 1, 1, channels_last=True, vector=1, multiprocessors=1)
+    with pytest.raises(ValueError, match=r"batch size \(134217728\) must leave at most 2147483647 blocks"):
+        plan_for(2**27, 32, 1, 32, torch.bfloat16, True, 8, 132)  # a block a sample and group

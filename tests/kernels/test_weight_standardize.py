@@ -195,12 +195,48 @@ def test_weights_and_gradients_with_gaps(shim):
 @pytest.mark.parametrize("pair", PAIRS, ids=PAIR_IDS)
 def test_vectors_where_every_access_is_aligned(shim, pair):
     vector = 16 // max(dtype.itemsize for dtype in pair)
-    weights, gains, grads = make_layers([(3, 8 * vector), (3, 8 * vector), (3, 8 * vector + 1)], *pair)
-    shifted = torch.cat([weights[1].new_zeros(1), weights[1].flatten()])[1:].view_as(weights[1])
-    layers = [weights[0], shifted, weights[2]], gains, grads
+    weights, gains, grads = make_layers([(3, 8 * vector)] * 3 + [(3, 8 * vector + 1)], *pair)
+    weights[1], grads[2] = shifted(weights[1]), shifted(grads[2])
+    layers = weights, [shifted(gain) for gain in gains], grads
     witness = Witness(shim)
     assert_exact(run(witness, *layers, OPTIONS["biased"]), *layers, OPTIONS["biased"])
-    assert witness.launches == [(kernel, 9, [True, False, False]) for kernel in KERNELS]
+    aligned = [[True, False, True, False], [True, False, False, False]]
+    assert witness.launches == [(kernel, 12, which) for kernel, which in zip(KERNELS, aligned, strict=True)]
+
+
+def shifted(tensor):
+    """The same numbers, one scalar behind where memory is aligned."""
+    return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view_as(tensor)
+
+
+ASAN = """
+import torch
+from shim import Shim
+from videonorm.kernels import weight_standardize as kernels
+
+shim = Shim(asan=True, edit=lambda text: text.replace(*{edit}))
+shapes = [(3, 2), (2, 27), (2, 577), (2, 64, 3, 3, 1), (1, 8, 1, 1, 1), (3, 512)]
+for dtype in (torch.float32, torch.bfloat16):
+    options = True, True, False, [1e-5] * len(shapes), "under_root", [1.0] * len(shapes)
+    weights = [torch.randn(shape).to(dtype) for shape in shapes]
+    gains = [torch.ones(len(weight)) for weight in weights]
+    w_hats, mean, var = kernels.forward(shim, weights, gains, *options, torch.bfloat16)
+    kernels.backward(shim, w_hats, weights, gains, mean, var, *options)
+print("clean")
+"""
+
+
+def test_no_access_is_out_of_bounds(run_with_asan):
+    process = run_with_asan(ASAN.format(edit=("", "", 0)))
+    assert process.stdout == "clean\n", process.stderr
+
+
+@pytest.mark.slow  # a compilation with ASan
+def test_an_access_too_many_is_seen(run_with_asan):
+    guard = "if (first + k * STEP < n) values[k] = load(first + k * STEP);"
+    unguarded = guard.removeprefix("if (first + k * STEP < n) ")
+    process = run_with_asan(ASAN.format(edit=(guard, unguarded)))
+    assert process.returncode and "heap-buffer-overflow" in process.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "big_transfer"])

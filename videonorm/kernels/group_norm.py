@@ -97,9 +97,13 @@ def geometry(
     if not channels_last:
         sites_per_chunk = -(-sites_per_chunk // vector) * vector
     chunks = -(-sites // sites_per_chunk)
-    if samples * columns * chunks > MAX_BLOCKS:
-        raise ValueError(f"batch size ({samples}) must leave at most {MAX_BLOCKS} blocks to launch")
+    _check_grid(samples, columns * chunks)
     return Geometry(columns, width, depth, chunks, sites_per_chunk)
+
+
+def _check_grid(samples: int, blocks: int) -> None:
+    if samples * blocks > MAX_BLOCKS:
+        raise ValueError(f"batch size ({samples}) must leave at most {MAX_BLOCKS} blocks to launch")
 
 
 def units() -> list[Unit]:
@@ -149,7 +153,12 @@ def plan_for(
     vector: int,
     multiprocessors: int,
 ) -> Plan:
-    """How to launch the kernels for a tensor; looking it up is cheaper than working it out at every call."""
+    """How to launch the kernels for a tensor; looking it up is cheaper than working it out at every call.
+
+    Raises:
+        ValueError: there are more blocks than a grid holds.
+    """
+    _check_grid(samples, groups)
     cut = geometry(
         samples, channels, sites, channels_last=channels_last, vector=vector, multiprocessors=multiprocessors
     )

@@ -37,15 +37,19 @@ class Shim:
 
     A launch raises RuntimeError where a barrier or a shuffle is not reached by all its threads, an access is
     misaligned or shared memory is overrun. `edit` maps the text of a kernel file to that which is run. `asan`
-    needs a process of the fixture `run_with_asan`, which an access out of bounds ends with a report.
+    needs a process of the fixture `run_with_asan`, which an access out of bounds ends with a report. `blocks`
+    says which of a grid are run, where all would take for ever.
     """
 
     multiprocessors = 4
 
-    def __init__(self, seed: int = 0, *, edit: Edit | None = None, asan: bool = False):
+    def __init__(
+        self, seed: int = 0, *, edit: Edit | None = None, asan: bool = False, blocks: slice = slice(None)
+    ):
         self._seeds = random.Random(seed)
         self._edit = edit
         self._asan = asan
+        self._blocks = blocks
 
     def build(self, units: Iterable[Unit]) -> None:
         """Compile ahead, two at a time."""
@@ -72,7 +76,10 @@ class Shim:
             )
         function = ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
         seed = self._seeds.getrandbits(64) | 1
-        error = library.shim_launch(function, grid, block, shared_bytes, seed, ctypes.byref(params))
+        first, end, _ = self._blocks.indices(grid)
+        error = library.shim_launch(
+            function, grid, first, end, block, shared_bytes, seed, ctypes.byref(params)
+        )
         if error:
             raise RuntimeError(f"{kernel}: {error.decode()}")
 
@@ -93,6 +100,7 @@ def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, asan: bo
     if asan:
         flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     else:  # without libubsan, in whose place the header reports
+        flags += ["-fwrapv"]  # an int that is too small wraps, and is not made a wider one in a loop
         flags += ["-fsanitize=alignment", "-nodefaultlibs", "-lm", "-lc", "-lgcc"]
     flags += [f"-D{macro}={value}" for macro, value in macros]
     headers = [path.read_text() for path in (HERE / "cuda_shim.h", *sorted(KERNELS.glob("*.cuh")))]
@@ -108,7 +116,7 @@ def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, asan: bo
                     raise RuntimeError(f"g++ cannot compile {name} with {dict(macros)}:\n{built.stderr}")
     library = ctypes.PyDLL(str(path))  # holds the GIL: a library has one set of fibers
     library.shim_launch.restype = ctypes.c_char_p
-    library.shim_launch.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 3, ctypes.c_uint64, ctypes.c_void_p]
+    library.shim_launch.argtypes = [ctypes.c_void_p, *[ctypes.c_uint] * 5, ctypes.c_uint64, ctypes.c_void_p]
     library.shim_params_bytes.restype = ctypes.c_size_t
     return library
 

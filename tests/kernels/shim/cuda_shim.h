@@ -239,9 +239,9 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, const char* file = __builti
     return __builtin_bit_cast(T, shim::self->mask >> from % 32 & 1 ? shim::threads[from].taken : ~0u);
 }
 
-// The error, or null. The caller has checked the geometry.
-extern "C" const char* shim_launch(const void* kernel, unsigned grid, unsigned block, unsigned shared_bytes,
-                                   uint64_t seed, const void* params) {
+// Runs the blocks from `first` until before `end`. The error, or null. The caller has checked the geometry.
+extern "C" const char* shim_launch(const void* kernel, unsigned grid, unsigned first, unsigned end,
+                                   unsigned block, unsigned shared_bytes, uint64_t seed, const void* params) {
     using namespace shim;
     shim::kernel = kernel;
     shim::params = params;
@@ -251,8 +251,8 @@ extern "C" const char* shim_launch(const void* kernel, unsigned grid, unsigned b
     *error = 0;
     guard(shared_bytes / 4, true);
     ASAN_POISON_MEMORY_REGION(shared + shared_bytes / 4, GUARD_WORDS * 4);
-    for (unsigned i = 0; i < grid && !*error; ++i) {
-        blockIdx.x = seed >> 63 ? grid - 1 - i : i;
+    for (unsigned i = 0; i < end - first && !*error; ++i) {
+        blockIdx.x = seed >> 63 ? end - 1 - i : first + i;
         memset(shared, 0xff, shared_bytes);
         run_block();
         if (!*error && !guard(shared_bytes / 4, false))
