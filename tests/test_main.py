@@ -1,10 +1,16 @@
 """The command line as a person meets it."""
 
+import errno
+import importlib
+import os
+import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
+from videonorm import __main__
 from videonorm.__main__ import COMMANDS
 
 
@@ -51,3 +57,48 @@ def test_a_mistyped_option_imports_nothing_heavy(command):
     result = run_without_heavy_imports(command, option, "8")
     assert result.returncode == 2, result.stderr
     assert result.stderr.count("\n") == 1 and option in result.stderr
+
+
+def run_a_command_that_raises(monkeypatch, error: BaseException) -> object:
+    def main(argv: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name: types.SimpleNamespace(__name__=name, main=main)
+    )
+    monkeypatch.setattr(sys, "argv", ["videonorm", "doctor"])
+    with pytest.raises(SystemExit) as stop:
+        __main__.main()
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/last.ckpt"),
+            "runs/last.ckpt: No space left on device",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", b"a/b"), "a/b: Permission denied"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+    ],
+)
+def test_what_the_disk_or_the_system_refuses_is_one_sentence(monkeypatch, capsys, error, sentence):
+    assert run_a_command_that_raises(monkeypatch, error) == 2
+    assert capsys.readouterr().err == f"videonorm: {sentence}\n"
+
+
+def test_a_librarys_own_oserror_keeps_its_traceback(monkeypatch):
+    with pytest.raises(OSError, match="^no such model$"):
+        run_a_command_that_raises(monkeypatch, OSError("no such model"))
+
+
+def test_a_reader_that_has_read_enough():
+    """`videonorm --help | head`: no traceback, and the code that the shell knows it by."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-m", "videonorm", "--help"], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")

@@ -5,11 +5,14 @@ Each command is imported only when it is called, so that help and a mistyped com
 
 import difflib
 import importlib
+import os
+import signal
 import sys
 import warnings
 
 from videonorm import __version__
 from videonorm.errors import UserError
+from videonorm.messages import os_error
 
 # command -> (module, what it does); the module's `main(argv)` is the command.
 TRAINING = "videonorm.training_options"
@@ -44,28 +47,41 @@ def _sentence(
     return f"videonorm: {message}\n"
 
 
-def main() -> None:
-    warnings.formatwarning = _sentence
-    command, *options = sys.argv[1:] or ["--help"]
+def run(command: str, options: list[str]) -> None:
     if command in ("-h", "--help"):
         print(usage())
         return
     if command == "--version":
         print(f"videonorm {__version__}")
         return
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"command ({command}) must be one of {', '.join(COMMANDS)}{hint}")
+    module = importlib.import_module(COMMANDS[command][0])
+    # The four commands of training share one main, which needs the command's name.
+    module.main([command, *options] if module.__name__ == TRAINING else options)
+
+
+def main() -> None:
+    warnings.formatwarning = _sentence
+    command, *options = sys.argv[1:] or ["--help"]
     try:
-        if command not in COMMANDS:
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"command ({command}) must be one of {', '.join(COMMANDS)}{hint}")
-        module = importlib.import_module(COMMANDS[command][0])
-        # The four commands of training share one main, which needs the command's name.
-        module.main([command, *options] if module.__name__ == TRAINING else options)
+        run(command, options)
+        sys.stdout.flush()
     except UserError as error:
         print(f"videonorm: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # such as of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno is None:  # a library's own, which is no matter of files or devices
+            raise
+        print(f"videonorm: {os_error(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

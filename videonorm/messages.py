@@ -1,5 +1,6 @@
 """Other libraries' messages as one sentence: jsonargparse's are outlines of all that it tried."""
 
+import os
 import re
 
 # Lines that say nothing of the mistake itself.
@@ -22,6 +23,12 @@ def one_line(error: BaseException | str) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says first; its class where it says nothing."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def os_error(error: OSError) -> str:
+    """Such as ``runs/r50/last.ckpt: No space left on device``."""
+    name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return name + (error.strerror or type(error).__name__)
 
 
 def one_sentence(message: str) -> str:
