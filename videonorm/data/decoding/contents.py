@@ -103,8 +103,13 @@ class PacketContents:
             self._group = len(self._layers)
             self._in_sequence = True
         self._in_sequence &= follows
-        kinds = {part.kind for part in slices if part is not None}
-        found = PacketPicture(is_second=is_second, is_b=h264.B in kinds, is_intra=kinds <= h264.INTRA)
+        parts = [part for part in slices if part is not None]
+        found = PacketPicture(
+            is_second=is_second,
+            is_b=any(part.kind == h264.B for part in parts),
+            # The second field of a keyframe may be predicted from the first.
+            is_intra=all(part.kind in h264.INTRA for part in parts if part.field == parts[0].field),
+        )
         return layer if self._in_sequence else _REFERRED_TO, found
 
     def _is_second(self, slices: list[Slice | None]) -> bool:

@@ -12,10 +12,11 @@ import json
 import zlib
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
+from av import Packet
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -273,6 +274,11 @@ def _decodable_before(path: str, key_pts: int) -> list[int]:
     return found
 
 
+def pts_of(packet: "Packet[Any]") -> int:
+    """With FFmpeg's number for one that is missing."""
+    return _NO_PTS if packet.pts is None else packet.pts
+
+
 class _Packet(NamedTuple):
     pts: int  # _NO_PTS if it is missing
     dts: int  # the pts if it is missing
@@ -310,7 +316,7 @@ def _check_complete(
             if packet.stream_index == stream.index:
                 if packet.has_sidedata("encryption_info") or "enc_key_id" in stream.metadata:
                     raise BadVideoError(path, "is encrypted")
-                pts = _NO_PTS if packet.pts is None else packet.pts
+                pts = pts_of(packet)
                 dts = pts if packet.dts is None else packet.dts
                 flags = packet.is_keyframe, not packet.is_discard, packet.is_corrupt
                 packets.append(_Packet(pts, dts, *flags, *contents.add(packet)))

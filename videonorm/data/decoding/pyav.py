@@ -21,6 +21,7 @@ from videonorm.data.decoding.container import (
 )
 from videonorm.data.decoding.index_store import IndexStore, packet_index
 from videonorm.data.decoding.location import BadVideoError
+from videonorm.data.decoding.packet_index import pts_of
 from videonorm.data.decoding.reader import Reader, scaled_size
 
 
@@ -142,7 +143,7 @@ class PyAVReader(Reader):
                 continue  # a seek may land on an earlier keyframe
             position += 1
             # In a damaged file the packets behind a seek may be others than were indexed.
-            if skip is None or not skip[position] or packet.pts != index.packet_pts[position]:
+            if skip is None or not skip[position] or pts_of(packet) != index.packet_pts[position]:
                 take(packet, position)
         take(None, last)  # the pictures held back for reordering
         if not starts_whole:
