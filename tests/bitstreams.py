@@ -89,7 +89,7 @@ def h264_fields(groups: int = 3, *, closed: bool = True) -> list[Coded]:
                 as_it_is = 25 + (0 if is_intra else 23 if is_b else 5)
                 for block in range(blocks * blocks // 2 if is_whole else 1):
                     header = aligned(header + bits(*([] if is_intra else [0]), as_it_is))
-                    header += f"{16 + 4 * number + 2 * bottom + block % 2:08b}" * 384
+                    header += f"{36 + 8 * number + 3 * bottom + block % 2:08b}" * 256 + f"{128:08b}" * 128
                 header += "" if is_whole else bits(blocks * blocks // 2 - 1)
                 front = sps + pps + (b"" if is_idr else recovery) if is_intra else b""
                 units.append(front + h264_unit(head, header))

@@ -1,6 +1,7 @@
 """Videos of the kinds in which a picture is easily taken for another: each by a function of its name."""
 
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ VP9: dict[str, Any] = {
     **{"codec": "libvpx-vp9", "b_frames": 0, "cpu-used": "8", "b": "200k", "auto-alt-ref": "1"},
     "lag-in-frames": "16",
 }
-KEY = {"encryption_key": "00" * 16, "encryption_kid": "00" * 16, "encryption_scheme": "cenc-aes-ctr"}
 
 
 def encode(**options: Any) -> Make:
@@ -41,6 +41,7 @@ def remux(change: Callable[[list[av.Packet]], Iterable[av.Packet]], **options: A
         source_path = write_video(path.with_name(f"{path.name}.source.mkv"), **options)
         with av.open(str(source_path)) as source, av.open(str(path), "w") as output:
             stream = output.add_stream_from_template(source.streams.video[0])
+            stream.time_base = Fraction(1, 25)  # AVI has a frame for each unit
             for packet in change([packet for packet in source.demux(video=0) if packet.size]):
                 packet.stream = stream
                 output.mux(packet)
@@ -152,7 +153,7 @@ ODD: dict[str, Make] = {
     "paired_fields.mkv": bits("h264", bitstreams.h264_fields(closed=False), paired=True),
     "by_dts_fields.mkv": bits("h264", bitstreams.h264_fields(), by_dts=True),
     "by_dts_fields.ts": bits("h264", bitstreams.h264_fields(closed=False), by_dts=True),
-    "late_field.ts": bits("h264", bitstreams.h264_fields()[1:]),
+    "late_fields.ts": bits("h264", bitstreams.h264_fields()[1:]),
     "mpeg2_fields.ts": bits("mpeg2video", bitstreams.mpeg2_fields(), paired=True),
     "mpeg2_fields.mkv": bits("mpeg2video", bitstreams.mpeg2_fields(), paired=True),
     "mpeg2_fields.mpg": bits("mpeg2video", bitstreams.mpeg2_fields(), paired=True),
@@ -182,9 +183,9 @@ ODD: dict[str, Make] = {
     "hidden.mkv": remux(hidden_apart, **VP9),
     "hidden_vp8.mkv": remux(one_hidden, **VP8),
     # Ten bits; and containers and codecs that cameras and editors write
-    "ten_bit_av1.mkv": encode(codec="libsvtav1", b_frames=0, preset="12", crf="30", pix_fmt="yuv420p10le"),
-    "ten_bit_hevc.ts": encode(**RADL, pix_fmt="yuv420p10le"),
-    "ten_bit.mxf": encode(**X264, pix_fmt="yuv420p10le"),
+    "av1_ten_bit.mkv": encode(codec="libsvtav1", b_frames=0, preset="12", crf="10", pix_fmt="yuv420p10le"),
+    "hevc_ten_bit.ts": encode(**RADL, pix_fmt="yuv420p10le"),
+    "h264_ten_bit.mxf": encode(**X264, pix_fmt="yuv420p10le"),
     "wmv1.wmv": encode(codec="wmv1", b="2M", b_frames=0),
     "wmv2.wmv": encode(codec="wmv2", b="2M", b_frames=0),
     "sorenson.flv": encode(codec="flv", b="2M", b_frames=0),

@@ -1,4 +1,4 @@
-"""Mutated files of five codecs through the dataset and a loader: no crash, no hang, the unreadable are named.
+"""Mutated files of many kinds through the dataset and a loader: no crash, no hang, the unreadable are named.
 
 100 files with two workers in the suite; ``VIDEONORM_SLOW_TESTS=1 pytest tests/data/test_fuzz.py`` takes 1,000
 with four.
@@ -14,7 +14,11 @@ import pytest
 
 from videonorm.data import Entries, Manifest, UniformClips, VideoDataset, VideoLoader, Workers
 
-NAMES = ["open_gop.mp4", "hevc.mp4", "vp9.webm", "av1.mp4", "mpeg4.avi"]
+NAMES = [
+    *("open_gop.mp4", "hevc.mp4", "vp9.webm", "av1.mp4", "mpeg4.avi"),
+    *("fields.ts", "open_fields.mp4", "by_dts.mp4", "radl.mkv", "vvc.ts", "packed.avi", "hidden_vp8.mkv"),
+    *("b.asf", "b.mxf", "b.flv", "motion_jpeg.avi", "hevc_ten_bit.ts"),
+]
 SLOW = pytest.mark.skipif(
     not os.environ.get("VIDEONORM_SLOW_TESTS"), reason="VIDEONORM_SLOW_TESTS is not set"
 )
