@@ -62,6 +62,22 @@ def from_second_key(packets: list[av.Packet]) -> Iterable[av.Packet]:
     return packets[second:]
 
 
+def closed(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """From the second keyframe of MPEG-2, which says that what is shown before it needs nothing before it."""
+    first, *others = from_second_key(packets)
+    content = bytearray(bytes(first))
+    content[content.find(b"\0\0\1\xb8") + 7] |= 0x40
+    return [like(first, bytes(content)), *others]
+
+
+def like(packet: av.Packet, content: bytes) -> av.Packet:
+    """With another content."""
+    other = av.Packet(content)
+    other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
+    other.is_keyframe = packet.is_keyframe
+    return other
+
+
 def hidden_apart(packets: list[av.Packet]) -> Iterable[av.Packet]:
     """VP9's pictures that are only referred to, in packets of their own, with times of their own."""
     split = BitStreamFilterContext("vp9_superframe_split", packets[0].stream)
@@ -75,15 +91,23 @@ def hidden_apart(packets: list[av.Packet]) -> Iterable[av.Packet]:
 
 def one_hidden(packets: list[av.Packet]) -> Iterable[av.Packet]:
     """VP8's sixth picture is not to be shown."""
-    for place, packet in enumerate(packets):
-        if place != 5:
-            yield packet
-            continue
-        content = bytearray(bytes(packet))
-        content[0] &= ~0x10
-        hidden = av.Packet(bytes(content))
-        hidden.pts, hidden.dts, hidden.time_base = packet.pts, packet.dts, packet.time_base
-        yield hidden
+    content = bytearray(bytes(packets[5]))
+    content[0] &= ~0x10
+    return [*packets[:5], like(packets[5], bytes(content)), *packets[6:]]
+
+
+def with_uncoded(packets: list[av.Packet]) -> Iterable[av.Packet]:
+    """MPEG-4 that says after every fifth picture that nothing has changed, for which no picture comes."""
+    uncoded = b"\0\0\1\xb6" + bytes([0b01010000, 0b01011111])
+    place = 0
+    for number, packet in enumerate(packets):
+        contents = [bytes(packet), uncoded] if number % 5 == 2 else [bytes(packet)]
+        for content in contents:
+            part = like(packet, content)
+            part.pts = part.dts = place * 40
+            part.is_keyframe &= content != uncoded
+            place += 1
+            yield part
 
 
 def packed(packets: list[av.Packet]) -> Iterable[av.Packet]:
@@ -105,9 +129,9 @@ def packed(packets: list[av.Packet]) -> Iterable[av.Packet]:
             merged.append((contents[place][:start] + said + contents[place][start:], kinds[place] == 0))
             place += 1
     for number, (content, is_key) in enumerate(merged):
-        packet = av.Packet(content)
+        packet = like(packets[0], content)
         packet.pts = packet.dts = number * 40
-        packet.time_base, packet.is_keyframe = packets[0].time_base, is_key
+        packet.is_keyframe = is_key
         yield packet
 
 
@@ -170,6 +194,8 @@ ODD: dict[str, Make] = {
         from_second_key, **{"x264-params": f"{X264['x264-params']}:open-gop=1:repeat-headers=1"}
     ),
     "mpeg2_open.mkv": remux(from_second_key, **MPEG2),
+    "mpeg2_closed.mkv": remux(closed, **MPEG2),
+    "mpeg2_closed.ts": remux(closed, **MPEG2),
     "vvc.ts": bits("vvc", bitstreams.vvc()),
     "vvc.mkv": bits("vvc", bitstreams.vvc()),
     "vvc.mp4": bits("vvc", bitstreams.vvc()),
@@ -178,6 +204,8 @@ ODD: dict[str, Make] = {
     # More pictures in a packet than one, or none
     "packed.avi": remux(packed, **MPEG4),
     "packed.mkv": remux(packed, **MPEG4),
+    "uncoded.avi": remux(with_uncoded, **{**MPEG4, "b_frames": 0}),
+    "uncoded.mp4": remux(with_uncoded, **{**MPEG4, "b_frames": 0}),
     "superframes.webm": encode(**VP9),
     "superframes.mp4": encode(**VP9),
     "hidden.mkv": remux(hidden_apart, **VP9),

@@ -62,7 +62,11 @@ def test_two_fields_are_one_frame(videos):
 
 
 @pytest.mark.parametrize(
-    "name, before", [("radl.mkv", 2), ("vvc.ts", 15), ("cra.mkv", 0), ("recovery.ts", 0)]
+    "name, before",
+    [
+        *(("radl.mkv", 2), ("vvc.ts", 15), ("mpeg2_closed.mkv", 2)),
+        *(("cra.mkv", 0), ("recovery.ts", 0), ("mpeg2_open.mkv", 0)),
+    ],
 )
 def test_what_is_shown_before_the_first_keyframe_counts_where_it_can_be_decoded(name, before, videos):
     index = packet_index(videos(name))
@@ -70,10 +74,31 @@ def test_what_is_shown_before_the_first_keyframe_counts_where_it_can_be_decoded(
     assert (index.keyframe[: before + 1] == 0).all()
 
 
+def element(name: str, content: bytes) -> bytes:
+    """Of Matroska."""
+    return bytes.fromhex(name) + bytes([0x08, *len(content).to_bytes(4, "big")]) + content
+
+
+def encrypt_matroska(path: Path) -> None:
+    """Say of the only track that it is encrypted."""
+    content = path.read_bytes()
+    tracks = content.rfind(b"\x16\x54\xae\x6b")  # behind it two bytes of size, six of checksum
+    end = tracks + 6 + int.from_bytes(content[tracks + 4 : tracks + 6], "big") - 0x4000
+    key = element("47e1", b"\5") + element("47e2", b"a key's name")
+    encryption = element("5032", b"\1") + element("5033", b"\1") + element("5035", key)
+    track = content[tracks + 21 : end] + element("6d80", element("6240", encryption))
+    segment = content.find(b"\x18\x53\x80\x67") + 4
+    front = content[:segment] + b"\x01" + b"\xff" * 7 + content[segment + 8 : tracks]  # of unknown size
+    path.write_bytes(front + element("1654ae6b", element("ae", track)) + content[end:])
+
+
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_what_is_encrypted_is_refused(decoder, make_video, tmp_path):
-    key = {"encryption_key": "00" * 16, "encryption_kid": "00" * 16}
-    path = make_video(tmp_path / "secret.mp4", muxer={"encryption_scheme": "cenc-aes-ctr", **key})
+@pytest.mark.parametrize("name", ["secret.mp4", "secret.mkv"])
+def test_what_is_encrypted_is_refused(name, decoder, make_video, tmp_path):
+    scheme = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "00" * 16, "encryption_kid": "00" * 16}
+    path = make_video(tmp_path / name, muxer=scheme if name == "secret.mp4" else None)
+    if name == "secret.mkv":
+        encrypt_matroska(path)
     with pytest.raises(BadVideoError, match="is encrypted"):
         open_video(str(path), decoder)
 
