@@ -44,6 +44,13 @@ def test_frames_are_counted_where_timestamps_are_not_those_of_display(name, coun
     np.testing.assert_allclose(index.seconds, np.arange(40) / 25, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["by_dts_fields.mkv", "fields.avi", "by_dts_fields.ts"])
+def test_fields_that_are_counted_are_25_frames_a_second_too(name, videos):
+    index = packet_index(videos(name))
+    assert index.counted
+    np.testing.assert_allclose(index.seconds, np.arange(24) / 25, atol=0.02)
+
+
 def test_timestamps_that_a_full_decode_confirms_are_used(make_video, tmp_path, monkeypatch):
     """MPEG-2 says that pictures may be reordered even where none is: seeking must not be lost for that."""
     decoded = []

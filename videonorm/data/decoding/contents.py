@@ -46,7 +46,7 @@ class PacketContents:
         self._in_sequence = True  # so far in the group
         self._open_field: Slice | None = None  # of a picture whose other field may be in the next packet
         self._second_fields: list[int] = []
-        self.unknown = False  # whether each packet holds one picture
+        self.unknown = False  # whether a packet is a picture, or how the pictures refer to each other
         self.all_keys_clean = True  # of H.264: no keyframe but IDR pictures, behind which nothing looks back
 
     def add(self, packet: "Packet[Any]") -> PacketPicture:
@@ -56,13 +56,12 @@ class PacketContents:
                 layer, picture = self._h264(bytes(packet), packet.is_keyframe)
             case "hevc":
                 layer = self._hevc(bytes(packet))
-            case "vp8" | "vp9":
-                layer = _REFERRED_TO
-                picture = PacketPicture(is_hidden=_is_hidden(self._codec, bytes(packet)))
             case _:
+                layer = 0 if packet.is_disposable else _REFERRED_TO
+                if self._codec in ("vp8", "vp9"):
+                    picture = PacketPicture(is_hidden=_is_hidden(self._codec, bytes(packet)))
                 # MPEG-4 says "as before" in so few bytes that no picture has; its decoder gives none then.
                 self.unknown |= self._codec == "mpeg4" and packet.size < _MPEG4_BYTES
-                layer = 0 if packet.is_disposable else _REFERRED_TO
         if picture.is_second:
             self._second_fields.append(len(self._layers))
         self._layers.append(_REFERRED_TO if packet.is_keyframe or packet.is_corrupt else layer)

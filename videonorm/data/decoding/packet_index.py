@@ -215,7 +215,7 @@ def build_index(path: str, container: InputContainer) -> PacketIndex:
     if not is_key.any() or _NO_PTS in times or len(np.unique(times)) < len(times):
         return _Decode.of(path).counted(path, format, stream)
     codec = stream.codec_context
-    if format.codec != "h264" or contents.unknown:  # whose header has a say only in what may be
+    if format.codec != "h264" or contents.unknown:  # what may be is then all that is known
         is_b = ~is_key & codec.codec.reorder & codec.has_b_frames
     if is_b.any() and format.container in _WITHOUT_TIMESTAMPS:
         return _Decode.of(path).counted(path, format, stream)
@@ -363,7 +363,7 @@ class _Decode(NamedTuple):
     def counted(self, path: str, format: Format, stream: VideoStream) -> PacketIndex:
         if not self.pts:
             raise BadVideoError(path, "has no frames that can be decoded")
-        times = np.array(self.seconds)
+        times = np.sort(self.seconds)  # those of decoding are as far apart as those of display
         if np.isnan(times).any() or (np.diff(times) <= 0).any():
             times = np.arange(len(times), dtype=np.float64) / float(stream.average_rate or 25)
         return PacketIndex.of_counted(format, times - times[0], np.array(self.damaged))
