@@ -28,6 +28,8 @@ def test_good_files_are_not_refused(name, videos):
     "name, reason",
     [
         ("mpeg4.avi", "is not proved to read MPEG4 in AVI files right"),
+        ("by_dts.mkv", "needs timestamps to find frames"),
+        ("intra_refresh.mp4", "returns wrong frames where pictures are refreshed bit by bit"),
         ("transport.ts", "is not proved to read H264 in MPEGTS files right"),
     ],
 )

@@ -75,6 +75,7 @@ class PacketIndex:
     packet_is_key: NDArray[np.bool_]  # (P,)
     packet_is_disposable: NDArray[np.bool_]  # (P,) no other picture refers to it
     packet_is_second: NDArray[np.bool_]  # (P,) the second field of the picture in the packet before
+    keys_are_whole: bool  # no gradual intra refresh goes by the name of a keyframe in the file
     keys_are_clean: bool  # no picture refers to one before the last keyframe in the file, as in open GOPs
 
     @classmethod
@@ -88,6 +89,7 @@ class PacketIndex:
         packet_is_disposable: NDArray[np.bool_],
         packet_is_second: NDArray[np.bool_],
         packet_is_shown: NDArray[np.bool_],  # (P,) a frame begins in it
+        keys_are_whole: bool,
         keys_are_clean: bool,
         damaged: NDArray[np.bool_] | None = None,
     ) -> Self:
@@ -114,6 +116,7 @@ class PacketIndex:
             packet_is_key=packet_is_key,
             packet_is_disposable=packet_is_disposable,
             packet_is_second=packet_is_second,
+            keys_are_whole=keys_are_whole,
             keys_are_clean=keys_are_clean,
         )
 
@@ -125,7 +128,7 @@ class PacketIndex:
             **dict.fromkeys(("position", "last", "keyframe", "packet_pts", "packet_dts"), none),
             **dict.fromkeys(("packet_is_key", "packet_is_disposable", "packet_is_second"), never),
         }
-        return cls(format, seconds, pts, damaged, **packets, keys_are_clean=False)
+        return cls(format, seconds, pts, damaged, **packets, keys_are_whole=False, keys_are_clean=False)
 
     @property
     def counted(self) -> bool:
@@ -149,6 +152,7 @@ class PacketIndex:
             "time_base": list(self.format.time_base.as_integer_ratio()),
             "packets": len(self.packet_pts),
             "frames": len(self.pts),
+            "keys_are_whole": self.keys_are_whole,
             "keys_are_clean": self.keys_are_clean,
         }
         shown = np.zeros(len(self.packet_pts), dtype=bool)
@@ -192,6 +196,7 @@ class PacketIndex:
             packet_is_disposable=flags & 2 > 0,
             packet_is_shown=flags & 4 > 0,
             packet_is_second=flags & 8 > 0,
+            keys_are_whole=header["keys_are_whole"],
             keys_are_clean=header["keys_are_clean"],
             damaged=damaged,
         )
@@ -209,7 +214,9 @@ def build_index(path: str, container: InputContainer) -> PacketIndex:
         np.array, zip(*packets, strict=True)
     )
     format = Format.of(container, stream)
-    is_key &= ~is_second & is_intra
+    is_key &= ~is_second
+    keys_are_whole = bool(is_intra[is_key].all())
+    is_key &= is_intra
     is_shown &= ~is_second & ~is_hidden
     times = pts[is_shown]
     if not is_key.any() or _NO_PTS in times or len(np.unique(times)) < len(times):
@@ -233,6 +240,7 @@ def build_index(path: str, container: InputContainer) -> PacketIndex:
         packet_is_disposable=contents.disposable(),
         packet_is_second=is_second,
         packet_is_shown=is_shown,
+        keys_are_whole=keys_are_whole,
         keys_are_clean=contents.all_keys_clean,
     )
     if not len(index.pts):

@@ -42,6 +42,10 @@ class TorchcodecReader(Reader):
         check_proved(index.format, PROVED)
         if index.counted:
             raise RefusalError("needs timestamps to find frames")
+        if not index.keys_are_whole:
+            raise RefusalError(
+                "returns wrong frames where pictures are refreshed bit by bit, without keyframes"
+            )
         self.path = path
         self.seconds = index.seconds
         try:
