@@ -182,6 +182,10 @@ ODD: dict[str, Make] = {
     "mpeg2_fields.mkv": bits("mpeg2video", bitstreams.mpeg2_fields(), paired=True),
     "mpeg2_fields.mpg": bits("mpeg2video", bitstreams.mpeg2_fields(), paired=True),
     "mpeg2_fields.mxf": bits("mpeg2video", bitstreams.mpeg2_fields(), paired=True),
+    "mpeg2_single_fields.mkv": bits("mpeg2video", bitstreams.mpeg2_fields()),
+    "mpeg2_single_fields.mp4": bits("mpeg2video", bitstreams.mpeg2_fields()),
+    "mpeg2_single_fields.avi": bits("mpeg2video", bitstreams.mpeg2_fields()),
+    "mpeg2_single_fields.mxf": bits("mpeg2video", bitstreams.mpeg2_fields()),
     "hevc_fields.ts": encode(**X265, **{"x265-params": f"{X265_PARAMS}:interlace=tff"}),
     # Pictures shown before the first keyframe: some can be decoded, some not
     "radl.mkv": remux(from_second_key, **RADL),

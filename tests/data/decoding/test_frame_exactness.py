@@ -88,6 +88,7 @@ ODD_AND_FAST = {
         "wmv2.wmv",
         "mpeg2.mxf",
         "mpeg2_fields.mpg",
+        "mpeg2_single_fields.mkv",
     ),
     *("motion_jpeg.avi", "sorenson.flv"),
 }

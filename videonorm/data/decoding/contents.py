@@ -1,7 +1,8 @@
 """What the bytes of packets say of the pictures in them: what finding and leaving out frames rests on.
 
-H.264 and HEVC say it in the headers of their NAL units (ITU-T H.264 and H.265, 7.3 and 7.4); for other codecs
-the container may have marked the packet. What is not certain counts as referred to.
+H.264 and HEVC say it in the headers of their NAL units (ITU-T H.264 and H.265, 7.3 and 7.4), MPEG-2 and VP8/9
+in those of their pictures; for other codecs the container may have marked the packet. What is not certain
+counts as referred to.
 """
 
 from typing import Any, NamedTuple
@@ -28,6 +29,11 @@ class PacketPicture(NamedTuple):
     is_intra: bool = True  # False for H.264's pictures that are predicted from others
 
 
+class _Field(NamedTuple):
+    parity: int  # 0 is a frame, 1 the top field, 2 the bottom field
+    number: int  # which both fields of a picture have
+
+
 class PacketContents:
     """Reads the packets of a stream, one after the other, while its index is built."""
 
@@ -44,7 +50,7 @@ class PacketContents:
         self._reference_num = 0
         self._group = 0  # the first packet of the group of pictures
         self._in_sequence = True  # so far in the group
-        self._open_field: Slice | None = None  # of a picture whose other field may be in the next packet
+        self._open: _Field | None = None  # of a picture whose other field may be in the next packet
         self._second_fields: list[int] = []
         self.unknown = False  # whether a packet is a picture, or how the pictures refer to each other
         self.all_keys_clean = True  # of H.264: no keyframe but IDR pictures, behind which nothing looks back
@@ -60,6 +66,8 @@ class PacketContents:
                 layer = 0 if packet.is_disposable else _REFERRED_TO
                 if self._codec in ("vp8", "vp9"):
                     picture = PacketPicture(is_hidden=_is_hidden(self._codec, bytes(packet)))
+                elif self._codec == "mpeg2video":
+                    picture = PacketPicture(is_second=self._is_second(_mpeg2_fields(bytes(packet))))
                 # MPEG-4 says "as before" in so few bytes that no picture has; its decoder gives none then.
                 self.unknown |= self._codec == "mpeg4" and packet.size < _MPEG4_BYTES
         if picture.is_second:
@@ -93,7 +101,8 @@ class PacketContents:
             self.unknown, self.all_keys_clean = True, False
             return _REFERRED_TO, PacketPicture()
         picture = slices[0] if slices else None
-        is_second = self._is_second(slices)
+        parts = [part for part in slices if part is not None]
+        is_second = self._is_second({_Field(part.field, part.frame_num) for part in parts})
         follows = is_second or (picture is not None and self._follows(picture))
         if not follows:
             self._layers[self._group :] = [_REFERRED_TO] * (len(self._layers) - self._group)
@@ -102,7 +111,6 @@ class PacketContents:
             self._group = len(self._layers)
             self._in_sequence = True
         self._in_sequence &= follows
-        parts = [part for part in slices if part is not None]
         found = PacketPicture(
             is_second=is_second,
             is_b=any(part.kind == h264.B for part in parts),
@@ -111,16 +119,15 @@ class PacketContents:
         )
         return layer if self._in_sequence else _REFERRED_TO, found
 
-    def _is_second(self, slices: list[Slice | None]) -> bool:
+    def _is_second(self, fields: "set[_Field]") -> bool:
         """Whether a packet's field completes the picture of the packet before, as FFmpeg decides it."""
-        fields = {part.field for part in slices if part is not None}
-        first, self._open_field = self._open_field, None
-        here = slices[0] if len(fields) == 1 else None  # not where both fields are in the packet
-        if here is None or not here.field:
+        first, self._open = self._open, None
+        here = fields.pop() if len(fields) == 1 else None  # not where both are in the packet
+        if here is None or not here.parity:
             return False
-        if first is not None and here.field != first.field and here.frame_num == first.frame_num:
+        if first is not None and here.parity != first.parity and here.number == first.number:
             return True
-        self._open_field = here
+        self._open = here
         return False
 
     def _follows(self, picture: Slice) -> bool:
@@ -157,6 +164,23 @@ def _hevc_length_size(extradata: bytes) -> int:
     """See ``h264.length_size``."""
     is_hvcc = len(extradata) >= 23 and (extradata[0] or extradata[1] or extradata[2] > 1)
     return (extradata[21] & 3) + 1 if is_hvcc else 0
+
+
+def _mpeg2_fields(data: bytes) -> set[_Field]:
+    """From picture headers and their extensions (ITU-T H.262, 6.2.3); none of a picture that is a frame."""
+    found: set[_Field] = set()
+    number = -1
+    at = data.find(b"\0\0\1")
+    while 0 <= at < len(data) - 6:
+        kind = data[at + 3]
+        if kind == 0:
+            number = data[at + 4] << 2 | data[at + 5] >> 6
+        elif kind == 0xB5 and data[at + 4] >> 4 == 8:
+            if (structure := data[at + 6] & 3) in (0, 3):
+                break
+            found.add(_Field(structure, number))
+        at = data.find(b"\0\0\1", at + 3)
+    return found
 
 
 def _is_hidden(codec: str, data: bytes) -> bool:

@@ -36,7 +36,7 @@ _WITHOUT_TIMESTAMPS = ("avi", "mpeg")  # store no or only some timestamps: FFmpe
 _DECLARE_DURATION = ("avi", "flv", "matroska,webm")  # in the header; for others FFmpeg guesses it
 
 _NO_PTS = -(2**63)  # FFmpeg's own number for a timestamp that is missing
-_VERSION = 2  # of the bytes of an index
+_VERSION = 3  # of the bytes of an index
 
 
 class Format(NamedTuple):
