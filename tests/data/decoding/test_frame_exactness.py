@@ -178,10 +178,13 @@ def test_pictures_of_a_plain_decode_are_in_order(name, made, number_of):
 
 
 @pytest.mark.filterwarnings("ignore:.* is read by pyav")
-@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("decoder", [name for name in DECODERS if name != "torchcodec_cuda"])
 def test_what_a_decoder_is_allowed_is_read_by_it(decoder, made):
-    """Each codec in each container, so that the tests above have compared its frames."""
-    proved = import_module(f"videonorm.data.decoding.{decoder.removesuffix('_cuda')}").PROVED
+    """Each codec in each container, so that the tests above have compared its frames.
+
+    A GPU leaves pictures as small as these to others.
+    """
+    proved = import_module(f"videonorm.data.decoding.{decoder}").PROVED
     missing = {(container, codec) for container, codecs in proved.items() for codec in codecs}
     for name in FILES:
         path, _ = made(name)
