@@ -7,6 +7,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from odd_videos import ODD
 
 COUNT = 40  # frames in each video
 
@@ -86,12 +87,14 @@ VIDEOS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """``videos(name)`` is the path of one of ``VIDEOS``, made when first asked for."""
+    """``videos(name)`` is the path of one of ``VIDEOS`` or ``ODD``, made when first asked for."""
     folder = tmp_path_factory.mktemp("videos")
 
     def path_of(name: str) -> str:
         path = folder / name
-        if not path.exists():
+        if not path.exists() and name in ODD:
+            ODD[name](path, write_video)
+        elif not path.exists():
             write_video(path, **VIDEOS[name])
         return str(path)
 

@@ -1,4 +1,4 @@
-"""Mutated files of five codecs through the dataset and a loader: no crash, no hang, the unreadable are named.
+"""Mutated files of many kinds through the dataset and a loader: no crash, no hang, the unreadable are named.
 
 100 files with two workers in the suite; ``VIDEONORM_SLOW_TESTS=1 pytest tests/data/test_fuzz.py`` takes 1,000
 with four.
@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 
 from videonorm.data import Entries, Manifest, UniformClips, VideoDataset, VideoLoader, Workers
+from videonorm.data.decoding import available_decoders
 
-NAMES = ["open_gop.mp4", "hevc.mp4", "vp9.webm", "av1.mp4", "mpeg4.avi"]
+NAMES = [
+    *("open_gop.mp4", "hevc.mp4", "vp9.webm", "av1.mp4", "mpeg4.avi"),
+    *("fields.ts", "open_fields.mp4", "by_dts.mp4", "radl.mkv", "vvc.ts", "packed.avi", "hidden_vp8.mkv"),
+    *("b.asf", "b.mxf", "b.flv", "motion_jpeg.avi", "hevc_ten_bit.ts"),
+]
+ON_CPU = {"pyav", "torchcodec", "decord"}  # the workers fork
+DECODERS = [name for name, problem in available_decoders().items() if name in ON_CPU and problem is None]
 SLOW = pytest.mark.skipif(
     not os.environ.get("VIDEONORM_SLOW_TESTS"), reason="VIDEONORM_SLOW_TESTS is not set"
 )
@@ -58,8 +65,10 @@ def can_be_decoded(path: str) -> bool:
     return False
 
 
+@pytest.mark.filterwarnings("ignore:.* is read by pyav")
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("count, num_workers", [(100, 2), pytest.param(1000, 4, marks=SLOW)])
-def test_mutated_files_are_read_or_named(count, num_workers, videos, tmp_path):
+def test_mutated_files_are_read_or_named(count, num_workers, decoder, videos, tmp_path):
     rng = np.random.default_rng(count)
     originals = [np.fromfile(videos(name), np.uint8) for name in NAMES]
     paths = [videos(name) for name in NAMES]
@@ -69,7 +78,8 @@ def test_mutated_files_are_read_or_named(count, num_workers, videos, tmp_path):
         paths.append(str(path))
 
     manifest = Manifest(Path("manifest.csv"), Entries(paths, [0] * len(paths)), num_classes=1)
-    dataset = VideoDataset(manifest, UniformClips(3, 4, num_clips=2), short_side=32, replace_bad=False)
+    clips = UniformClips(3, 4, num_clips=2)
+    dataset = VideoDataset(manifest, clips, short_side=32, decoder=decoder, replace_bad=False)
     read: list[str] = []
     named: dict[str, str] = {}
     with Workers(num_workers, time_limit_seconds=20) as workers:

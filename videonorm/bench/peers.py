@@ -42,7 +42,7 @@ def decode_limit(path: str, indices: Sequence[int], drop: bool) -> int:
     index = packet_index(os.path.realpath(path))  # of few files: known after a moment
     wanted = np.asarray(indices)
     skip = index.packet_is_disposable & drop
-    skip[index.position[wanted]] = False
+    skip[index.position[wanted]] = skip[index.last[wanted]] = False
     decoded = 0
     with open_container(path) as container:
         stream = video_stream(path, container)
@@ -64,11 +64,11 @@ def decode_limit(path: str, indices: Sequence[int], drop: bool) -> int:
 def _stretches(index: PacketIndex, wanted: Any) -> list[tuple[int, int]]:
     """The first and last packet of each stretch that must be decoded."""
     found: list[tuple[int, int]] = []
-    for key, position in zip(index.keyframe[wanted].tolist(), index.position[wanted].tolist(), strict=True):
+    for key, last in zip(index.keyframe[wanted].tolist(), index.last[wanted].tolist(), strict=True):
         if found and key <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(found[-1][1], position))
+            found[-1] = (found[-1][0], max(found[-1][1], last))
         else:
-            found.append((key, position))
+            found.append((key, last))
     return found
 
 

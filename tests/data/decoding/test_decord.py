@@ -21,11 +21,11 @@ def test_good_files_are_not_refused(name, videos):
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("hevc.mp4", "reads HEVC wrongly or not at all"),
-        ("av1.mp4", "reads AV1 wrongly or not at all"),
-        ("mpeg2.mpg", "returns wrong frames from MPEG files"),
-        ("mpeg4.avi", "reads MPEG4 wrongly or not at all"),
-        ("transport.ts", "returns wrong frames from MPEGTS files"),
+        ("hevc.mp4", "is not proved to read HEVC in MP4 files right"),
+        ("av1.mp4", "is not proved to read AV1 in MP4 files right"),
+        ("mpeg2.mpg", "is not proved to read MPEG2VIDEO in MPEG files right"),
+        ("mpeg4.avi", "is not proved to read MPEG4 in AVI files right"),
+        ("transport.ts", "is not proved to read H264 in MPEGTS files right"),
         ("open_gop.mp4", "returns wrong frames where pictures refer to some before a keyframe"),
         ("intra_refresh.mp4", "returns wrong frames where pictures refer to some before a keyframe"),
     ],

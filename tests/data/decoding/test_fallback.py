@@ -32,7 +32,9 @@ def nothing_said(monkeypatch):
 
 
 def test_pyav_reads_what_is_refused_when_opened(videos, make_video, tmp_path):
-    with pytest.warns(UserWarning, match="hevc.mp4 is read by pyav, for decord reads HEVC wrongly or not at"):
+    with pytest.warns(
+        UserWarning, match="hevc.mp4 is read by pyav, for decord is not proved to read HEVC in MP4 f"
+    ):
         video = open_video(videos("hevc.mp4"), "decord")
     assert isinstance(video, PyAVReader)
     video.close()

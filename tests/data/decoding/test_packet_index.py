@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from videonorm.data.decoding import BadVideoError, open_video
+from videonorm.data.decoding import packet_index as packet_index_module
 from videonorm.data.decoding.container import decode_all, open_container
 from videonorm.data.decoding.index_store import packet_index
 
@@ -22,11 +23,91 @@ def test_open_gop_is_decoded_from_the_keyframe_before(videos):
     assert (index.keyframe[leading] < last_key[leading]).all()
 
 
-@pytest.mark.parametrize("name, counted", [("mpeg4.avi", True), ("mpeg2.mpg", True), ("transport.ts", False)])
-def test_frames_are_counted_where_timestamps_are_not_stored(name, counted, videos):
+@pytest.mark.parametrize(
+    "name, counted",
+    [
+        ("mpeg4.avi", True),
+        ("xvid.avi", False),
+        ("packed.avi", True),
+        ("mpeg2.mpg", True),
+        ("transport.ts", False),
+        ("b.asf", True),
+        ("by_dts.mkv", True),
+        ("by_dts_no_b.mkv", False),
+        ("by_dts_hevc.mkv", True),
+        ("by_dts_hevc_no_b.mp4", False),
+    ],
+)
+def test_frames_are_counted_where_timestamps_are_not_those_of_display(name, counted, videos):
     index = packet_index(videos(name))
     assert index.counted == counted
     np.testing.assert_allclose(index.seconds, np.arange(40) / 25, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["by_dts_fields.mkv", "fields.avi", "by_dts_fields.ts"])
+def test_fields_that_are_counted_are_25_frames_a_second_too(name, videos):
+    index = packet_index(videos(name))
+    assert index.counted
+    np.testing.assert_allclose(index.seconds, np.arange(24) / 25, atol=0.02)
+
+
+def test_timestamps_that_a_full_decode_confirms_are_used(make_video, tmp_path, monkeypatch):
+    """MPEG-2 says that pictures may be reordered even where none is: seeking must not be lost for that."""
+    decoded = []
+    monkeypatch.setattr(packet_index_module, "decode_all", lambda *a: decoded.append(a) or decode_all(*a))
+    path = str(make_video(tmp_path / "no_b.mkv", codec="mpeg2video", b="4M", b_frames=0))
+    assert not packet_index(path).counted
+    assert len(decoded) == 1
+
+
+def test_two_fields_are_one_frame(videos):
+    index = packet_index(videos("fields.ts"))
+    assert (len(index.packet_pts), len(index.pts)) == (48, 24)
+    assert (index.last == index.position + 1).all() and index.packet_is_second[index.last].all()
+    np.testing.assert_allclose(index.seconds, np.arange(24) / 25, atol=1e-4)
+    assert index.spoilt_by(1).tolist() == [True] * 8 + [False] * 16  # the second field of the first keyframe
+
+
+@pytest.mark.parametrize(
+    "name, before",
+    [
+        *(("radl.mkv", 2), ("vvc.ts", 15), ("mpeg2_closed.mkv", 2)),
+        *(("cra.mkv", 0), ("recovery.ts", 0), ("mpeg2_open.mkv", 0)),
+    ],
+)
+def test_what_is_shown_before_the_first_keyframe_counts_where_it_can_be_decoded(name, before, videos):
+    index = packet_index(videos(name))
+    assert (index.pts < index.packet_pts[0]).sum() == before
+    assert (index.keyframe[: before + 1] == 0).all()
+
+
+def element(name: str, content: bytes) -> bytes:
+    """Of Matroska."""
+    return bytes.fromhex(name) + bytes([0x08, *len(content).to_bytes(4, "big")]) + content
+
+
+def encrypt_matroska(path: Path) -> None:
+    """Say of the only track that it is encrypted."""
+    content = path.read_bytes()
+    tracks = content.rfind(b"\x16\x54\xae\x6b")  # behind it two bytes of size, six of checksum
+    end = tracks + 6 + int.from_bytes(content[tracks + 4 : tracks + 6], "big") - 0x4000
+    key = element("47e1", b"\5") + element("47e2", b"a key's name")
+    encryption = element("5032", b"\1") + element("5033", b"\1") + element("5035", key)
+    track = content[tracks + 21 : end] + element("6d80", element("6240", encryption))
+    segment = content.find(b"\x18\x53\x80\x67") + 4
+    front = content[:segment] + b"\x01" + b"\xff" * 7 + content[segment + 8 : tracks]  # of unknown size
+    path.write_bytes(front + element("1654ae6b", element("ae", track)) + content[end:])
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("name", ["secret.mp4", "secret.mkv"])
+def test_what_is_encrypted_is_refused(name, decoder, make_video, tmp_path):
+    scheme = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "00" * 16, "encryption_kid": "00" * 16}
+    path = make_video(tmp_path / name, muxer=scheme if name == "secret.mp4" else None)
+    if name == "secret.mkv":
+        encrypt_matroska(path)
+    with pytest.raises(BadVideoError, match="is encrypted"):
+        open_video(str(path), decoder)
 
 
 def cut(path: str, target: Path, fraction: float = 0.6) -> str:

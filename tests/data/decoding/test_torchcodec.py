@@ -27,8 +27,10 @@ def test_good_files_are_not_refused(name, videos):
 @pytest.mark.parametrize(
     "name, reason",
     [
-        ("mpeg4.avi", "needs timestamps to find frames"),
-        ("transport.ts", "returns a wrong first frame from MPEGTS files"),
+        ("mpeg4.avi", "is not proved to read MPEG4 in AVI files right"),
+        ("by_dts.mkv", "needs timestamps to find frames"),
+        ("intra_refresh.mp4", "returns wrong frames where pictures are refreshed bit by bit"),
+        ("transport.ts", "is not proved to read H264 in MPEGTS files right"),
     ],
 )
 def test_files_known_to_be_read_wrongly_are_refused(name, reason, videos):

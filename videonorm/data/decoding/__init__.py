@@ -31,8 +31,8 @@ def open_video(path: str, decoder: Decoder = "auto", store: IndexStore | None = 
     Args:
         decoder: ``auto`` is pyav, which is always installed, is as fast as FFmpeg itself, and reads every
             container right; the others are for those who want them. ``torchcodec_cuda`` decodes on the GPU.
-            A file that they cannot read, or are known to read wrongly, is read by pyav, which a warning says
-            once for each decoder and reason.
+            A file that they cannot read, or that is of a kind that they are not proved to read right, is read
+            by pyav, which a warning says once for each decoder and reason.
         store: where packet indices are kept for other processes and later runs.
 
     Raises:

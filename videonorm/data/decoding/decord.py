@@ -1,4 +1,4 @@
-"""The decoder decord, with old FFmpeg libraries: refuses the files that it is known to read wrongly."""
+"""The decoder decord, with old FFmpeg libraries: refuses the files that it is not known to read right."""
 
 from collections.abc import Sequence
 
@@ -6,21 +6,24 @@ import decord
 import numpy as np
 from numpy.typing import NDArray
 
-from videonorm.data.decoding.fallback import RefusalError, check_count
+from videonorm.data.decoding.fallback import MATROSKA, MP4, RefusalError, check_count, check_proved
 from videonorm.data.decoding.index_store import IndexStore, packet_index
 from videonorm.data.decoding.packet_index import PacketIndex
 from videonorm.data.decoding.reader import Reader, scale
+
+PROVED = {MP4: ("h264", "vp9"), MATROSKA: ("h264", "vp8", "vp9")}
 
 
 class DecordReader(Reader):
     """See ``Reader``. Damage inside a file goes unnoticed: decord does not report it.
 
     Raises:
-        RefusalError: decord cannot read the file, or is known to read it wrongly.
+        RefusalError: decord cannot read the file, or not surely right.
     """
 
     def __init__(self, path: str, store: IndexStore | None = None) -> None:
         index = packet_index(path, store=store)
+        check_proved(index.format, PROVED)
         if problem := _known_problem(index):
             raise RefusalError(problem)
         self.path = path
@@ -45,15 +48,10 @@ class DecordReader(Reader):
 
 
 def _known_problem(index: PacketIndex) -> str | None:
-    container, codec, width, height, _ = index.format
-    if codec in ("hevc", "av1", "mpeg4"):
-        return f"reads {codec.upper()} wrongly or not at all"
-    if container in ("avi", "mpeg", "mpegts"):
-        return f"returns wrong frames from {container.upper()} files"
     if index.counted or not index.packet_is_key[0]:
         return "returns shifted frames where timestamps or the first keyframe are missing"
     if not index.keys_are_clean:
         return "returns wrong frames where pictures refer to some before a keyframe (open GOP, intra refresh)"
-    if min(width, height) < 64:
+    if min(index.format.width, index.format.height) < 64:
         return "mistakes the padding of rows shorter than 64 pixels for a fourth channel"
     return None

@@ -1,15 +1,18 @@
 """What happens to a file that a decoder cannot read right: PyAV reads it, and a warning says so."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videonorm.data.decoding.index_store import IndexStore
 from videonorm.data.decoding.location import without_credentials
+from videonorm.data.decoding.packet_index import Format
 from videonorm.data.decoding.pyav import PyAVReader
 from videonorm.data.decoding.reader import Reader
+
+MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names of containers
 
 _said: set[tuple[str, str]] = set()  # by this process: decoder and reason
 
@@ -26,6 +29,21 @@ class RefusalError(Exception):
         first_line = str(detail).strip().partition("\n")[0] if detail else ""
         super().__init__(f"{reason}: {first_line}" if first_line else reason)
         self.reason = reason
+
+
+def check_proved(format: Format, proved: Mapping[str, Collection[str]]) -> None:
+    """Refuse a codec in a container in which a decoder is not known to find every frame.
+
+    Decoders with an index of their own fail by the container, and silently: frames of another second, of a
+    picture beside. A list of what fails is never complete, so this is of what holds.
+
+    Args:
+        proved: codecs by container, for which tests compare every frame.
+    """
+    if format.codec not in proved.get(format.container, ()):
+        container = format.container.partition(",")[0]
+        container = "mp4" if "mp4" in format.container else container
+        raise RefusalError(f"is not proved to read {format.codec.upper()} in {container.upper()} files right")
 
 
 def check_count(found: int, num_frames: int) -> None:

@@ -21,6 +21,7 @@ from videonorm.data.decoding.container import (
 )
 from videonorm.data.decoding.index_store import IndexStore, packet_index
 from videonorm.data.decoding.location import BadVideoError
+from videonorm.data.decoding.packet_index import pts_of
 from videonorm.data.decoding.reader import Reader, scaled_size
 
 
@@ -60,16 +61,12 @@ class PyAVReader(Reader):
             spoilt = index.damaged
         else:
             spoilt = self._decode_stretches(wanted, pictures)
-            if pictures.interlaced and index.packet_is_disposable.any():
-                # The second field of a picture may be a packet of its own.
-                index.packet_is_disposable[:] = False
-                return self._read(indices, short_side)
             if pictures.missing or spoilt[wanted].any():
                 # What needs more than its last keyframe is whole from the start of the file.
                 pictures = _Pictures(index.pts[wanted], short_side)
                 with open_container(self.path, self._status) as container:
                     stream = video_stream(self.path, container)
-                    spoilt = self._decode(container, stream, 0, int(index.position[wanted].max()), pictures)
+                    spoilt = self._decode(container, stream, 0, int(index.last[wanted].max()), pictures)
         self._refuse(wanted[spoilt[wanted] | np.isin(index.pts[wanted], list(pictures.missing))])
         return pictures.frames
 
@@ -86,15 +83,13 @@ class PyAVReader(Reader):
         """Decode only from the keyframe before to the last frame wanted behind it, as often as needed."""
         index = self._index
         stretches: list[tuple[int, int]] = []  # first and last packet, in decoding order
-        for key, position in zip(
-            index.keyframe[wanted].tolist(), index.position[wanted].tolist(), strict=True
-        ):
+        for key, last in zip(index.keyframe[wanted].tolist(), index.last[wanted].tolist(), strict=True):
             if stretches and key <= stretches[-1][1] + 1:
-                stretches[-1] = (stretches[-1][0], max(stretches[-1][1], position))
+                stretches[-1] = (stretches[-1][0], max(stretches[-1][1], last))
             else:
-                stretches.append((key, position))
+                stretches.append((key, last))
         skip = index.packet_is_disposable.copy()
-        skip[index.position[wanted]] = False
+        skip[index.position[wanted]] = skip[index.last[wanted]] = False
         spoilt = np.zeros_like(index.damaged)
         for first, last in stretches:
             self._container.seek(int(index.packet_dts[first]), stream=self._stream)
@@ -117,8 +112,11 @@ class PyAVReader(Reader):
         """
         index = self._index
         first_pts = int(index.packet_pts[first])
+        # Leading pictures of an open GOP: what they refer to was not decoded. Those of the first are known.
+        earliest = first_pts if index.packet_is_key[:first].any() else index.pts[0]
         spoilt = np.zeros_like(index.damaged)
-        starts_whole = first == 0
+        # A picture of two fields goes by the type of the second.
+        starts_whole = first == 0 or bool(index.packet_is_second[first + 1 : first + 2].any())
 
         def take(packet: "Packet[VideoStream] | None", position: int) -> None:
             nonlocal starts_whole
@@ -128,8 +126,8 @@ class PyAVReader(Reader):
                 spoilt[index.spoilt_by(position)] = True
                 return
             for picture in decoded:
-                if picture.pts is None or picture.pts < first_pts:
-                    continue  # leading pictures of an open GOP: what they refer to was not decoded
+                if picture.pts is None or picture.pts < earliest:
+                    continue
                 if picture.pts == first_pts:
                     starts_whole |= picture.pict_type == PictureType.I
                 if picture.is_corrupt:
@@ -145,7 +143,7 @@ class PyAVReader(Reader):
                 continue  # a seek may land on an earlier keyframe
             position += 1
             # In a damaged file the packets behind a seek may be others than were indexed.
-            if skip is None or not skip[position] or packet.pts != index.packet_pts[position]:
+            if skip is None or not skip[position] or pts_of(packet) != index.packet_pts[position]:
                 take(packet, position)
         take(None, last)  # the pictures held back for reordering
         if not starts_whole:
@@ -168,14 +166,12 @@ class _Pictures:
         self._short_side = short_side
         self._scaler, self._converter = VideoReformatter(), VideoReformatter()  # keep their swscale contexts
         self.missing = set(self._row)
-        self.interlaced = False
         self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
 
     def offer(self, pts: int, picture: VideoFrame) -> None:
         if pts not in self.missing:
             return
         self.missing.remove(pts)
-        self.interlaced |= picture.interlaced_frame
         turned = picture.rotation % 180 == 90
         if not len(self.frames):
             height, width = scaled_size(picture.height, picture.width, self._short_side)

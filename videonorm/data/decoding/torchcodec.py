@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined,unused-ignore]
 
-from videonorm.data.decoding.fallback import RefusalError, check_count
+from videonorm.data.decoding.fallback import MATROSKA, MP4, RefusalError, check_count, check_proved
 from videonorm.data.decoding.index_store import IndexStore, packet_index
 from videonorm.data.decoding.reader import Reader, scale, scaled_size
 from videonorm.errors import UserError
 
+PROVED = {
+    MP4: ("av1", "h264", "hevc", "mpeg4", "vp9"),
+    MATROSKA: ("av1", "h264", "hevc", "mpeg4", "vp8", "vp9"),
+}
 _FRAMES_AT_ONCE = 8  # scaled in fp32 on the GPU: 200 MB at 1080p
 
 
@@ -25,7 +29,7 @@ class TorchcodecReader(Reader):
         device: ``cuda`` decodes and scales on the GPU (NVDEC), and copies the frames to the host.
 
     Raises:
-        RefusalError: torchcodec cannot read the file.
+        RefusalError: torchcodec cannot read the file, or not surely right.
         UserError: CUDA cannot be used in this process.
     """
 
@@ -35,10 +39,13 @@ class TorchcodecReader(Reader):
         if device == "cuda":
             _start_cuda()
         index = packet_index(path, store=store)
+        check_proved(index.format, PROVED)
         if index.counted:
             raise RefusalError("needs timestamps to find frames")
-        if index.format.container == "mpegts":
-            raise RefusalError("returns a wrong first frame from MPEGTS files")
+        if not index.keys_are_whole:
+            raise RefusalError(
+                "returns wrong frames where pictures are refreshed bit by bit, without keyframes"
+            )
         self.path = path
         self.seconds = index.seconds
         try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from videonorm.data.decoding import BadVideoError, Reader, open_video
-from videonorm.data.decoding.disposable import DisposablePackets
+from videonorm.data.decoding.contents import PacketContents
 from videonorm.data.decoding.index_store import packet_index
 
 COUNT = 40
@@ -107,7 +107,7 @@ def outcome(video: Reader, indices: list[int]) -> np.ndarray | str:
 def of(codec: str, extradata: bytes, *packets: bytes, key: int = 0, **flags: bool) -> list[bool]:
     """What is found disposable among packets, one of which is a keyframe."""
     context = SimpleNamespace(codec=SimpleNamespace(canonical_name=codec), extradata=extradata)
-    found = DisposablePackets(SimpleNamespace(codec_context=context))
+    found = PacketContents(SimpleNamespace(codec_context=context))
     for i, content in enumerate(packets):
         packet = Content(content)
         packet.is_keyframe, packet.is_corrupt = i == key, False
@@ -120,8 +120,8 @@ class Content(bytes):
     """The content of a packet, with its flags as attributes."""
 
 
-SPS = bytes.fromhex("6742c00a f8")  # H.264 baseline: frame_num has 4 bits
-AVCC = b"\1\x42\xc0\x0a\xfc\xe1\0\x05" + SPS  # with lengths of 1 byte
+SPS = bytes.fromhex("6742c00a f884c8")  # H.264 baseline: frame_num has 4 bits
+AVCC = b"\1\x42\xc0\x0a\xfc\xe1\0\x07" + SPS  # with lengths of 1 byte
 IDR, P, B, P2 = (bytes.fromhex(unit) for unit in ("65888000", "41e200", "01a440", "41e400"))
 
 
