@@ -18,6 +18,7 @@ from videonorm.data import BadVideoError
 from videonorm.data.decoding.container import check_file, decode_all, open_container, video_stream
 from videonorm.data.decoding.index_store import packet_index
 from videonorm.data.decoding.location import FileStatus
+from videonorm.data.decoding.orientation import Orientation
 from videonorm.data.decoding.packet_index import PacketIndex
 from videonorm.data.decoding.reader import frames_between
 from videonorm.files import new_file
@@ -82,7 +83,7 @@ def _record(job: Job, status: FileStatus) -> str:
     """What a file is made of, kept in its comment, so that it is true of the file wherever that goes."""
     return json.dumps(
         {
-            "made_by": "transcode.py 1",
+            "made_by": "transcode.py 2",
             **job.settings._asdict(),
             "start_seconds": job.start_seconds,
             "end_seconds": job.end_seconds,
@@ -138,7 +139,9 @@ def _encode(job: Job, record: str, path: str, index: PacketIndex, frames: range,
         encoder.thread_count = 1  # the other cores have files of their own; and the result is repeatable
         sound = Sound(job.source, container) if settings.audio else None
         decoded = _decoded(job.source, index, frames, seek)
-        for number, picture in enumerate(shaped(decoded, settings.short_side, settings.fps, aspect)):
+        orientation = Orientation.of(index.format.matrix)
+        pictures = shaped(decoded, settings.short_side, settings.fps, aspect, orientation)
+        for number, picture in enumerate(pictures):
             if number == 0:
                 assert picture.time_base is not None  # filters set it
                 encoder.width, encoder.height = picture.width, picture.height

@@ -7,9 +7,15 @@ from typing import Any
 import av
 from av.video.frame import PictureType
 
+from videonorm.data.decoding.orientation import Orientation
+
 
 def shaped(
-    decoded: Iterator[av.VideoFrame], short_side: int, fps: str | None, aspect: Fraction
+    decoded: Iterator[av.VideoFrame],
+    short_side: int,
+    fps: str | None,
+    aspect: Fraction,
+    orientation: Orientation,
 ) -> Iterator[av.VideoFrame]:
     """Pictures scaled, with square pixels, upright, in 8 bit 4:2:0, at the rate wanted.
 
@@ -17,6 +23,7 @@ def shaped(
         short_side: pixels, even; smaller pictures are not enlarged.
         fps: fixed rate, as 30000/1001; None keeps the time of each.
         aspect: width of a pixel of the source over its height.
+        orientation: what makes them upright.
     """
     size: tuple[int, int] | None = None  # that of the first picture, for all
     graph, looks = None, None
@@ -27,7 +34,7 @@ def shaped(
                 graph.vpush(None)
                 yield from _ready(graph)
             size = size or new_size(picture.width, picture.height, aspect, short_side)
-            graph, looks = _graph(picture, size, fps), now
+            graph, looks = _graph(picture, size, fps, orientation), now
         assert graph
         graph.vpush(picture)
         yield from _ready(graph)
@@ -53,7 +60,7 @@ def new_size(width: int, height: int, aspect: Fraction, short_side: int) -> tupl
     return even(square_width), even(square_height)
 
 
-def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None) -> Any:
+def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None, orientation: Orientation) -> Any:
     graph = av.filter.Graph()
     graph.threads = 1
     chain = [
@@ -69,13 +76,12 @@ def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None) -> An
         graph.add("scale", w=str(size[0]), h=str(size[1]), flags="bicubic", out_range="tv"),
         graph.add("format", pix_fmts="yuv420p"),
     ]
-    match round(picture.rotation / 90) % 4:
-        case 1:
-            chain.append(graph.add("transpose", dir="cclock"))
-        case 2:
-            chain += [graph.add("hflip"), graph.add("vflip")]
-        case 3:
-            chain.append(graph.add("transpose", dir="clock"))
+    if orientation.transposed:
+        chain.append(graph.add("transpose", dir="cclock_flip"))  # FFmpeg's name for no turn, only that
+    if orientation.mirrored:
+        chain.append(graph.add("hflip"))
+    if orientation.flipped:
+        chain.append(graph.add("vflip"))
     chain.append(graph.add("setsar", sar="1"))
     if fps:
         chain.append(graph.add("fps", fps=fps))

@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import encode
 import numpy as np
 import pytest
 import transcode
@@ -11,6 +12,8 @@ from helpers import frames_of, table
 from pictures import new_size
 
 from videonorm.data import open_video
+from videonorm.data.decoding.index_store import packet_index
+from videonorm.data.decoding.orientation import AS_CODED
 
 
 def run(out, *arguments):
@@ -52,6 +55,21 @@ def test_every_frame_of_every_kind_keeps_its_time(tmp_path, make_video, kinds, n
                 assert after.shape == before.shape, name
                 assert abs(after.mean((1, 2)) - before.mean((1, 2))).max() < 6, name  # colours
     assert frames_of(out / "videos/all/odd_size.mp4").shape[1:3] == (64, 76)
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+@pytest.mark.parametrize(
+    "matrix",
+    [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0), (0, 1, -1, 0), (0.9, 0.4, -0.4, 0.9)],
+)
+def test_pictures_are_laid_as_the_reader_lays_them_and_only_once(matrix, name, tmp_path, make_video):
+    source, target = make_video(tmp_path / name, 5, width=80, matrix=matrix), tmp_path / "new.mp4"
+    settings = encode.Settings(256, 12, 5.0, "ultrafast", None, False, None)
+    made = encode.transcode(encode.Job(str(source), str(target), tmp_path, None, None, settings))
+    before, after = frames_of(source), frames_of(target)
+    assert before.shape == after.shape == (5, made.facts.height, made.facts.width, 3)
+    assert np.abs(before.astype(int) - after).mean() < 2
+    assert packet_index(str(target)).format.matrix == AS_CODED
 
 
 def with_aspect(path, make_video, aspect):

@@ -9,16 +9,18 @@ import json
 import zlib
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import av
 import numpy as np
+from av import Packet
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from videonorm.data.decoding.container import (
     DECODER_ERRORS,
+    decode,
     decode_all,
     describe,
     open_container,
@@ -26,13 +28,15 @@ from videonorm.data.decoding.container import (
 )
 from videonorm.data.decoding.disposable import DisposablePackets
 from videonorm.data.decoding.location import BadVideoError
+from videonorm.data.decoding.orientation import AS_CODED, Matrix, display_matrix
 
 # FFmpeg's names of the containers that
 _WITHOUT_TIMESTAMPS = ("avi", "mpeg")  # store no or only some timestamps: their frames are counted
 _DECLARE_DURATION = ("avi", "flv", "matroska,webm")  # in the header; for others FFmpeg guesses it
 
+_PACKETS_TRIED = 100  # until one picture is decoded, which says how all are to be laid
 _NO_PTS = -(2**63)  # FFmpeg's own number for a timestamp that is missing
-_VERSION = 1  # of the bytes of an index
+_VERSION = 3  # of the bytes of an index
 
 
 class Format(NamedTuple):
@@ -43,12 +47,13 @@ class Format(NamedTuple):
     width: int  # pixels as coded, before rotation
     height: int
     time_base: Fraction  # seconds in a unit of the timestamps
+    matrix: Matrix = AS_CODED  # that makes its pictures upright
 
     @classmethod
-    def of(cls, container: InputContainer, stream: VideoStream) -> Self:
+    def of(cls, container: InputContainer, stream: VideoStream, matrix: Matrix) -> Self:
         codec = stream.codec_context
-        name = codec.codec.canonical_name
-        return cls(container.format.name, name, codec.width, codec.height, stream.time_base or Fraction(1))
+        name, unit = codec.codec.canonical_name, stream.time_base or Fraction(1)
+        return cls(container.format.name, name, codec.width, codec.height, unit, matrix)
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ class PacketIndex:
         text, _, arrays = zlib.decompress(content[1:]).partition(b"\n")
         header = json.loads(text)
         format = Format(**{name: header[name] for name in Format._fields})
-        format = format._replace(time_base=Fraction(*header["time_base"]))
+        format = format._replace(time_base=Fraction(*header["time_base"]), matrix=tuple(header["matrix"]))
         packets, frames = header["packets"], header["frames"]
         start = (frames + 7) // 8
         damaged = np.unpackbits(np.frombuffer(arrays[:start], dtype=np.uint8), count=frames).astype(bool)
@@ -192,14 +197,15 @@ def build_index(path: str, container: InputContainer) -> PacketIndex:
         BadVideoError: no video, no frames, or truncated.
     """
     stream = video_stream(path, container)
-    packets, found = _check_complete(path, container, stream)
+    packets, found, matrix = _check_complete(path, container, stream)
     pts, dts, is_key, is_shown, is_corrupt = map(np.array, zip(*packets, strict=True))
     times = np.unique(pts[is_shown])
     distinct = len(times) == is_shown.sum() and _NO_PTS not in times
-    if container.format.name in _WITHOUT_TIMESTAMPS or not distinct or not is_key.any():
-        return _count_frames(path, container, stream)
+    format = Format.of(container, stream, matrix)
+    if format.container in _WITHOUT_TIMESTAMPS or not distinct or not is_key.any():
+        return _count_frames(path, format, stream)
     index = PacketIndex.of_packets(
-        Format.of(container, stream),
+        format,
         packet_pts=pts,
         packet_dts=dts,
         packet_is_key=is_key,
@@ -224,11 +230,11 @@ class _Packet(NamedTuple):
 
 def _check_complete(
     path: str, container: InputContainer, stream: VideoStream
-) -> tuple[list[_Packet], DisposablePackets]:
+) -> tuple[list[_Packet], DisposablePackets, Matrix]:
     """Read all packets of the stream; BadVideoError where the file holds less than its header promises.
 
     Returns:
-        The packets, and what their contents say of them.
+        The packets, what their contents say of them, and the display matrix of the first picture.
     """
     name = container.format.name
     declared = float(container.duration or 0) / av.time_base if name in _DECLARE_DURATION else 0.0
@@ -236,6 +242,7 @@ def _check_complete(
         declared = max(declared, float(stream.frames / stream.average_rate))
     packets: list[_Packet] = []
     disposable = DisposablePackets(stream)
+    matrix: Matrix | None = None
     end = 0.0
     try:
         # The declared duration is that of the longest stream.
@@ -250,6 +257,8 @@ def _check_complete(
                 flags = packet.is_keyframe, not packet.is_discard, packet.is_corrupt
                 packets.append(_Packet(pts, dts, *flags))
                 disposable.add(packet)
+                if matrix is None and len(packets) <= _PACKETS_TRIED:
+                    matrix = _matrix_of_first(stream, packet)
     except BadVideoError:  # of a URL
         raise
     except DECODER_ERRORS as error:
@@ -265,10 +274,20 @@ def _check_complete(
         raise BadVideoError(
             path, f"is truncated: its header declares {declared:.2f} s, the packets end at {end:.2f} s"
         )
-    return packets, disposable
+    if matrix is None:
+        matrix = _matrix_of_first(stream, None) or AS_CODED
+    return packets, disposable, matrix
 
 
-def _count_frames(path: str, container: InputContainer, stream: VideoStream) -> PacketIndex:
+def _matrix_of_first(stream: VideoStream, packet: "Packet[Any] | None") -> Matrix | None:
+    """The display matrix of the first picture that comes out of the decoder for a packet, if one does."""
+    try:
+        return next(map(display_matrix, decode(stream, packet)), None)
+    except DECODER_ERRORS:
+        return None
+
+
+def _count_frames(path: str, format: Format, stream: VideoStream) -> PacketIndex:
     """Index by a full decode from the start, for files without usable timestamps."""
     seconds: list[float] = []
     damaged: list[bool] = []
@@ -286,7 +305,7 @@ def _count_frames(path: str, container: InputContainer, stream: VideoStream) -> 
     times = np.array(seconds)
     if np.isnan(times).any() or (np.diff(times) <= 0).any():
         times = np.arange(len(seconds)) / float(stream.average_rate or 25)
-    return PacketIndex.of_counted(Format.of(container, stream), times - times[0], np.array(damaged))
+    return PacketIndex.of_counted(format, times - times[0], np.array(damaged))
 
 
 def _planes(numbers: NDArray[np.int64]) -> bytes:

@@ -21,6 +21,8 @@ from videonorm.data.decoding.container import (
 )
 from videonorm.data.decoding.index_store import IndexStore, packet_index
 from videonorm.data.decoding.location import BadVideoError
+from videonorm.data.decoding.orientation import Orientation
+from videonorm.data.decoding.packet_index import PacketIndex
 from videonorm.data.decoding.reader import Reader, scaled_size
 
 
@@ -54,7 +56,7 @@ class PyAVReader(Reader):
         index = self._index
         wanted = np.asarray(indices, dtype=np.int64)
         self._refuse(wanted[index.damaged[wanted]])
-        pictures = _Pictures(index.pts[wanted], short_side)
+        pictures = _Pictures(index, wanted, short_side)
         if index.counted:
             self._decode_counting(pictures)
             spoilt = index.damaged
@@ -66,7 +68,7 @@ class PyAVReader(Reader):
                 return self._read(indices, short_side)
             if pictures.missing or spoilt[wanted].any():
                 # What needs more than its last keyframe is whole from the start of the file.
-                pictures = _Pictures(index.pts[wanted], short_side)
+                pictures = _Pictures(index, wanted, short_side)
                 with open_container(self.path, self._status) as container:
                     stream = video_stream(self.path, container)
                     spoilt = self._decode(container, stream, 0, int(index.position[wanted].max()), pictures)
@@ -163,8 +165,9 @@ class PyAVReader(Reader):
 class _Pictures:
     """The frames wanted, filled in as their pictures come out of the decoder in whatever order."""
 
-    def __init__(self, pts: NDArray[np.int64], short_side: int | None) -> None:
-        self._row = {number: row for row, number in enumerate(pts.tolist())}
+    def __init__(self, index: PacketIndex, wanted: NDArray[np.int64], short_side: int | None) -> None:
+        self._row = {number: row for row, number in enumerate(index.pts[wanted].tolist())}
+        self._orientation = Orientation.of(index.format.matrix)
         self._short_side = short_side
         self._scaler, self._converter = VideoReformatter(), VideoReformatter()  # keep their swscale contexts
         self.missing = set(self._row)
@@ -176,7 +179,7 @@ class _Pictures:
             return
         self.missing.remove(pts)
         self.interlaced |= picture.interlaced_frame
-        turned = picture.rotation % 180 == 90
+        turned = self._orientation.transposed
         if not len(self.frames):
             height, width = scaled_size(picture.height, picture.width, self._short_side)
             shape = (width, height) if turned else (height, width)
@@ -193,7 +196,5 @@ class _Pictures:
         rgb = self._converter.reformat(scaled, width, height, "rgb24", interpolation="BILINEAR", threads=1)
         plane = rgb.planes[0]
         rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
-        upright = rows[:height, : 3 * width].reshape(height, width, 3)
-        if picture.rotation:
-            upright = np.rot90(upright, round(picture.rotation / 90))
-        self.frames[self._row[pts]] = upright
+        pixels = rows[:height, : 3 * width].reshape(height, width, 3)
+        self.frames[self._row[pts]] = self._orientation.upright(pixels)
