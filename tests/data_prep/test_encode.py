@@ -128,40 +128,6 @@ def test_trimmed_and_at_a_fixed_rate(tmp_path, make_video, number_of):
         assert video.frame_rate == pytest.approx(12.5)
 
 
-def write_with_sound(path):
-    """Two seconds: silence, then a tone."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
-        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-        audio = container.add_stream("aac", rate=16000)
-        audio.layout = "mono"
-        for number in range(50):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), number, np.uint8), "rgb24")
-            frame.pts = number
-            container.mux(video.encode(frame))
-        container.mux(video.encode())
-        time = np.arange(32000) / 16000
-        samples = (np.sin(2 * np.pi * 440 * time) * (time >= 1)).astype(np.float32)[None]
-        sound = av.AudioFrame.from_ndarray(samples, "fltp", "mono")
-        sound.sample_rate, sound.pts = 16000, 0
-        container.mux(audio.encode(sound))
-        container.mux(audio.encode())
-
-
-def test_sound(tmp_path):
-    write_with_sound(tmp_path / "v.mp4")
-    (tmp_path / "m.csv").write_text("path,label,start_seconds,end_seconds\nv.mp4,0,0.6,1.6\n")
-    assert run(tmp_path / "without", tmp_path / "m.csv") == 0
-    with av.open(str(tmp_path / "without/videos/v_0.6_1.6.mp4")) as container:
-        assert not container.streams.audio
-    assert run(tmp_path / "with", tmp_path / "m.csv", "--audio") == 0
-    with av.open(str(tmp_path / "with/videos/v_0.6_1.6.mp4")) as container:
-        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
-        assert container.streams.audio[0].start_time == 0
-    loud = np.flatnonzero(abs(sound) > 0.5) / 16000
-    assert loud[0] == pytest.approx(0.4, abs=0.05) and loud[-1] == pytest.approx(1.0, abs=0.1)
-
-
 def test_a_long_video_is_cut_from_the_keyframe_before(tmp_path, make_video, kinds, number_of):
     """Open GOPs and gradual refresh, where what follows a seek is not whole at once."""
     for name in ("open_gop.mp4", "intra_refresh.mp4", "mpeg4.avi", "late_start.mp4"):
