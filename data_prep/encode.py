@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -17,7 +17,7 @@ from video import Facts, probe
 from videonorm.data import BadVideoError
 from videonorm.data.decoding.container import check_file, decode_all, open_container, video_stream
 from videonorm.data.decoding.index_store import packet_index
-from videonorm.data.decoding.location import FileStatus
+from videonorm.data.decoding.location import FileStatus, without_credentials
 from videonorm.data.decoding.orientation import Orientation
 from videonorm.data.decoding.packet_index import PacketIndex
 from videonorm.data.decoding.reader import frames_between
@@ -62,48 +62,61 @@ def transcode(job: Job) -> Made:
     """Make one file, unless it is there.
 
     Raises:
-        BadVideoError: the source cannot be used, or the file that is there is none of ours.
+        BadVideoError: the source cannot be used, or the file that is there is another's.
         OSError: the file cannot be written.
     """
     status = check_file(job.source)
     record = _record(job, status)
     there = _record_in(job.target)
-    if there == "":
-        raise BadVideoError(job.source, f"would replace {job.target}, which transcode.py did not make")
-    if there == record:
+    if there is not None and (owner := _other_owner(there, record)):
+        raise BadVideoError(job.source, f"would replace {job.target}, which {owner}")
+    kept = there is not None and {**there, "source": record["source"]} == record
+    if kept:
         facts = probe(job.target)
     else:
         with new_file(job.target, job.made_in) as aside:
-            _make(job, record, str(aside))
+            _make(job, json.dumps(record), str(aside))
             facts = probe(str(aside))
-    return Made(facts, status.size, os.path.getsize(job.target), kept=there == record)
+    return Made(facts, status.size, os.path.getsize(job.target), kept)
 
 
-def _record(job: Job, status: FileStatus) -> str:
+def _record(job: Job, status: FileStatus) -> dict[str, Any]:
     """What a file is made of, kept in its comment, so that it is true of the file wherever that goes."""
-    return json.dumps(
-        {
-            "made_by": "transcode.py 2",
-            **job.settings._asdict(),
-            "start_seconds": job.start_seconds,
-            "end_seconds": job.end_seconds,
-            "source_bytes": status.size,
-            "source_mtime_ns": status.stamp,
-        }
-    )
+    return {
+        "made_by": "transcode.py 2",
+        **job.settings._asdict(),
+        "start_seconds": job.start_seconds,
+        "end_seconds": job.end_seconds,
+        "source": without_credentials(job.source),
+        "source_bytes": status.size,
+        "source_mtime_ns": status.stamp,
+    }
 
 
-def _record_in(path: str) -> str | None:
-    """The record of a file; "" if it has none, ``None`` if there is no file, or an empty one."""
+def _record_in(path: str) -> dict[str, Any] | None:
+    """The record of a file; empty if it has none, ``None`` if there is no file, or an empty one."""
     # A machine that loses power may keep the name of a file and not its bytes.
     if not os.path.lexists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0):
         return None
     try:
         with av.open(path, metadata_errors="ignore") as container:
-            comment: str = container.metadata.get("comment", "")
-    except (av.FFmpegError, OSError):
+            record = json.loads(container.metadata.get("comment", ""))
+    except (av.FFmpegError, OSError, ValueError):
+        return {}
+    is_ours = isinstance(record, dict) and str(record.get("made_by", "")).startswith("transcode.py")
+    return record if is_ours else {}
+
+
+def _other_owner(there: dict[str, Any], record: dict[str, Any]) -> str:
+    """Whose a file is that is none of the source's, as of another list; "" if it may be replaced."""
+    if not there:
+        return "transcode.py did not make"
+    facts = ("source_bytes", "source_mtime_ns")
+    if there.get("source", record["source"]) == record["source"]:
         return ""
-    return comment if '"made_by": "transcode.py' in comment else ""
+    if [there.get(fact) for fact in facts] == [record[fact] for fact in facts]:
+        return ""  # the source has moved
+    return f"was made of {there['source']}"
 
 
 def _make(job: Job, record: str, path: str) -> None:

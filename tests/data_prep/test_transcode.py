@@ -100,15 +100,20 @@ def test_files_of_others_are_not_replaced(folder, tmp_path):
     assert other.read_bytes() == (folder / "jump/c.mp4").read_bytes()
 
 
-def test_same_stem(tmp_path, make_video):
+def test_same_stem(tmp_path, make_video, capsys):
     (tmp_path / "s/x").mkdir(parents=True)
     make_video(tmp_path / "s/x/v.mp4", 3)
     make_video(tmp_path / "s/x/v.mkv", 4)
-    assert run(tmp_path / "out", tmp_path / "s") == 0
-    assert [row["path"] for row in table(tmp_path / "out/manifest.csv")] == [
-        "videos/x/v.mkv.mp4",
-        "videos/x/v.mp4.mp4",
-    ]
+    make_video(tmp_path / "s/x/v.mkv.avi", 5, codec="mpeg4")
+    for _ in range(2):
+        assert run(tmp_path / "out", tmp_path / "s") == 0
+        rows = table(tmp_path / "out/manifest.csv")
+        assert [(row["path"], row["frames"]) for row in rows] == [
+            ("videos/x/v.mkv.mp4", "4"),
+            ("videos/x/v.mkv.avi.mp4", "5"),
+            ("videos/x/v.mp4.mp4", "3"),
+        ]
+    assert "0 files made, 3 kept from before, 0 failed" in capsys.readouterr().out
 
 
 def test_manifests_that_share_videos_and_lack_labels(folder, tmp_path, capsys):
