@@ -7,7 +7,7 @@ import encode
 import numpy as np
 import pytest
 import transcode
-from helpers import check_command_line, frames_of, kill_and_repeat, reasons_in, spoil, table
+from helpers import check_command_line, disk_that_fills, frames_of, kill_and_repeat, reasons_in, spoil, table
 from workers import attempt
 
 from videonorm.data import read_manifest
@@ -202,6 +202,31 @@ def test_an_output_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="must be a folder to write in"):
         run(tmp_path / "out", folder)
+
+
+@pytest.mark.parametrize("name", ["videos", "manifest.csv", "bad_videos.csv"])
+def test_what_cannot_be_written_is_found_before_the_work(name, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(transcode, "run_all", None)
+    blocked = tmp_path / "out" / name
+    blocked.mkdir(parents=True)
+    if name == "videos":
+        blocked.rmdir()
+        blocked.touch()
+    with pytest.raises(UserError, match=f"must be a folder to write in, with room: {blocked}: "):
+        run(tmp_path / "out", folder)
+
+
+def test_what_was_made_before_the_disk_was_full_is_kept(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(transcode, "run_all", disk_that_fills(after=2))
+    with pytest.raises(UserError) as error:
+        run(out, folder)
+    assert (
+        str(error.value) == f"--out ({out}) must be a folder to write in, with room: No space left on device"
+    )
+    monkeypatch.setattr(transcode, "run_all", disk_that_fills(after=3))
+    assert run(out, folder) == 0
+    assert "1 files made, 2 kept from before, 0 failed" in capsys.readouterr().out
 
 
 def test_a_full_disk_stops_the_run(folder, tmp_path, monkeypatch):
