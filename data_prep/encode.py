@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import numpy as np
-from av.video.frame import PictureType
 from pictures import shaped
 from sound import Sound
 from video import Facts, probe
 
 from videonorm.data import BadVideoError
-from videonorm.data.decoding.container import check_file, decode_all, open_container, video_stream
+from videonorm.data.decoding.container import check_file, open_container, video_stream
+from videonorm.data.decoding.in_order import pictures_in_order
 from videonorm.data.decoding.index_store import packet_index
 from videonorm.data.decoding.location import FileStatus, without_credentials
 from videonorm.data.decoding.orientation import Orientation
@@ -123,17 +122,16 @@ def _make(job: Job, record: str, path: str) -> None:
     """Write the file to ``path``."""
     index = packet_index(job.source)
     frames = range(*frames_between(job.source, index.seconds, job.start_seconds, job.end_seconds))
-    seek = frames.start > 0 and not index.counted
     try:
-        _encode(job, record, path, index, frames, seek=seek)
+        _encode(job, record, path, index, frames, from_start=False)
     except BadVideoError:
-        if not seek:
+        if frames.start == 0 or index.counted:
             raise
         # What needs more than its last keyframe is whole from the start of the file.
-        _encode(job, record, path, index, frames, seek=False)
+        _encode(job, record, path, index, frames, from_start=True)
 
 
-def _encode(job: Job, record: str, path: str, index: PacketIndex, frames: range, *, seek: bool) -> None:
+def _encode(job: Job, record: str, path: str, index: PacketIndex, frames: range, *, from_start: bool) -> None:
     settings = job.settings
     options = {"preset": settings.preset, "crf": f"{settings.crf:g}", "g": str(settings.gop)}
     if settings.tune:
@@ -151,7 +149,7 @@ def _encode(job: Job, record: str, path: str, index: PacketIndex, frames: range,
         encoder = video.codec_context
         encoder.thread_count = 1  # the other cores have files of their own; and the result is repeatable
         sound = Sound(job.source, container) if settings.audio else None
-        decoded = _decoded(job.source, index, frames, seek)
+        decoded = _timed(job.source, index, frames, from_start)
         orientation = Orientation.of(index.format.matrix)
         pictures = shaped(decoded, settings.short_side, settings.fps, aspect, orientation)
         for number, picture in enumerate(pictures):
@@ -175,53 +173,14 @@ def _rate(index: PacketIndex) -> Fraction:
     return Fraction(min(max(rate, 1.0), 1000.0)).limit_denominator(1001)
 
 
-def _decoded(path: str, index: PacketIndex, frames: range, seek: bool) -> Iterator[av.VideoFrame]:
-    """Those frames, their pts counted from the first.
-
-    Raises:
-        BadVideoError: one of them is missing, or damage may have reached it.
-    """
-    first = frames.start
-
-    def damaged(number: int) -> BadVideoError:
-        reason = f"is damaged: frame {number} at {index.seconds[number]:.2f} s cannot be decoded"
-        return BadVideoError(path, reason)
-
-    key_pts = int(index.packet_pts[index.keyframe[first]]) if seek else None
-    expected, counted, tainted = first, -1, False
-    with open_container(path) as container:
-        time_base = video_stream(path, container).time_base
-        assert time_base is not None  # every stream that is read has one
-        unit = TICK if index.counted else time_base
-        if seek:
-            start = int(index.packet_dts[index.keyframe[first]])
-            container.seek(start, stream=video_stream(path, container))
-        for picture in decode_all(path, container):
-            if picture is None:
-                tainted = True
-                continue
-            counted += 1
-            number = counted
-            if not index.counted:
-                if picture.pts is None or (key_pts is not None and picture.pts < key_pts):
-                    continue  # leading pictures of an open GOP: what they refer to was not decoded
-                if picture.pts == key_pts and picture.pict_type != PictureType.I:
-                    raise damaged(expected)  # called a keyframe, it only begins a gradual intra refresh
-                number = int(np.searchsorted(index.pts, picture.pts))
-                if number == len(index.pts) or index.pts[number] != picture.pts:
-                    continue
-            tainted = picture.is_corrupt or (tainted and not picture.key_frame)
-            if number < expected:
-                continue
-            if number > expected or tainted or index.damaged[number]:
-                raise damaged(expected)
-            passed = index.seconds[number] - index.seconds[first]
-            picture.pts = (
-                round(passed * 90_000) if index.counted else int(index.pts[number] - index.pts[first])
-            )
-            picture.time_base = unit
-            yield picture
-            expected += 1
-            if expected == frames.stop:
-                return
-    raise damaged(expected)
+def _timed(path: str, index: PacketIndex, frames: range, from_start: bool) -> Iterator[av.VideoFrame]:
+    """Those frames, their pts counted from the first."""
+    pictures = pictures_in_order(path, index, frames, from_start=from_start)
+    for number, picture in zip(frames, pictures, strict=True):
+        if index.counted:
+            picture.time_base = TICK
+            picture.pts = round((index.seconds[number] - index.seconds[frames.start]) / TICK)
+        else:
+            picture.time_base = index.format.time_base
+            picture.pts = int(index.pts[number] - index.pts[frames.start])
+        yield picture
