@@ -2,23 +2,25 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-from pictures import shaped
+from av.container import OutputContainer
+from pictures import Shaper
 from sound import Sound
 from video import Facts, probe
 
 from videonorm.data import BadVideoError
 from videonorm.data.decoding.container import check_file, open_container, video_stream
-from videonorm.data.decoding.in_order import pictures_in_order
 from videonorm.data.decoding.index_store import packet_index
 from videonorm.data.decoding.location import FileStatus, without_credentials
 from videonorm.data.decoding.orientation import Orientation
 from videonorm.data.decoding.packet_index import PacketIndex
+from videonorm.data.decoding.pyav import Pictures, PyAVReader
 from videonorm.data.decoding.reader import frames_between
 from videonorm.files import new_file
 
@@ -120,50 +122,81 @@ def _other_owner(there: dict[str, Any], record: dict[str, Any]) -> str:
 
 def _make(job: Job, record: str, path: str) -> None:
     """Write the file to ``path``."""
-    index = packet_index(job.source)
-    frames = range(*frames_between(job.source, index.seconds, job.start_seconds, job.end_seconds))
-    try:
-        _encode(job, record, path, index, frames, from_start=False)
-    except BadVideoError:
-        if frames.start == 0 or index.counted:
-            raise
-        # What needs more than its last keyframe is whole from the start of the file.
-        _encode(job, record, path, index, frames, from_start=True)
+    with PyAVReader(job.source) as video, ExitStack() as open_files:
+        index = packet_index(job.source)
+        frames = range(*frames_between(job.source, index.seconds, job.start_seconds, job.end_seconds))
+
+        def begin() -> _Encoding:
+            open_files.close()  # of what was encoded in vain
+            # Moov first: readers over a network need no second seek.
+            options = {"movflags": "+faststart"}
+            container = open_files.enter_context(av.open(path, "w", format="mp4", options=options))
+            container.metadata["comment"] = record
+            return _Encoding(job, index, frames, container)
+
+        video.decode_into(begin, frames).finish()
 
 
-def _encode(job: Job, record: str, path: str, index: PacketIndex, frames: range, *, from_start: bool) -> None:
-    settings = job.settings
-    options = {"preset": settings.preset, "crf": f"{settings.crf:g}", "g": str(settings.gop)}
-    if settings.tune:
-        options["tune"] = settings.tune
-    with open_container(job.source) as source:
-        stream = video_stream(job.source, source)
-        aspect = Fraction(stream.sample_aspect_ratio or 1)
-        unit = stream.time_base or Fraction(0)
-        clock = float(((stream.start_time or 0) if index.counted else int(index.pts[0])) * unit)
-    # Moov first: readers over a network need no second seek.
-    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        container.metadata["comment"] = record
-        video = container.add_stream("libx264", rate=Fraction(settings.fps or _rate(index)), options=options)
-        video.pix_fmt = "yuv420p"
-        encoder = video.codec_context
-        encoder.thread_count = 1  # the other cores have files of their own; and the result is repeatable
-        sound = Sound(job.source, container) if settings.audio else None
-        decoded = _timed(job.source, index, frames, from_start)
+class _Encoding(Pictures):
+    """The frames of a job, encoded as they come."""
+
+    def __init__(self, job: Job, index: PacketIndex, frames: range, container: OutputContainer) -> None:
+        super().__init__(index, frames)
+        settings = job.settings
+        options = {"preset": settings.preset, "crf": f"{settings.crf:g}", "g": str(settings.gop)}
+        if settings.tune:
+            options["tune"] = settings.tune
+        self._job = job
+        self._index = index
+        self._frames = frames
+        self._taken = 0
+        with open_container(job.source) as source:
+            stream = video_stream(job.source, source)
+            aspect = Fraction(stream.sample_aspect_ratio or 1)
+            first = (stream.start_time or 0) if index.counted else int(index.pts[0])
+            self._clock = float(first * index.format.time_base)
         orientation = Orientation.of(index.format.matrix)
-        pictures = shaped(decoded, settings.short_side, settings.fps, aspect, orientation)
-        for number, picture in enumerate(pictures):
-            if number == 0:
+        self._shaper = Shaper(settings.short_side, settings.fps, aspect, orientation)
+        self._container = container
+        self._video = container.add_stream(
+            "libx264", rate=Fraction(settings.fps or _rate(index)), options=options
+        )
+        self._video.pix_fmt = "yuv420p"
+        self._video.codec_context.thread_count = 1  # the other cores have files of their own; repeatable
+        self._sound = Sound(job.source, container) if settings.audio else None
+
+    def take(self, row: int, picture: av.VideoFrame) -> None:
+        index, first = self._index, self._frames.start
+        if row != self._taken:  # one before it is missing: what can be encoded ends there
+            self.missing.add(int(index.pts[first + row]))
+            return
+        self._taken += 1
+        # Counted from the first, in place of the times of the source.
+        if index.counted:
+            picture.time_base = TICK
+            picture.pts = round((index.seconds[first + row] - index.seconds[first]) / TICK)
+        else:
+            picture.time_base = index.format.time_base
+            picture.pts = int(index.pts[first + row] - index.pts[first])
+        self._encode(self._shaper.push(picture))
+
+    def finish(self) -> None:
+        self._encode(self._shaper.finish())
+        self._container.mux(self._video.encode())
+        if self._sound:
+            end = None if self._job.end_seconds is None else self._clock + self._job.end_seconds
+            self._sound.copy(self._clock + float(self._index.seconds[self._frames.start]), end)
+
+    def _encode(self, pictures: Iterable[av.VideoFrame]) -> None:
+        encoder = self._video.codec_context
+        for picture in pictures:
+            if not encoder.is_open:
                 assert picture.time_base is not None  # filters set it
                 encoder.width, encoder.height = picture.width, picture.height
                 encoder.time_base = picture.time_base
                 encoder.color_range, encoder.colorspace = picture.color_range, picture.colorspace
                 encoder.color_primaries, encoder.color_trc = picture.color_primaries, picture.color_trc
-            container.mux(video.encode(picture))
-        container.mux(video.encode())
-        if sound:
-            end = None if job.end_seconds is None else clock + job.end_seconds
-            sound.copy(clock + float(index.seconds[frames.start]), end)
+            self._container.mux(self._video.encode(picture))
 
 
 def _rate(index: PacketIndex) -> Fraction:
@@ -171,16 +204,3 @@ def _rate(index: PacketIndex) -> Fraction:
     seconds = index.seconds
     rate = (len(seconds) - 1) / float(seconds[-1]) if len(seconds) > 1 else 25.0
     return Fraction(min(max(rate, 1.0), 1000.0)).limit_denominator(1001)
-
-
-def _timed(path: str, index: PacketIndex, frames: range, from_start: bool) -> Iterator[av.VideoFrame]:
-    """Those frames, their pts counted from the first."""
-    pictures = pictures_in_order(path, index, frames, from_start=from_start)
-    for number, picture in zip(frames, pictures, strict=True):
-        if index.counted:
-            picture.time_base = TICK
-            picture.pts = round((index.seconds[number] - index.seconds[frames.start]) / TICK)
-        else:
-            picture.time_base = index.format.time_base
-            picture.pts = int(index.pts[number] - index.pts[frames.start])
-        yield picture

@@ -10,13 +10,7 @@ from av.video.frame import PictureType
 from videonorm.data.decoding.orientation import Orientation
 
 
-def shaped(
-    decoded: Iterator[av.VideoFrame],
-    short_side: int,
-    fps: str | None,
-    aspect: Fraction,
-    orientation: Orientation,
-) -> Iterator[av.VideoFrame]:
+class Shaper:
     """Pictures scaled, with square pixels, upright, in 8 bit 4:2:0, at the rate wanted.
 
     Args:
@@ -25,22 +19,31 @@ def shaped(
         aspect: width of a pixel of the source over its height.
         orientation: what makes them upright.
     """
-    size: tuple[int, int] | None = None  # that of the first picture, for all
-    graph, looks = None, None
-    for picture in decoded:
-        now = (picture.width, picture.height, picture.format.name, picture.color_range)
-        if now != looks:  # streams cut together may change their looks
-            if graph:
-                graph.vpush(None)
-                yield from _ready(graph)
-            size = size or new_size(picture.width, picture.height, aspect, short_side)
-            graph, looks = _graph(picture, size, fps, orientation), now
-        assert graph
-        graph.vpush(picture)
-        yield from _ready(graph)
-    if graph:
-        graph.vpush(None)
-        yield from _ready(graph)
+
+    def __init__(self, short_side: int, fps: str | None, aspect: Fraction, orientation: Orientation) -> None:
+        self._short_side = short_side
+        self._fps = fps
+        self._aspect = aspect
+        self._orientation = orientation
+        self._size: tuple[int, int] | None = None  # that of the first picture, for all
+        self._graph: Any = None
+        self._looks: tuple[Any, ...] | None = None
+
+    def push(self, picture: av.VideoFrame) -> Iterator[av.VideoFrame]:
+        """Those that are ready when one more has come."""
+        looks = (picture.width, picture.height, picture.format.name, picture.color_range)
+        if looks != self._looks:  # streams cut together may change their looks
+            yield from self.finish()
+            self._size = self._size or new_size(picture.width, picture.height, self._aspect, self._short_side)
+            self._graph, self._looks = _graph(picture, self._size, self._fps, self._orientation), looks
+        self._graph.vpush(picture)
+        yield from _ready(self._graph)
+
+    def finish(self) -> Iterator[av.VideoFrame]:
+        """Those that are left."""
+        if self._graph:
+            self._graph.vpush(None)
+            yield from _ready(self._graph)
 
 
 def new_size(width: int, height: int, aspect: Fraction, short_side: int) -> tuple[int, int]:
