@@ -82,6 +82,15 @@ def write_video(
     return path
 
 
+def plain_decode(path: str) -> np.ndarray:
+    """Every frame of a file (N, H, W, 3), decoded from first to last by FFmpeg, laid as the first says."""
+    with av.open(path) as container:
+        frames = list(container.decode(container.streams.best("video")))
+    matrices = [data for data in frames[0].side_data if data.type == Type.DISPLAYMATRIX]
+    matrix = np.frombuffer(bytes(matrices[0]), np.int32)[[0, 1, 3, 4]] if matrices else (1, 0, 0, 1)
+    return laid(np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), matrix)
+
+
 VIDEOS: dict[str, dict[str, Any]] = {
     "b_frames.mp4": {},
     "open_gop.mp4": {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"},
@@ -120,16 +129,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def decode_in_order() -> Callable[[str], np.ndarray]:
-    """Every frame of a file (N, H, W, 3), decoded from first to last by FFmpeg, laid as the first says."""
-
-    def decode(path: str) -> np.ndarray:
-        with av.open(path) as container:
-            frames = list(container.decode(container.streams.best("video")))
-        matrices = [data for data in frames[0].side_data if data.type == Type.DISPLAYMATRIX]
-        matrix = np.frombuffer(bytes(matrices[0]), np.int32)[[0, 1, 3, 4]] if matrices else (1, 0, 0, 1)
-        return laid(np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), matrix)
-
-    return decode
+    return plain_decode
 
 
 @pytest.fixture(scope="session")
