@@ -14,9 +14,12 @@ from struct import unpack_from
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from av import VideoFrame
+from av import Packet, VideoFrame
 from av.sidedata.sidedata import Type
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
+
+from videonorm.data.decoding.container import DECODER_ERRORS, decode
 
 Matrix = tuple[int, int, int, int]
 """a, b, c, d: the pixel at (x, y), from the left and the top, goes to (a x + c y, b x + d y); in 1/65536."""
@@ -32,6 +35,14 @@ def display_matrix(picture: VideoFrame) -> Matrix:
             a, b, _, c, d = unpack_from("=5i", bytes(data))
             return a, b, c, d
     return AS_CODED
+
+
+def first_matrix(stream: VideoStream, packet: "Packet[Any] | None") -> Matrix | None:
+    """That of the first picture that comes out of the decoder for a packet; ``None`` if none does."""
+    try:
+        return next(map(display_matrix, decode(stream, packet)), None)
+    except DECODER_ERRORS:
+        return None
 
 
 class Orientation(NamedTuple):

@@ -9,18 +9,16 @@ import json
 import zlib
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import av
 import numpy as np
-from av import Packet
 from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from videonorm.data.decoding.container import (
     DECODER_ERRORS,
-    decode,
     decode_all,
     describe,
     open_container,
@@ -28,7 +26,7 @@ from videonorm.data.decoding.container import (
 )
 from videonorm.data.decoding.disposable import DisposablePackets
 from videonorm.data.decoding.location import BadVideoError
-from videonorm.data.decoding.orientation import AS_CODED, Matrix, display_matrix
+from videonorm.data.decoding.orientation import AS_CODED, Matrix, first_matrix
 
 # FFmpeg's names of the containers that
 _WITHOUT_TIMESTAMPS = ("avi", "mpeg")  # store no or only some timestamps: their frames are counted
@@ -258,7 +256,7 @@ def _check_complete(
                 packets.append(_Packet(pts, dts, *flags))
                 disposable.add(packet)
                 if matrix is None and len(packets) <= _PACKETS_TRIED:
-                    matrix = _matrix_of_first(stream, packet)
+                    matrix = first_matrix(stream, packet)
     except BadVideoError:  # of a URL
         raise
     except DECODER_ERRORS as error:
@@ -275,16 +273,8 @@ def _check_complete(
             path, f"is truncated: its header declares {declared:.2f} s, the packets end at {end:.2f} s"
         )
     if matrix is None:
-        matrix = _matrix_of_first(stream, None) or AS_CODED
+        matrix = first_matrix(stream, None) or AS_CODED
     return packets, disposable, matrix
-
-
-def _matrix_of_first(stream: VideoStream, packet: "Packet[Any] | None") -> Matrix | None:
-    """The display matrix of the first picture that comes out of the decoder for a packet, if one does."""
-    try:
-        return next(map(display_matrix, decode(stream, packet)), None)
-    except DECODER_ERRORS:
-        return None
 
 
 def _count_frames(path: str, format: Format, stream: VideoStream) -> PacketIndex:
