@@ -2,7 +2,7 @@
 few frames. Writes OUT/videos/..., as they lie below --root, a manifest of them for each one given, under its
 name, and bad_videos.csv.
 
-Rotation and pixel aspect are resolved into the pixels; what lies outside start_seconds and end_seconds is cut
+Pictures are laid upright, with square pixels; what lies outside start_seconds and end_seconds is cut
 off; pictures are never enlarged. Run again, files that were made of the same source with the same settings
 are kept; so a run that was stopped in any way goes on. A file that fails is named with its reason and left
 out of the new manifest.
