@@ -2,23 +2,25 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
-import numpy as np
-from av.video.frame import PictureType
-from pictures import shaped
+from av.container import OutputContainer
+from pictures import Shaper
 from sound import Sound
 from video import Facts, probe
 
 from videonorm.data import BadVideoError
-from videonorm.data.decoding.container import check_file, decode_all, open_container, video_stream
+from videonorm.data.decoding.container import check_file, open_container, video_stream
 from videonorm.data.decoding.index_store import packet_index
-from videonorm.data.decoding.location import FileStatus
+from videonorm.data.decoding.location import FileStatus, without_credentials
+from videonorm.data.decoding.orientation import Orientation
 from videonorm.data.decoding.packet_index import PacketIndex
+from videonorm.data.decoding.pyav import Pictures, PyAVReader
 from videonorm.data.decoding.reader import frames_between
 from videonorm.files import new_file
 
@@ -61,95 +63,140 @@ def transcode(job: Job) -> Made:
     """Make one file, unless it is there.
 
     Raises:
-        BadVideoError: the source cannot be used, or the file that is there is none of ours.
+        BadVideoError: the source cannot be used, or the file that is there is another's.
         OSError: the file cannot be written.
     """
     status = check_file(job.source)
     record = _record(job, status)
     there = _record_in(job.target)
-    if there == "":
-        raise BadVideoError(job.source, f"would replace {job.target}, which transcode.py did not make")
-    if there == record:
+    if there is not None and (owner := _other_owner(there, record)):
+        raise BadVideoError(job.source, f"would replace {job.target}, which {owner}")
+    kept = there is not None and {**there, "source": record["source"]} == record
+    if kept:
         facts = probe(job.target)
     else:
         with new_file(job.target, job.made_in) as aside:
-            _make(job, record, str(aside))
+            _make(job, json.dumps(record), str(aside))
             facts = probe(str(aside))
-    return Made(facts, status.size, os.path.getsize(job.target), kept=there == record)
+    return Made(facts, status.size, os.path.getsize(job.target), kept)
 
 
-def _record(job: Job, status: FileStatus) -> str:
+def _record(job: Job, status: FileStatus) -> dict[str, Any]:
     """What a file is made of, kept in its comment, so that it is true of the file wherever that goes."""
-    return json.dumps(
-        {
-            "made_by": "transcode.py 1",
-            **job.settings._asdict(),
-            "start_seconds": job.start_seconds,
-            "end_seconds": job.end_seconds,
-            "source_bytes": status.size,
-            "source_mtime_ns": status.stamp,
-        }
-    )
+    return {
+        "made_by": "transcode.py 2",
+        **job.settings._asdict(),
+        "start_seconds": job.start_seconds,
+        "end_seconds": job.end_seconds,
+        "source": without_credentials(job.source),
+        "source_bytes": status.size,
+        "source_mtime_ns": status.stamp,
+    }
 
 
-def _record_in(path: str) -> str | None:
-    """The record of a file; "" if it has none, ``None`` if there is no file, or an empty one."""
+def _record_in(path: str) -> dict[str, Any] | None:
+    """The record of a file; empty if it has none, ``None`` if there is no file, or an empty one."""
     # A machine that loses power may keep the name of a file and not its bytes.
     if not os.path.lexists(path) or (os.path.isfile(path) and os.path.getsize(path) == 0):
         return None
     try:
         with av.open(path, metadata_errors="ignore") as container:
-            comment: str = container.metadata.get("comment", "")
-    except (av.FFmpegError, OSError):
+            record = json.loads(container.metadata.get("comment", ""))
+    except (av.FFmpegError, OSError, ValueError):
+        return {}
+    is_ours = isinstance(record, dict) and str(record.get("made_by", "")).startswith("transcode.py")
+    return record if is_ours else {}
+
+
+def _other_owner(there: dict[str, Any], record: dict[str, Any]) -> str:
+    """Whose a file is that is none of the source's, as of another list; "" if it may be replaced."""
+    if not there:
+        return "transcode.py did not make"
+    facts = ("source_bytes", "source_mtime_ns")
+    if there.get("source", record["source"]) == record["source"]:
         return ""
-    return comment if '"made_by": "transcode.py' in comment else ""
+    if [there.get(fact) for fact in facts] == [record[fact] for fact in facts]:
+        return ""  # the source has moved
+    return f"was made of {there['source']}"
 
 
 def _make(job: Job, record: str, path: str) -> None:
     """Write the file to ``path``."""
-    index = packet_index(job.source)
-    frames = range(*frames_between(job.source, index.seconds, job.start_seconds, job.end_seconds))
-    seek = frames.start > 0 and not index.counted
-    try:
-        _encode(job, record, path, index, frames, seek=seek)
-    except BadVideoError:
-        if not seek:
-            raise
-        # What needs more than its last keyframe is whole from the start of the file.
-        _encode(job, record, path, index, frames, seek=False)
+    with PyAVReader(job.source) as video, ExitStack() as open_files:
+        index = packet_index(job.source)
+        frames = range(*frames_between(job.source, index.seconds, job.start_seconds, job.end_seconds))
+
+        def begin() -> _Encoding:
+            open_files.close()  # of what was encoded in vain
+            # Moov first: readers over a network need no second seek.
+            options = {"movflags": "+faststart"}
+            container = open_files.enter_context(av.open(path, "w", format="mp4", options=options))
+            container.metadata["comment"] = record
+            return _Encoding(job, index, frames, container)
+
+        video.decode_into(begin, frames).finish()
 
 
-def _encode(job: Job, record: str, path: str, index: PacketIndex, frames: range, *, seek: bool) -> None:
-    settings = job.settings
-    options = {"preset": settings.preset, "crf": f"{settings.crf:g}", "g": str(settings.gop)}
-    if settings.tune:
-        options["tune"] = settings.tune
-    with open_container(job.source) as source:
-        stream = video_stream(job.source, source)
-        aspect = Fraction(stream.sample_aspect_ratio or 1)
-        unit = stream.time_base or Fraction(0)
-        clock = float(((stream.start_time or 0) if index.counted else int(index.pts[0])) * unit)
-    # Moov first: readers over a network need no second seek.
-    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        container.metadata["comment"] = record
-        video = container.add_stream("libx264", rate=Fraction(settings.fps or _rate(index)), options=options)
-        video.pix_fmt = "yuv420p"
-        encoder = video.codec_context
-        encoder.thread_count = 1  # the other cores have files of their own; and the result is repeatable
-        sound = Sound(job.source, container) if settings.audio else None
-        decoded = _decoded(job.source, index, frames, seek)
-        for number, picture in enumerate(shaped(decoded, settings.short_side, settings.fps, aspect)):
-            if number == 0:
+class _Encoding(Pictures):
+    """The frames of a job, encoded as they come."""
+
+    def __init__(self, job: Job, index: PacketIndex, frames: range, container: OutputContainer) -> None:
+        super().__init__(index, frames)
+        settings = job.settings
+        options = {"preset": settings.preset, "crf": f"{settings.crf:g}", "g": str(settings.gop)}
+        if settings.tune:
+            options["tune"] = settings.tune
+        self._job = job
+        self._index = index
+        self._frames = frames
+        self._taken = 0
+        with open_container(job.source) as source:
+            stream = video_stream(job.source, source)
+            aspect = Fraction(stream.sample_aspect_ratio or 1)
+            first = (stream.start_time or 0) if index.counted else int(index.pts[0])
+            self._clock = float(first * index.format.time_base)
+        orientation = Orientation.of(index.format.matrix)
+        self._shaper = Shaper(settings.short_side, settings.fps, aspect, orientation)
+        self._container = container
+        self._video = container.add_stream(
+            "libx264", rate=Fraction(settings.fps or _rate(index)), options=options
+        )
+        self._video.pix_fmt = "yuv420p"
+        self._video.codec_context.thread_count = 1  # the other cores have files of their own; repeatable
+        self._sound = Sound(job.source, container) if settings.audio else None
+
+    def take(self, row: int, picture: av.VideoFrame) -> None:
+        index, first = self._index, self._frames.start
+        if row != self._taken:  # one before it is missing: what can be encoded ends there
+            self.missing.add(int(index.pts[first + row]))
+            return
+        self._taken += 1
+        # Counted from the first, in place of the times of the source.
+        if index.counted:
+            picture.time_base = TICK
+            picture.pts = round((index.seconds[first + row] - index.seconds[first]) / TICK)
+        else:
+            picture.time_base = index.format.time_base
+            picture.pts = int(index.pts[first + row] - index.pts[first])
+        self._encode(self._shaper.push(picture))
+
+    def finish(self) -> None:
+        self._encode(self._shaper.finish())
+        self._container.mux(self._video.encode())
+        if self._sound:
+            end = None if self._job.end_seconds is None else self._clock + self._job.end_seconds
+            self._sound.copy(self._clock + float(self._index.seconds[self._frames.start]), end)
+
+    def _encode(self, pictures: Iterable[av.VideoFrame]) -> None:
+        encoder = self._video.codec_context
+        for picture in pictures:
+            if not encoder.is_open:
                 assert picture.time_base is not None  # filters set it
                 encoder.width, encoder.height = picture.width, picture.height
                 encoder.time_base = picture.time_base
                 encoder.color_range, encoder.colorspace = picture.color_range, picture.colorspace
                 encoder.color_primaries, encoder.color_trc = picture.color_primaries, picture.color_trc
-            container.mux(video.encode(picture))
-        container.mux(video.encode())
-        if sound:
-            end = None if job.end_seconds is None else clock + job.end_seconds
-            sound.copy(clock + float(index.seconds[frames.start]), end)
+            self._container.mux(self._video.encode(picture))
 
 
 def _rate(index: PacketIndex) -> Fraction:
@@ -157,55 +204,3 @@ def _rate(index: PacketIndex) -> Fraction:
     seconds = index.seconds
     rate = (len(seconds) - 1) / float(seconds[-1]) if len(seconds) > 1 else 25.0
     return Fraction(min(max(rate, 1.0), 1000.0)).limit_denominator(1001)
-
-
-def _decoded(path: str, index: PacketIndex, frames: range, seek: bool) -> Iterator[av.VideoFrame]:
-    """Those frames, their pts counted from the first.
-
-    Raises:
-        BadVideoError: one of them is missing, or damage may have reached it.
-    """
-    first = frames.start
-
-    def damaged(number: int) -> BadVideoError:
-        reason = f"is damaged: frame {number} at {index.seconds[number]:.2f} s cannot be decoded"
-        return BadVideoError(path, reason)
-
-    key_pts = int(index.packet_pts[index.keyframe[first]]) if seek else None
-    expected, counted, tainted = first, -1, False
-    with open_container(path) as container:
-        time_base = video_stream(path, container).time_base
-        assert time_base is not None  # every stream that is read has one
-        unit = TICK if index.counted else time_base
-        if seek:
-            start = int(index.packet_dts[index.keyframe[first]])
-            container.seek(start, stream=video_stream(path, container))
-        for picture in decode_all(path, container):
-            if picture is None:
-                tainted = True
-                continue
-            counted += 1
-            number = counted
-            if not index.counted:
-                if picture.pts is None or (key_pts is not None and picture.pts < key_pts):
-                    continue  # leading pictures of an open GOP: what they refer to was not decoded
-                if picture.pts == key_pts and picture.pict_type != PictureType.I:
-                    raise damaged(expected)  # called a keyframe, it only begins a gradual intra refresh
-                number = int(np.searchsorted(index.pts, picture.pts))
-                if number == len(index.pts) or index.pts[number] != picture.pts:
-                    continue
-            tainted = picture.is_corrupt or (tainted and not picture.key_frame)
-            if number < expected:
-                continue
-            if number > expected or tainted or index.damaged[number]:
-                raise damaged(expected)
-            passed = index.seconds[number] - index.seconds[first]
-            picture.pts = (
-                round(passed * 90_000) if index.counted else int(index.pts[number] - index.pts[first])
-            )
-            picture.time_base = unit
-            yield picture
-            expected += 1
-            if expected == frames.stop:
-                return
-    raise damaged(expected)

@@ -37,7 +37,7 @@ from script import (
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
-from videonorm.files import write
+from videonorm.files import check_writable, write
 from videonorm.options import Parser, positive_integer
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def main(argv: list[str]) -> int:
             _estimate(left, out, options)
         if options.dry_run:
             return 0
+        for name in (*(packing.name for packing in packings), "bad_videos"):
+            check_writable(out / f"{name}.csv")
         for packing in packings:
             packing.make(options)
         bad = BadRows()

@@ -22,6 +22,7 @@ from videonorm.data.decoding.reader import frames_between
 from videonorm.errors import UserError
 from videonorm.files import new_file
 
+VERSION = 2  # of how frames are read and packed: others are not mixed with these
 DIGITS = 8  # of a digest in the names of shards
 
 
@@ -88,7 +89,7 @@ class Packing:
         self.rows = rows
         self.settings = settings
         self.out = out
-        digest = hashlib.sha256(json.dumps(settings).encode())
+        digest = hashlib.sha256(json.dumps([VERSION, *settings]).encode())
         for row in rows:
             try:
                 status = os.stat(row.path)

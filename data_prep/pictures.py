@@ -7,33 +7,43 @@ from typing import Any
 import av
 from av.video.frame import PictureType
 
+from videonorm.data.decoding.orientation import Orientation
 
-def shaped(
-    decoded: Iterator[av.VideoFrame], short_side: int, fps: str | None, aspect: Fraction
-) -> Iterator[av.VideoFrame]:
+
+class Shaper:
     """Pictures scaled, with square pixels, upright, in 8 bit 4:2:0, at the rate wanted.
 
     Args:
         short_side: pixels, even; smaller pictures are not enlarged.
         fps: fixed rate, as 30000/1001; None keeps the time of each.
         aspect: width of a pixel of the source over its height.
+        orientation: what makes them upright.
     """
-    size: tuple[int, int] | None = None  # that of the first picture, for all
-    graph, looks = None, None
-    for picture in decoded:
-        now = (picture.width, picture.height, picture.format.name, picture.color_range)
-        if now != looks:  # streams cut together may change their looks
-            if graph:
-                graph.vpush(None)
-                yield from _ready(graph)
-            size = size or new_size(picture.width, picture.height, aspect, short_side)
-            graph, looks = _graph(picture, size, fps), now
-        assert graph
-        graph.vpush(picture)
-        yield from _ready(graph)
-    if graph:
-        graph.vpush(None)
-        yield from _ready(graph)
+
+    def __init__(self, short_side: int, fps: str | None, aspect: Fraction, orientation: Orientation) -> None:
+        self._short_side = short_side
+        self._fps = fps
+        self._aspect = aspect
+        self._orientation = orientation
+        self._size: tuple[int, int] | None = None  # that of the first picture, for all
+        self._graph: Any = None
+        self._looks: tuple[Any, ...] | None = None
+
+    def push(self, picture: av.VideoFrame) -> Iterator[av.VideoFrame]:
+        """Those that are ready when one more has come."""
+        looks = (picture.width, picture.height, picture.format.name, picture.color_range)
+        if looks != self._looks:  # streams cut together may change their looks
+            yield from self.finish()
+            self._size = self._size or new_size(picture.width, picture.height, self._aspect, self._short_side)
+            self._graph, self._looks = _graph(picture, self._size, self._fps, self._orientation), looks
+        self._graph.vpush(picture)
+        yield from _ready(self._graph)
+
+    def finish(self) -> Iterator[av.VideoFrame]:
+        """Those that are left."""
+        if self._graph:
+            self._graph.vpush(None)
+            yield from _ready(self._graph)
 
 
 def new_size(width: int, height: int, aspect: Fraction, short_side: int) -> tuple[int, int]:
@@ -53,7 +63,7 @@ def new_size(width: int, height: int, aspect: Fraction, short_side: int) -> tupl
     return even(square_width), even(square_height)
 
 
-def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None) -> Any:
+def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None, orientation: Orientation) -> Any:
     graph = av.filter.Graph()
     graph.threads = 1
     chain = [
@@ -69,13 +79,12 @@ def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None) -> An
         graph.add("scale", w=str(size[0]), h=str(size[1]), flags="bicubic", out_range="tv"),
         graph.add("format", pix_fmts="yuv420p"),
     ]
-    match round(picture.rotation / 90) % 4:
-        case 1:
-            chain.append(graph.add("transpose", dir="cclock"))
-        case 2:
-            chain += [graph.add("hflip"), graph.add("vflip")]
-        case 3:
-            chain.append(graph.add("transpose", dir="clock"))
+    if orientation.transposed:
+        chain.append(graph.add("transpose", dir="cclock_flip"))  # FFmpeg's name for no turn, only that
+    if orientation.mirrored:
+        chain.append(graph.add("hflip"))
+    if orientation.flipped:
+        chain.append(graph.add("vflip"))
     chain.append(graph.add("setsar", sar="1"))
     if fps:
         chain.append(graph.add("fps", fps=fps))

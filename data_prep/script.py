@@ -17,11 +17,12 @@ Step = TypeVar("Step")
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
-    """Run ``main`` on the command line; a user's mistake is printed as one sentence with exit code 2."""
+    """Run ``main`` on the command line; what is the user's to mend is one sentence with exit code 2."""
     try:
         sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        reason = _reason(error) if isinstance(error, OSError) else error
+        print(f"{os.path.basename(sys.argv[0])}: {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -86,7 +87,15 @@ def writing(out: Path, must: str, option: str = "--out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{option} ({printable(out)}) must be {must}: {error.strerror}") from None
+        raise UserError(f"{option} ({printable(out)}) must be {must}: {_reason(error, out)}") from None
+
+
+def _reason(error: OSError, known: Path | None = None) -> str:
+    """What is wrong, and with which file unless that is ``known``."""
+    what = error.strerror or str(error) or type(error).__name__
+    if error.filename is None or os.fsdecode(error.filename) == str(known):
+        return what
+    return f"{printable(os.fsdecode(error.filename))}: {what}"
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 few frames. Writes OUT/videos/..., as they lie below --root, a manifest of them for each one given, under its
 name, and bad_videos.csv.
 
-Rotation and pixel aspect are resolved into the pixels; what lies outside start_seconds and end_seconds is cut
+Pictures are laid upright, with square pixels; what lies outside start_seconds and end_seconds is cut
 off; pictures are never enlarged. Run again, files that were made of the same source with the same settings
 are kept; so a run that was stopped in any way goes on. A file that fails is named with its reason and left
 out of the new manifest.
@@ -38,7 +38,7 @@ from script import (
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
-from videonorm.files import write
+from videonorm.files import check_writable, write
 from videonorm.options import Parser, positive_integer
 
 if TYPE_CHECKING:
@@ -124,6 +124,9 @@ def main(argv: list[str]) -> int:
     made: dict[str, Made] = {}
     bad = BadRows()
     with writing(out, "a folder to write in, with room"):
+        (out / "videos").mkdir(parents=True, exist_ok=True)
+        for name in (*manifests, "bad_videos"):
+            check_writable(out / f"{name}{part}.csv")
         with unfinished_folder(out, "+".join([*manifests, part])) as unfinished:
             jobs = [
                 Job(row.path, target, unfinished, row.start_seconds, row.end_seconds, settings)

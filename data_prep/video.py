@@ -16,6 +16,7 @@ from videonorm.data.decoding.container import (
     open_container,
     video_stream,
 )
+from videonorm.data.decoding.orientation import Orientation, display_matrix
 from videonorm.data.decoding.packed import is_packed
 from videonorm.data.decoding.reader import frames_between
 
@@ -41,7 +42,7 @@ class Facts(NamedTuple):
 
 
 def probe(path: str) -> Facts:
-    """Read a video's header, and decode one picture, which alone tells how it is rotated.
+    """Read a video's header, and decode one picture, which alone tells how it is to be laid.
 
     Raises:
         BadVideoError: no video, or a file that ends before what its header lists.
@@ -85,9 +86,10 @@ def _probe_packed(path: str) -> Facts:
 
 
 def _is_turned(path: str, container: InputContainer) -> bool:
-    """Whether the first picture that can be decoded is to be shown turned by 90 degrees."""
+    """Whether rows of pixels are to be shown as columns, which the first picture that can be decoded says."""
     pictures = islice(decode_all(path, container), PICTURES_TRIED)
-    return any(picture.rotation % 180 == 90 for picture in islice(filter(None, pictures), 1))
+    first = next(filter(None, pictures), None)
+    return first is not None and Orientation.of(display_matrix(first)).transposed
 
 
 def clip_seconds(

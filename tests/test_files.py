@@ -10,7 +10,7 @@ import sys
 import av
 import pytest
 
-from videonorm.files import cache_folder, new_file, new_folder, open_new, write, write_json
+from videonorm.files import cache_folder, check_writable, new_file, new_folder, open_new, write, write_json
 
 
 class Stop(Exception):
@@ -28,6 +28,28 @@ def test_text_and_bytes_are_written_and_the_folder_is_made(tmp_path):
 def test_text_takes_a_name_that_is_no_unicode(tmp_path):
     write(tmp_path / "names", os.fsdecode(b"\xff.mp4"))
     assert (tmp_path / "names").read_bytes() == b"\xff.mp4"
+
+
+def test_whether_a_file_can_be_written_is_found_out_without_writing_it(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    check_writable(path)
+    assert not list(tmp_path.iterdir())
+    path.write_text("old")
+    check_writable(path)
+    assert path.read_text() == "old"
+    for wrong, named in ((path / "below", path), (tmp_path, tmp_path)):
+        with pytest.raises(OSError) as error:
+            check_writable(wrong)
+        assert os.fsdecode(error.value.filename) == str(named)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        check_writable(path)
+    assert error.value.filename == str(path) and path.read_text() == "old"
+    assert [left.name for left in tmp_path.iterdir()] == ["f"]
 
 
 @pytest.mark.parametrize("before", [None, "old"])

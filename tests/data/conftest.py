@@ -1,12 +1,13 @@
 """Videos in which every frame shows its own number, so that a test can see which frame it was given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from av.sidedata.sidedata import Type
 from odd_videos import ODD
 
 COUNT = 40  # frames in each video
@@ -30,6 +31,17 @@ def shown_number(picture: np.ndarray) -> int:
     return int(sum(bit << (7 - i) for i, bit in enumerate(bits)))
 
 
+def laid(pictures: np.ndarray, matrix: Sequence[float]) -> np.ndarray:
+    """Pictures (..., H, W, 3), each pixel put where one of the eight matrices that lose none says."""
+    a, b, c, d = np.sign(matrix).astype(int)
+    y, x = np.indices(pictures.shape[-3:-1])
+    column, row = a * x + c * y, b * x + d * y
+    column, row = column - column.min(), row - row.min()
+    shown = np.empty((*pictures.shape[:-3], row.max() + 1, column.max() + 1, 3), pictures.dtype)
+    shown[..., row, column, :] = pictures
+    return shown
+
+
 def write_video(
     path: Path,
     count: int = COUNT,
@@ -42,10 +54,15 @@ def write_video(
     b_frames: int = 2,
     times: list[int] | None = None,
     rotation: int = 0,
+    matrix: tuple[float, ...] | None = None,
     muxer: dict[str, str] | None = None,
     **codec_options: str,
 ) -> Path:
-    """25 frames a second, or at the ``times`` given in units of 1/25 s."""
+    """25 frames a second, or at the ``times`` given in units of 1/25 s.
+
+    Args:
+        matrix: a, b, c, d of the display matrix: the pixel (x, y) is shown at (a x + c y, b x + d y).
+    """
     if codec == "libx264":
         codec_options = {"preset": "veryfast", "crf": "18", **codec_options}
     with av.open(str(path), "w", options=muxer or {}) as container:
@@ -55,12 +72,24 @@ def write_video(
         stream.codec_context.max_b_frames = b_frames
         if rotation:
             stream.set_display_rotation(rotation)
+        if matrix:
+            a, b, c, d = (round(2**16 * entry) for entry in matrix)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 2**30])
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(numbered_picture(number, height, width), "rgb24")
             frame.pts = times[number] if times else number
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def plain_decode(path: str) -> np.ndarray:
+    """Every frame of a file (N, H, W, 3), decoded from first to last by FFmpeg, laid as the first says."""
+    with av.open(path) as container:
+        frames = list(container.decode(container.streams.best("video")))
+    matrices = [data for data in frames[0].side_data if data.type == Type.DISPLAYMATRIX]
+    matrix = np.frombuffer(bytes(matrices[0]), np.int32)[[0, 1, 3, 4]] if matrices else (1, 0, 0, 1)
+    return laid(np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), matrix)
 
 
 VIDEOS: dict[str, dict[str, Any]] = {
@@ -103,17 +132,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def decode_in_order() -> Callable[[str], np.ndarray]:
-    """Every frame of a file (N, H, W, 3), decoded from first to last by FFmpeg, turned upright."""
-
-    def decode(path: str) -> np.ndarray:
-        with av.open(path) as container:
-            frames = [
-                np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                for frame in container.decode(container.streams.best("video"))
-            ]
-        return np.stack(frames)
-
-    return decode
+    return plain_decode
 
 
 @pytest.fixture(scope="session")

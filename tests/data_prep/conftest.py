@@ -31,6 +31,11 @@ def kinds():
 
 
 @pytest.fixture(scope="session")
+def decode_in_order():
+    return _numbered.plain_decode
+
+
+@pytest.fixture(scope="session")
 def number_of():
     return _numbered.shown_number
 

@@ -1,14 +1,17 @@
 """What the scripts wrote, and runs of them that are killed."""
 
 import csv
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from workers import attempt
 
 from videonorm.data import open_video
 
@@ -52,6 +55,18 @@ def kill_and_repeat(script: str, arguments: list[str], half_way: Callable[[], bo
     assert not (out / "manifest.csv").exists()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
+
+
+def disk_that_fills(after: int) -> Callable[..., Iterator[tuple[int, Any]]]:
+    """In the place of ``workers.run_all``: in this process, on a disk that is full after so many videos."""
+
+    def run_all(task: Any, items: Any, title: str, options: Any) -> Iterator[tuple[int, Any]]:
+        for number, item in enumerate(items):
+            if number == after:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield number, attempt(task, item)
+
+    return run_all
 
 
 def check_command_line(script: str, tmp_path: Path) -> None:

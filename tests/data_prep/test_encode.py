@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import encode
 import numpy as np
 import pytest
 import transcode
@@ -11,6 +12,8 @@ from helpers import frames_of, table
 from pictures import new_size
 
 from videonorm.data import open_video
+from videonorm.data.decoding.index_store import packet_index
+from videonorm.data.decoding.orientation import AS_CODED
 
 
 def run(out, *arguments):
@@ -52,6 +55,21 @@ def test_every_frame_of_every_kind_keeps_its_time(tmp_path, make_video, kinds, n
                 assert after.shape == before.shape, name
                 assert abs(after.mean((1, 2)) - before.mean((1, 2))).max() < 6, name  # colours
     assert frames_of(out / "videos/all/odd_size.mp4").shape[1:3] == (64, 76)
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+@pytest.mark.parametrize(
+    "matrix",
+    [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0), (0, 1, -1, 0), (0.9, 0.4, -0.4, 0.9)],
+)
+def test_pictures_are_laid_as_the_reader_lays_them_and_only_once(matrix, name, tmp_path, make_video):
+    source, target = make_video(tmp_path / name, 5, width=80, matrix=matrix), tmp_path / "new.mp4"
+    settings = encode.Settings(256, 12, 5.0, "ultrafast", None, False, None)
+    made = encode.transcode(encode.Job(str(source), str(target), tmp_path, None, None, settings))
+    before, after = frames_of(source), frames_of(target)
+    assert before.shape == after.shape == (5, made.facts.height, made.facts.width, 3)
+    assert np.abs(before.astype(int) - after).mean() < 2
+    assert packet_index(str(target)).format.matrix == AS_CODED
 
 
 def with_aspect(path, make_video, aspect):
@@ -108,40 +126,6 @@ def test_trimmed_and_at_a_fixed_rate(tmp_path, make_video, number_of):
     assert len(shown) == 5 and set(np.diff(shown)) == {2}
     with open_video(str(tmp_path / "slow" / rows[0]["path"])) as video:
         assert video.frame_rate == pytest.approx(12.5)
-
-
-def write_with_sound(path):
-    """Two seconds: silence, then a tone."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
-        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
-        audio = container.add_stream("aac", rate=16000)
-        audio.layout = "mono"
-        for number in range(50):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), number, np.uint8), "rgb24")
-            frame.pts = number
-            container.mux(video.encode(frame))
-        container.mux(video.encode())
-        time = np.arange(32000) / 16000
-        samples = (np.sin(2 * np.pi * 440 * time) * (time >= 1)).astype(np.float32)[None]
-        sound = av.AudioFrame.from_ndarray(samples, "fltp", "mono")
-        sound.sample_rate, sound.pts = 16000, 0
-        container.mux(audio.encode(sound))
-        container.mux(audio.encode())
-
-
-def test_sound(tmp_path):
-    write_with_sound(tmp_path / "v.mp4")
-    (tmp_path / "m.csv").write_text("path,label,start_seconds,end_seconds\nv.mp4,0,0.6,1.6\n")
-    assert run(tmp_path / "without", tmp_path / "m.csv") == 0
-    with av.open(str(tmp_path / "without/videos/v_0.6_1.6.mp4")) as container:
-        assert not container.streams.audio
-    assert run(tmp_path / "with", tmp_path / "m.csv", "--audio") == 0
-    with av.open(str(tmp_path / "with/videos/v_0.6_1.6.mp4")) as container:
-        sound = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
-        assert container.streams.audio[0].start_time == 0
-    loud = np.flatnonzero(abs(sound) > 0.5) / 16000
-    assert loud[0] == pytest.approx(0.4, abs=0.05) and loud[-1] == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_long_video_is_cut_from_the_keyframe_before(tmp_path, make_video, kinds, number_of):

@@ -8,7 +8,7 @@ import numpy as np
 import pack
 import packing
 import pytest
-from helpers import frames_of, kill_and_repeat, reasons_in, spoil, table
+from helpers import disk_that_fills, frames_of, kill_and_repeat, reasons_in, spoil, table
 from workers import attempt
 
 from videonorm.data import open_video, read_manifest
@@ -181,6 +181,28 @@ def test_an_output_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="must be a folder to write in"):
         run(tmp_path / "out", folder)
+
+
+def test_what_cannot_be_written_is_found_before_the_work(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "_estimate", lambda *_: None)
+    monkeypatch.setattr(packing, "run_all", None)
+    (tmp_path / "out/manifest.csv").mkdir(parents=True)
+    with pytest.raises(UserError, match="with room: .*/out/manifest.csv: is no ordinary file"):
+        run(tmp_path / "out", folder)
+
+
+def test_what_was_packed_before_the_disk_was_full_is_kept(folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(pack, "_estimate", lambda *_: None)
+    monkeypatch.setattr(packing, "run_all", disk_that_fills(after=2))
+    with pytest.raises(UserError) as error:
+        run(out, folder)
+    assert (
+        str(error.value) == f"--out ({out}) must be a folder to write in, with room: No space left on device"
+    )
+    monkeypatch.setattr(packing, "run_all", disk_that_fills(after=1))  # only one is left
+    assert run(out, folder) == 0
+    assert len(table(out / "manifest.csv")) == 3
 
 
 def test_names_of_any_bytes(tmp_path, make_video):

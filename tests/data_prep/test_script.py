@@ -1,6 +1,10 @@
 """What the scripts share: their folder for files in the making, their sentence for what cannot be written."""
 
+import errno
+import sys
+
 import pytest
+import script
 from script import unfinished_folder, writing
 
 from videonorm.errors import UserError
@@ -26,8 +30,44 @@ def test_what_a_killed_run_was_writing_goes_at_the_next_start_and_what_is_whole_
         assert [path.name for path in folder.iterdir()] == ["part"]
 
 
-def test_what_cannot_be_written_is_one_sentence(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError) as raised, writing(tmp_path / "file", "a folder to write in"):
-        (tmp_path / "file" / "below").mkdir()
-    assert str(raised.value) == f"--out ({tmp_path / 'file'}) must be a folder to write in: Not a directory"
+def test_what_cannot_be_written_is_one_sentence_that_names_the_file(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    sentence = f"--out ({file}) must be a folder to write in: "
+    with pytest.raises(UserError) as raised, writing(file, "a folder to write in"):
+        (file / "below").mkdir()
+    assert str(raised.value) == f"{sentence}{file / 'below'}: Not a directory"
+    for error, reason in (
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device", str(file)), "No space left on device"),
+        (OSError("without a number"), "without a number"),
+        (TimeoutError(), "TimeoutError"),
+    ):
+        with pytest.raises(UserError) as raised, writing(file, "a folder to write in"):
+            raise error
+        assert str(raised.value) == sentence + reason
+
+
+@pytest.mark.parametrize(
+    "error, sentence",
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", b"/m/\xff.csv"),
+            "/m/\ufffd.csv: Permission denied",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found"),
+            "No usable temporary directory",
+        ),
+        (UserError("--x (1) must be 2"), "--x (1) must be 2"),
+    ],
+)
+def test_what_nobody_foresaw_of_a_file_is_one_sentence_too(error, sentence, monkeypatch, capsys):
+    def main(arguments):
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/verify.py"])
+    with pytest.raises(SystemExit) as ended:
+        script.run(main)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.startswith(f"verify.py: {sentence}") and printed.count("\n") == 1

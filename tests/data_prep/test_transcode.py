@@ -7,7 +7,7 @@ import encode
 import numpy as np
 import pytest
 import transcode
-from helpers import check_command_line, frames_of, kill_and_repeat, reasons_in, spoil, table
+from helpers import check_command_line, disk_that_fills, frames_of, kill_and_repeat, reasons_in, spoil, table
 from workers import attempt
 
 from videonorm.data import read_manifest
@@ -100,15 +100,20 @@ def test_files_of_others_are_not_replaced(folder, tmp_path):
     assert other.read_bytes() == (folder / "jump/c.mp4").read_bytes()
 
 
-def test_same_stem(tmp_path, make_video):
+def test_same_stem(tmp_path, make_video, capsys):
     (tmp_path / "s/x").mkdir(parents=True)
     make_video(tmp_path / "s/x/v.mp4", 3)
     make_video(tmp_path / "s/x/v.mkv", 4)
-    assert run(tmp_path / "out", tmp_path / "s") == 0
-    assert [row["path"] for row in table(tmp_path / "out/manifest.csv")] == [
-        "videos/x/v.mkv.mp4",
-        "videos/x/v.mp4.mp4",
-    ]
+    make_video(tmp_path / "s/x/v.mkv.avi", 5, codec="mpeg4")
+    for _ in range(2):
+        assert run(tmp_path / "out", tmp_path / "s") == 0
+        rows = table(tmp_path / "out/manifest.csv")
+        assert [(row["path"], row["frames"]) for row in rows] == [
+            ("videos/x/v.mkv.mp4", "4"),
+            ("videos/x/v.mkv.avi.mp4", "5"),
+            ("videos/x/v.mp4.mp4", "3"),
+        ]
+    assert "0 files made, 3 kept from before, 0 failed" in capsys.readouterr().out
 
 
 def test_manifests_that_share_videos_and_lack_labels(folder, tmp_path, capsys):
@@ -197,6 +202,31 @@ def test_an_output_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="must be a folder to write in"):
         run(tmp_path / "out", folder)
+
+
+@pytest.mark.parametrize("name", ["videos", "manifest.csv", "bad_videos.csv"])
+def test_what_cannot_be_written_is_found_before_the_work(name, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(transcode, "run_all", None)
+    blocked = tmp_path / "out" / name
+    blocked.mkdir(parents=True)
+    if name == "videos":
+        blocked.rmdir()
+        blocked.touch()
+    with pytest.raises(UserError, match=f"must be a folder to write in, with room: {blocked}: "):
+        run(tmp_path / "out", folder)
+
+
+def test_what_was_made_before_the_disk_was_full_is_kept(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(transcode, "run_all", disk_that_fills(after=2))
+    with pytest.raises(UserError) as error:
+        run(out, folder)
+    assert (
+        str(error.value) == f"--out ({out}) must be a folder to write in, with room: No space left on device"
+    )
+    monkeypatch.setattr(transcode, "run_all", disk_that_fills(after=3))
+    assert run(out, folder) == 0
+    assert "1 files made, 2 kept from before, 0 failed" in capsys.readouterr().out
 
 
 def test_a_full_disk_stops_the_run(folder, tmp_path, monkeypatch):

@@ -54,6 +54,8 @@ FILES: dict[str, dict[str, Any]] = {
     "variable_rate.webm": {**VP9, "times": UNEVEN},
     "left.mp4": {"width": 80, "rotation": 90},
     "half.mp4": {"width": 80, "rotation": 180},
+    "mirrored.mp4": {"width": 80, "matrix": (-1, 0, 0, 1), "x264-params": X264},
+    "transposed.mkv": {"width": 80, "matrix": (0, 1, 1, 0), "x264-params": f"{X264}:open-gop=1"},
     "right.mp4": {**HEVC, "width": 80, "rotation": 270, "x265-params": X265},
     "interlaced.mp4": {"x264-params": f"{X264}:interlaced=1", "flags": "+ildct"},
     "intra_refresh.mp4": {"x264-params": f"{X264}:intra-refresh=1:keyint=8"},

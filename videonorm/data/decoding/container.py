@@ -83,9 +83,10 @@ def video_stream(path: str, container: InputContainer) -> VideoStream:
         raise BadVideoError(
             path, f"claims pictures of {width}x{height} pixels, more than {MAX_PIXELS} in all"
         )
-    stream.codec_context.options = _AT_MOST  # they may grow in mid-file
-    stream.codec_context.thread_count = 1
-    stream.codec_context.thread_type = "NONE"
+    if not stream.codec_context.is_open:
+        stream.codec_context.options = _AT_MOST  # they may grow in mid-file
+        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_type = "NONE"
     return stream
 
 

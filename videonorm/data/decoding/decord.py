@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from videonorm.data.decoding.fallback import MATROSKA, MP4, RefusalError, check_count, check_proved
 from videonorm.data.decoding.index_store import IndexStore, packet_index
+from videonorm.data.decoding.orientation import AS_CODED, Orientation
 from videonorm.data.decoding.packet_index import PacketIndex
 from videonorm.data.decoding.reader import Reader, scale
 
@@ -33,6 +34,14 @@ class DecordReader(Reader):
         except (decord.DECORDError, RuntimeError) as error:
             raise RefusalError("cannot open it", error) from None
         check_count(len(self._video), self.num_frames)
+        if index.format.matrix != AS_CODED and not self._turns(index):
+            raise RefusalError("mirrors no pictures, and turns few")
+
+    def _turns(self, index: PacketIndex) -> bool:
+        """Whether pictures that are to be turned are, which shows only where it changes their shape."""
+        shape = index.format.width, index.format.height
+        turned = Orientation.of(index.format.matrix).degrees in (90, 270) and shape != shape[::-1]
+        return turned and self.read([0]).shape[1:3] == shape
 
     def close(self) -> None:
         del self._video  # holds 65 MB, and goes on decoding ahead

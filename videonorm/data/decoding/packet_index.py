@@ -30,11 +30,13 @@ from videonorm.data.decoding.container import (
 )
 from videonorm.data.decoding.contents import PacketContents
 from videonorm.data.decoding.location import BadVideoError
+from videonorm.data.decoding.orientation import AS_CODED, Matrix, first_matrix
 
 # FFmpeg's names of the containers that
 _WITHOUT_TIMESTAMPS = ("avi", "mpeg")  # store no or only some timestamps: FFmpeg guesses the others
 _DECLARE_DURATION = ("avi", "flv", "matroska,webm")  # in the header; for others FFmpeg guesses it
 
+_PACKETS_TRIED = 100  # until one picture is decoded, which says how all are to be laid
 _NO_PTS = -(2**63)  # FFmpeg's own number for a timestamp that is missing
 _VERSION = 3  # of the bytes of an index
 
@@ -47,12 +49,13 @@ class Format(NamedTuple):
     width: int  # pixels as coded, before rotation
     height: int
     time_base: Fraction  # seconds in a unit of the timestamps
+    matrix: Matrix = AS_CODED  # that makes its pictures upright
 
     @classmethod
-    def of(cls, container: InputContainer, stream: VideoStream) -> Self:
+    def of(cls, container: InputContainer, stream: VideoStream, matrix: Matrix) -> Self:
         codec = stream.codec_context
-        name = codec.codec.canonical_name
-        return cls(container.format.name, name, codec.width, codec.height, stream.time_base or Fraction(1))
+        name, unit = codec.codec.canonical_name, stream.time_base or Fraction(1)
+        return cls(container.format.name, name, codec.width, codec.height, unit, matrix)
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,7 @@ class PacketIndex:
         text, _, arrays = zlib.decompress(content[1:]).partition(b"\n")
         header = json.loads(text)
         format = Format(**{name: header[name] for name in Format._fields})
-        format = format._replace(time_base=Fraction(*header["time_base"]))
+        format = format._replace(time_base=Fraction(*header["time_base"]), matrix=tuple(header["matrix"]))
         packets, frames = header["packets"], header["frames"]
         start = (frames + 7) // 8
         damaged = np.unpackbits(np.frombuffer(arrays[:start], dtype=np.uint8), count=frames).astype(bool)
@@ -209,11 +212,11 @@ def build_index(path: str, container: InputContainer) -> PacketIndex:
         BadVideoError: no video, no frames, or truncated.
     """
     stream = video_stream(path, container)
-    packets, contents = _check_complete(path, container, stream)
+    packets, contents, matrix = _check_complete(path, container, stream)
     pts, dts, is_key, is_shown, is_corrupt, is_second, is_b, is_hidden, is_intra = map(
         np.array, zip(*packets, strict=True)
     )
-    format = Format.of(container, stream)
+    format = Format.of(container, stream, matrix)
     is_key &= ~is_second
     keys_are_whole = bool(is_intra[is_key].all())
     is_key &= is_intra
@@ -301,11 +304,11 @@ class _Packet(NamedTuple):
 
 def _check_complete(
     path: str, container: InputContainer, stream: VideoStream
-) -> tuple[list[_Packet], PacketContents]:
+) -> tuple[list[_Packet], PacketContents, Matrix]:
     """Read all packets of the stream; BadVideoError where the file holds less than its header promises.
 
     Returns:
-        The packets, and what their contents say of them.
+        The packets, what their contents say of them, and the display matrix of the first picture.
     """
     name = container.format.name
     declared = float(container.duration or 0) / av.time_base if name in _DECLARE_DURATION else 0.0
@@ -313,6 +316,7 @@ def _check_complete(
         declared = max(declared, float(stream.frames / stream.average_rate))
     packets: list[_Packet] = []
     contents = PacketContents(stream)
+    matrix: Matrix | None = None
     end = 0.0
     try:
         # The declared duration is that of the longest stream.
@@ -328,6 +332,8 @@ def _check_complete(
                 dts = pts if packet.dts is None else packet.dts
                 flags = packet.is_keyframe, not packet.is_discard, packet.is_corrupt
                 packets.append(_Packet(pts, dts, *flags, *contents.add(packet)))
+                if matrix is None and len(packets) <= _PACKETS_TRIED:
+                    matrix = first_matrix(stream, packet)
     except BadVideoError:  # of a URL
         raise
     except DECODER_ERRORS as error:
@@ -343,7 +349,9 @@ def _check_complete(
         raise BadVideoError(
             path, f"is truncated: its header declares {declared:.2f} s, the packets end at {end:.2f} s"
         )
-    return packets, contents
+    if matrix is None:
+        matrix = first_matrix(stream, None) or AS_CODED
+    return packets, contents, matrix
 
 
 class _Decode(NamedTuple):

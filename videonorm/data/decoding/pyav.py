@@ -1,6 +1,8 @@
 """The default decoder: FFmpeg through PyAV, in one thread, decoding no further than the last frame wanted."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from av import Packet, VideoFrame
@@ -21,8 +23,32 @@ from videonorm.data.decoding.container import (
 )
 from videonorm.data.decoding.index_store import IndexStore, packet_index
 from videonorm.data.decoding.location import BadVideoError
-from videonorm.data.decoding.packet_index import pts_of
+from videonorm.data.decoding.orientation import Orientation
+from videonorm.data.decoding.packet_index import PacketIndex, pts_of
 from videonorm.data.decoding.reader import Reader, scaled_size
+
+
+class Pictures(ABC):
+    """What takes the pictures of the frames wanted as they come out of the decoder."""
+
+    def __init__(self, index: PacketIndex, wanted: Sequence[int]) -> None:
+        self._row = {number: row for row, number in enumerate(index.pts[np.asarray(wanted)].tolist())}
+        self.count = len(self._row)
+        self.missing = set(self._row)
+        self.interlaced = False
+
+    def offer(self, pts: int, picture: VideoFrame) -> None:
+        if pts in self.missing:
+            self.missing.remove(pts)
+            self.interlaced |= picture.interlaced_frame
+            self.take(self._row[pts], picture)
+
+    @abstractmethod
+    def take(self, row: int, picture: VideoFrame) -> None:
+        """Take the picture of the frame in this place of those wanted."""
+
+
+Taken = TypeVar("Taken", bound=Pictures)
 
 
 class PyAVReader(Reader):
@@ -44,18 +70,31 @@ class PyAVReader(Reader):
         self._container.close()
 
     def read(self, indices: Sequence[int], short_side: int | None = None) -> NDArray[np.uint8]:
+        return self.decode_into(lambda: _Frames(self._index, indices, short_side), indices).frames
+
+    def decode_into(self, new: Callable[[], Taken], indices: Sequence[int]) -> Taken:
+        """Decode frames in their order, each taken as it comes out of the decoder: all need not be in memory.
+
+        Args:
+            new: makes what takes them; again, if they have to be decoded anew and what was taken is void.
+
+        Returns:
+            What has taken all of them. Void as well is what has, where an error is raised.
+
+        Raises:
+            BadVideoError: a wanted frame is missing or damaged.
+        """
         try:
-            return self._read(indices, short_side)
+            return self._decode_into(new, np.asarray(indices, dtype=np.int64))
         except BadVideoError:
             raise
         except DECODER_ERRORS as error:
             raise BadVideoError(self.path, f"cannot be read: {describe(error)}") from None
 
-    def _read(self, indices: Sequence[int], short_side: int | None) -> NDArray[np.uint8]:
+    def _decode_into(self, new: Callable[[], Taken], wanted: NDArray[np.int64]) -> Taken:
         index = self._index
-        wanted = np.asarray(indices, dtype=np.int64)
         self._refuse(wanted[index.damaged[wanted]])
-        pictures = _Pictures(index.pts[wanted], short_side)
+        pictures = new()
         if index.counted:
             self._decode_counting(pictures)
             spoilt = index.damaged
@@ -63,12 +102,12 @@ class PyAVReader(Reader):
             spoilt = self._decode_stretches(wanted, pictures)
             if pictures.missing or spoilt[wanted].any():
                 # What needs more than its last keyframe is whole from the start of the file.
-                pictures = _Pictures(index.pts[wanted], short_side)
+                pictures = new()
                 with open_container(self.path, self._status) as container:
                     stream = video_stream(self.path, container)
                     spoilt = self._decode(container, stream, 0, int(index.last[wanted].max()), pictures)
         self._refuse(wanted[spoilt[wanted] | np.isin(index.pts[wanted], list(pictures.missing))])
-        return pictures.frames
+        return pictures
 
     def _refuse(self, frames: NDArray[np.int64]) -> None:
         if len(frames):
@@ -79,7 +118,7 @@ class PyAVReader(Reader):
                 f"the first is frame {first} at {self.seconds[first]:.2f} s",
             )
 
-    def _decode_stretches(self, wanted: NDArray[np.int64], pictures: "_Pictures") -> NDArray[np.bool_]:
+    def _decode_stretches(self, wanted: NDArray[np.int64], pictures: Pictures) -> NDArray[np.bool_]:
         """Decode only from the keyframe before to the last frame wanted behind it, as often as needed."""
         index = self._index
         stretches: list[tuple[int, int]] = []  # first and last packet, in decoding order
@@ -102,7 +141,7 @@ class PyAVReader(Reader):
         stream: VideoStream,
         first: int,
         last: int,
-        pictures: "_Pictures",
+        pictures: Pictures,
         skip: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.bool_]:
         """Decode packets ``first`` to ``last``, but not those to ``skip`` (P,).
@@ -150,7 +189,7 @@ class PyAVReader(Reader):
             spoilt[:] = True  # what was called a keyframe only begins a gradual intra refresh
         return spoilt
 
-    def _decode_counting(self, pictures: "_Pictures") -> None:
+    def _decode_counting(self, pictures: Pictures) -> None:
         with open_container(self.path, self._status) as container:
             for number, picture in enumerate(p for p in decode_all(self.path, container) if p is not None):
                 pictures.offer(number, picture)
@@ -158,25 +197,22 @@ class PyAVReader(Reader):
                     break
 
 
-class _Pictures:
-    """The frames wanted, filled in as their pictures come out of the decoder in whatever order."""
+class _Frames(Pictures):
+    """The frames wanted, upright and scaled."""
 
-    def __init__(self, pts: NDArray[np.int64], short_side: int | None) -> None:
-        self._row = {number: row for row, number in enumerate(pts.tolist())}
+    def __init__(self, index: PacketIndex, wanted: Sequence[int], short_side: int | None) -> None:
+        super().__init__(index, wanted)
+        self._orientation = Orientation.of(index.format.matrix)
         self._short_side = short_side
         self._scaler, self._converter = VideoReformatter(), VideoReformatter()  # keep their swscale contexts
-        self.missing = set(self._row)
         self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
 
-    def offer(self, pts: int, picture: VideoFrame) -> None:
-        if pts not in self.missing:
-            return
-        self.missing.remove(pts)
-        turned = picture.rotation % 180 == 90
+    def take(self, row: int, picture: VideoFrame) -> None:
+        turned = self._orientation.transposed
         if not len(self.frames):
             height, width = scaled_size(picture.height, picture.width, self._short_side)
             shape = (width, height) if turned else (height, width)
-            self.frames = np.empty((len(self._row), *shape, 3), dtype=np.uint8)
+            self.frames = np.empty((self.count, *shape, 3), dtype=np.uint8)
         height, width = self.frames.shape[2:0:-1] if turned else self.frames.shape[1:3]
         scaled = picture
         is_scaled = (picture.width, picture.height) != (width, height)
@@ -189,7 +225,5 @@ class _Pictures:
         rgb = self._converter.reformat(scaled, width, height, "rgb24", interpolation="BILINEAR", threads=1)
         plane = rgb.planes[0]
         rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
-        upright = rows[:height, : 3 * width].reshape(height, width, 3)
-        if picture.rotation:
-            upright = np.rot90(upright, round(picture.rotation / 90))
-        self.frames[self._row[pts]] = upright
+        pixels = rows[:height, : 3 * width].reshape(height, width, 3)
+        self.frames[row] = self._orientation.upright(pixels)

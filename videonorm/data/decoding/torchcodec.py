@@ -12,6 +12,7 @@ from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined,unused
 
 from videonorm.data.decoding.fallback import MATROSKA, MP4, RefusalError, check_count, check_proved
 from videonorm.data.decoding.index_store import IndexStore, packet_index
+from videonorm.data.decoding.orientation import Orientation
 from videonorm.data.decoding.reader import Reader, scale, scaled_size
 from videonorm.errors import UserError
 
@@ -56,6 +57,8 @@ class TorchcodecReader(Reader):
         except (RuntimeError, ValueError) as error:
             raise RefusalError("cannot open it", error) from None
         check_count(len(self._video), self.num_frames)
+        if (self._video.metadata.rotation or 0) % 360 != Orientation.of(index.format.matrix).degrees:
+            raise RefusalError("mirrors no pictures, and turns only those whose container asks for it")
         if device == "cuda" and self._video.cpu_fallback:
             raise RefusalError("does not decode it on the GPU", self._video.cpu_fallback)
 
