@@ -24,7 +24,6 @@ from videonorm.options import Parser
 
 if TYPE_CHECKING:
     from listing import Listing
-    from matching import Videos
 
     from videonorm.data import Split
 
@@ -120,7 +119,7 @@ def main(argv: list[str]) -> int:
     with Console(stderr=True).status("Looking for videos"):
         videos = Videos(options.videos, replacement)
         replacements = Videos(replacement) if replacement else None
-    listing = _read(options, videos)
+    listing = _read(options)
     if not listing.videos:
         raise UserError("the annotations must list at least one video")
     matches, problems = match(listing, videos, replacements)
@@ -136,7 +135,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _read(options: Namespace, videos: "Videos") -> "Listing":
+def _read(options: Namespace) -> "Listing":
     import annotations as published
     from listing import ClassNames
 
@@ -153,7 +152,7 @@ def _read(options: Namespace, videos: "Videos") -> "Listing":
                 raise UserError(f"--annotations must name the official CSVs: there is no *.csv in {folder}")
             return published.kinetics(files, classes, untrimmed=options.untrimmed)
         case "folders":
-            return published.class_folders(options.videos, videos.paths, classes, options.split)
+            return published.class_folders(options.videos, classes, options.split)
         case "lists":
             given: dict[Split, Path | None] = {split: getattr(options, split) for split in SPLITS}
             lists = {split: file for split, file in given.items() if file is not None}

@@ -62,7 +62,7 @@ def read_rows(path: Path, root: str | Path | None = None) -> list[Row]:
         rows.append(Row(join(cells["path"]), *bounds, cells, cells.get("split") or path.stem, base))
     if not rows:
         raise UserError(f"manifest ({path}) must list at least one video")
-    check_root(path, root, [row.path for row in rows[:10]])
+    check_root(path, root, [row.cells["path"] for row in rows[:10]])
     return rows
 
 

@@ -10,7 +10,7 @@ import make_manifest
 from helpers import HEADER, problems, table, videos_of
 from video import probe
 
-from videonorm.data import Manifests
+from videonorm.data import Manifests, read_manifest
 
 SCRIPT = make_manifest.__file__
 
@@ -162,6 +162,33 @@ def test_folders_without_splits_and_names_that_are_no_text(put, run, tmp_path, c
         ("unlisted", "loose.mp4"),
     ]
     assert "problems.csv" in capsys.readouterr().out
+
+
+def test_folders_are_read_as_training_reads_them(put, write, run):
+    """Those of shared names, nested, linked, in other suffixes; what is left out is named."""
+    put("videos/walk/a.mp4", "videos/walk/B.MP4", "videos/jump_high/in/deep/a.avi", "videos/jump high/b.webm")
+    write("videos/walk/photo.jpg", b"")
+    write("videos/walk/._a.mp4", b"")
+    write("videos/README.md", b"")
+    write("videos/loose.mp4", b"")
+    os.makedirs("videos/empty class")
+    os.symlink("../walk", "videos/jump high/link")  # what is in it comes first, and walk is no more
+    run("folders")
+    assert [row["path"].split("videos/")[1] for row in table("out/train.csv")] == [
+        *("jump high/b.webm", "jump high/link/B.MP4", "jump high/link/a.mp4", "jump_high/in/deep/a.avi")
+    ]
+    os.unlink("videos/jump high/link")
+    run("folders")
+    tree = read_manifest("videos")
+    made = read_manifest("out/train.csv")
+    assert (made.entries, made.class_names) == (tree.entries, tree.class_names)
+    assert tree.class_names == ["empty class", "jump high", "walk"]
+    reasons = {row["path"].split("videos/")[1]: row["reason"] for row in table("out/problems.csv")}
+    assert reasons == {
+        "loose.mp4": "is left out: in no folder of a class",
+        "walk/._a.mp4": "is left out: hidden",
+        "walk/photo.jpg": "is left out: suffix .jpg",
+    }
 
 
 def test_the_command_line(tmp_path):

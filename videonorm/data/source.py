@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from videonorm.data.manifest import Manifest, Split, read_manifest
+from videonorm.data.manifest import Manifest, read_manifest
+from videonorm.data.splits import Split
 
 
 class Source(Protocol):
