@@ -1,5 +1,6 @@
 import csv
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -312,52 +313,49 @@ def test_missing_manifest_and_empty_tree(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, content, message",
+    "rows, num_classes, notice",
     [
-        ("a.mp4", b"\0\0\0\x20ftypisom", "and is a video by its name"),
-        ("A.MKV", b"", "must be a CSV file, a list, or a folder with a folder of videos .*, and is a video"),
-        ("m.xlsx", b"PK\3\4rest", "and is a spreadsheet or another zip archive: save it as CSV"),
-        ("m.csv.gz", b"\x1f\x8b\x08\0", "and is compressed: unpack it"),
-        ("m.parquet", b"PAR1\0", "and is Parquet: save it as CSV"),
-        ("m.csv", "path,label\n".encode("utf-16"), "and is in UTF-16: save it in UTF-8"),
-        ("weights.bin", b"abc\0", "must be text in UTF-8, and holds a zero byte"),
-        ("m.json", b'\n[{"path": "a.mp4", "label": 0}]', "must be a CSV file or a list, and is JSON"),
-        ("classes.json", b'{"run": 0}', "must be a CSV file or a list, and is JSON"),
+        ("a.mp4,0\nb.mp4,1\n", 2, ""),
+        (
+            "a.mp4,0\nb.mp4,1\n",
+            400,
+            "398 of the 400 classes of the model (num_classes) have no video in {}: 2, 3, 4, 5, 6 and 393 "
+            "more",
+        ),
+        (
+            "a.mp4,1\nb.mp4,2\n",
+            3,
+            "1 of the 3 classes of the model (num_classes) have no video in {}: 0; labels count from 0, and "
+            "the smallest there is 1",
+        ),
+        (
+            "a.mp4,jump\nb.mp4,run\n",
+            3,
+            "1 of the 3 classes of the model (num_classes) have no video in {}: 2",
+        ),
     ],
 )
-def test_a_file_that_is_no_manifest(folder, name, content, message):
-    (folder / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"manifest \(.*{name}\) .*{message}") as caught:
-        read_manifest(folder / name)
-    assert "\n" not in str(caught.value)
+def test_classes_without_a_video_are_said(rows, num_classes, notice, folder):
+    path = write(folder, f"path,label\n{rows}")
+    manifest = read_manifest(path)
+    manifest.check_classes(num_classes)
+    with warnings.catch_warnings(record=True) as caught:
+        manifest.warn_of_empty_classes(num_classes)
+    assert [str(warning.message) for warning in caught] == [notice.format(path)] * bool(notice)
 
 
-def test_a_name_may_begin_as_json_does(folder):
-    (folder / "[a] b.mp4").touch()
-    assert names_and_labels(read_manifest(write(folder, "[a] b.mp4 1\n"))) == [("[a] b.mp4", 1)]
+def test_a_name_without_a_video(folder):
+    (folder / "classes.txt").write_text("run\nsit\nwalk\n")
+    manifest = read_manifest(write(folder, "path,label,class_name\na.mp4,2,walk\n"))
+    with pytest.warns(UserWarning, match=r": 0 \(run\), 1 \(sit\)$"):
+        manifest.warn_of_empty_classes(3)
 
 
-def test_gigabytes_of_something_else_are_not_read(folder):
-    with open(folder / "model.bin", "wb") as file:
-        file.truncate(10**12)
-    with pytest.raises(UserError, match="holds a zero byte"):
-        read_manifest(folder / "model.bin")
-
-
-def test_where_paths_start_is_said_if_it_is_not_at_the_root(folder, monkeypatch):
-    path = write(folder, "path,label\na.mp4,0\nb.mp4,1\n")
+def test_a_label_that_the_model_does_not_know(folder):
+    manifest = read_manifest(write(folder, "path,label\na.mp4,1\nb.mp4,2\n"))
     with pytest.raises(UserError) as caught:
-        read_manifest(path, root="data/kinetics400")
+        manifest.check_classes(2)
     assert str(caught.value) == (
-        f"root ({Path.cwd()}/data/kinetics400) must be where the paths in {path} start: there is no "
-        f"{Path.cwd()}/data/kinetics400/a.mp4; they start beside the manifest: leave root out "
-        "(videonorm fit: --data.source.root null)"
+        f"label (2) must be below num_classes (2) of the model; it is in {folder}/m.csv; labels count from "
+        "0, and the smallest there is 1"
     )
-    (folder / "lists").mkdir()
-    path = write(folder / "lists", "path,label\na.mp4,0\n")
-    monkeypatch.chdir(folder)
-    with pytest.raises(UserError, match=r"; they start in the current folder, as they do with root \.$"):
-        read_manifest(path)
-    assert read_manifest(path, root=".").entries[0].path == str(folder / "a.mp4")
-    with pytest.raises(UserError, match=r"there is no .*/x/a.mp4; they start in the current folder"):
-        read_manifest(path, root="x")

@@ -164,6 +164,14 @@ def test_workers_by_default_none_on_the_cpu(make):
         next(iter(val))
 
 
+def test_classes_that_no_training_video_has_are_said_once(make):
+    with pytest.warns(
+        UserWarning, match=r"3 of the 5 classes of the model .* no video in .*: 2, 3, 4$"
+    ) as said:
+        make(num_classes=5)
+    assert len(said) == 1
+
+
 MISTAKES = {
     "label": ({"num_classes": 1}, r"label \(1\) must be below num_classes \(1\) of the model"),
     "batch": ({"batch_size": 11}, r"batch_size \(11\) must be at most the number of training videos \(10\)"),

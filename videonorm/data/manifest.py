@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from videonorm.data.class_folders import NO_CLASS, read_class_folders, spaced
+from videonorm.data.class_folders import NO_CLASS, read_class_folders, some_of, spaced
 from videonorm.data.decoding.location import is_remote, without_credentials
 from videonorm.data.entries import UNLABELLED, Entries
 from videonorm.data.rows import (
@@ -43,6 +43,38 @@ class Manifest:
     @property
     def largest_label(self) -> int:
         return int(self.entries.labels.max())
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise UserError for a label that a model of so many classes does not know."""
+        if self.largest_label >= num_classes:
+            raise UserError(
+                f"label ({self.largest_label}) must be below num_classes ({num_classes}) of the model; it is "
+                f"in {self.path}{self._count_from_0()}"
+            )
+
+    def warn_of_empty_classes(self, num_classes: int) -> None:
+        """Say which classes of a model, of so many, have no video here.
+
+        Of the empty folders of a tree ``read_manifest`` has said it.
+        """
+        used = set(self.entries.labels.tolist())
+        names = dict(enumerate(self.class_names or []))
+        empty = [
+            f"{label} ({names[label]})" if label in names else str(label)
+            for label in range(num_classes)
+            if label not in used
+        ]
+        if empty and not (num_classes == self.num_classes and self.path.is_dir()):
+            warnings.warn(
+                f"{len(empty):,} of the {num_classes:,} classes of the model (num_classes) have no video in "
+                f"{self.path}: {some_of(empty)}{self._count_from_0()}",
+                stacklevel=2,
+            )
+
+    def _count_from_0(self) -> str:
+        smallest = int(self.entries.labels.min())
+        bare = self.class_names is None and smallest > 0
+        return f"; labels count from 0, and the smallest there is {smallest}" if bare else ""
 
 
 def read_manifest(
