@@ -4,6 +4,8 @@ import faulthandler
 import os
 import signal
 import time
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -200,8 +202,43 @@ def test_a_users_mistake_comes_through(tmp_path):
     entries = [Entry(str(tmp_path / f"{n}.mp4"), n) for n in range(4)]
     with Workers(1, 60) as workers:
         loader = make_loader(Manifest(tmp_path / "m.csv", Entries.of(entries), 4), workers, batch_size=2)
-        with pytest.raises(UserError, match="must list usable videos; 10 in a row are not"):
+        with pytest.raises(UserError, match="must list usable videos, and of 4 none is"):
             list(loader)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_videos_shorter_than_a_clip_are_counted_once(manifest, videos, make_video, num_workers, tmp_path):
+    short = make_video(tmp_path / "short.mp4", count=7)
+    entries = [*manifest.entries, Entry(str(short), 15), Entry(videos("vp9.webm"), 16, 1.0, 1.2)]
+    manifest = Manifest(manifest.path, Entries.of(entries), 17)
+    with Workers(num_workers, 60) if num_workers else nullcontext() as workers:
+        for short_video, action in (("loop", "loop"), ("repeat_last", "repeat their last frame")):
+            data = make_dataset(manifest, sampling=RandomClips(4, 3), short_video=short_video)
+            loader = VideoLoader(data, 4, workers)
+            with pytest.warns(UserWarning) as said:
+                for number in range(2):
+                    batches = epoch(loader, number)
+            assert [frames for batch in batches for frames in batch.video_frames] == [*[40] * 15, 7, 5]
+            assert [str(warning.message) for warning in said] == [
+                f"2 of 17 videos read of {manifest.path} {action}: they have fewer frames than a clip of 4 "
+                "at frame_stride 3 spans (10), the shortest 5"
+            ]
+    data = make_dataset(manifest, sampling=RandomClips(2, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(VideoLoader(data, 4))
+        list(VideoLoader(make_dataset(manifest, sampling=RandomClips(4, 3), short_video="error"), 4))
+        data = make_dataset(manifest, sampling=RandomClips(4, 3))
+        list(VideoLoader(data, 4, sampler=DistributedSampler(data, 2, rank=1)))  # the first of them speaks
+
+
+def test_a_sample_of_videos_tells_of_short_ones(manifest, monkeypatch):
+    """Not only at the end of an epoch, which may take hours or never come."""
+    monkeypatch.setattr(loader, "_SAMPLE", 6)
+    batches = iter(VideoLoader(make_dataset(manifest, sampling=RandomClips(64, 8)), 4))
+    next(batches)
+    with pytest.warns(UserWarning, match=r"^8 of 8 videos read .* loop: .* spans \(505\), the shortest 40$"):
+        next(batches)
 
 
 @pytest.mark.parametrize(

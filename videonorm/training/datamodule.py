@@ -388,10 +388,12 @@ class VideoDataModule(LightningDataModule):
         self.bad_videos.check(split, len(self.manifests[split].entries), self.max_bad_fraction)
 
     def share_bad_videos(self) -> None:
-        """Tell the other processes of the bad videos met here; at the end of an epoch, by all of them."""
+        """Tell the other processes of the bad videos met here, and the user; at the end of an epoch, by all."""
         assert self.trainer is not None
         if self.trainer.world_size > 1:
             found: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(found, self._bad_here)
             self._add_bad_videos(self._split, [video for videos in found for video in videos])
         self._bad_here = []
+        if self.trainer.is_global_zero:
+            self.bad_videos.warn_of_new(self._split)
