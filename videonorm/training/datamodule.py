@@ -388,7 +388,7 @@ class VideoDataModule(LightningDataModule):
         self.bad_videos.check(split, len(self.manifests[split].entries), self.max_bad_fraction)
 
     def share_bad_videos(self) -> None:
-        """Tell the other processes of the bad videos met here, and the user; at the end of an epoch, by all."""
+        """Tell the other processes, and the user, of the bad videos met; at the end of an epoch, by all."""
         assert self.trainer is not None
         if self.trainer.world_size > 1:
             found: list[Any] = [None] * self.trainer.world_size
