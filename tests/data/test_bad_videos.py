@@ -48,10 +48,11 @@ def test_each_is_said_once():
     assert said("train") == []
     bad.add("train", [BadVideo(f"/v/{i}.mp4", "is empty") for i in range(2)])
     assert said("train") == [
-        "2 train videos cannot be used, and others take their places: /v/0.mp4 is empty, /v/1.mp4 is empty"
+        "train videos that cannot be used: 2, and others take their places: /v/0.mp4 is empty, "
+        "/v/1.mp4 is empty"
     ]
     bad.add("train", [BadVideo(f"/v/{i}.mp4", "is empty") for i in range(6)])
     assert said("train")[0].endswith(": /v/2.mp4 is empty, /v/3.mp4 is empty, /v/4.mp4 is empty and 1 more")
     bad.add("val", [BadVideo("/v/0.mp4", "is empty")])
-    assert said("val") == ["1 val videos cannot be used, and they have no scores: /v/0.mp4 is empty"]
+    assert said("val") == ["val videos that cannot be used: 1, and they have no scores: /v/0.mp4 is empty"]
     assert said("train") == said("val") == []

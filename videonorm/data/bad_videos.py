@@ -58,7 +58,9 @@ class BadVideos:
         if new:
             became = "others take their places" if split == "train" else "they have no scores"
             listed = some_of([f"{path} {reason}" for path, reason in new], 3)
-            warnings.warn(f"{len(new):,} {split} videos cannot be used, and {became}: {listed}", stacklevel=2)
+            warnings.warn(
+                f"{split} videos that cannot be used: {len(new):,}, and {became}: {listed}", stacklevel=2
+            )
 
     def write(self, path: str | Path) -> None:
         """Write all to a CSV file with the columns path, reason, split."""
