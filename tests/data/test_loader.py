@@ -212,7 +212,7 @@ def test_videos_shorter_than_a_clip_are_counted_once(manifest, videos, make_vide
     entries = [*manifest.entries, Entry(str(short), 15), Entry(videos("vp9.webm"), 16, 1.0, 1.2)]
     manifest = Manifest(manifest.path, Entries.of(entries), 17)
     with Workers(num_workers, 60) if num_workers else nullcontext() as workers:
-        for short_video, action in (("loop", "loop"), ("repeat_last", "repeat their last frame")):
+        for short_video, action in (("loop", "they loop"), ("repeat_last", "their last frame is repeated")):
             data = make_dataset(manifest, sampling=RandomClips(4, 3), short_video=short_video)
             loader = VideoLoader(data, 4, workers)
             with pytest.warns(UserWarning) as said:
@@ -220,8 +220,8 @@ def test_videos_shorter_than_a_clip_are_counted_once(manifest, videos, make_vide
                     batches = epoch(loader, number)
             assert [frames for batch in batches for frames in batch.video_frames] == [*[40] * 15, 7, 5]
             assert [str(warning.message) for warning in said] == [
-                f"2 of 17 videos read of {manifest.path} {action}: they have fewer frames than a clip of 4 "
-                "at frame_stride 3 spans (10), the shortest 5"
+                "videos shorter than a clip of 4 frames at frame_stride 3, which spans 10: 2 of 17 read of "
+                f"{manifest.path}, the shortest has 5; {action} (short_video)"
             ]
     data = make_dataset(manifest, sampling=RandomClips(2, 4))
     with warnings.catch_warnings():
@@ -237,7 +237,7 @@ def test_a_sample_of_videos_tells_of_short_ones(manifest, monkeypatch):
     monkeypatch.setattr(loader, "_SAMPLE", 6)
     batches = iter(VideoLoader(make_dataset(manifest, sampling=RandomClips(64, 8)), 4))
     next(batches)
-    with pytest.warns(UserWarning, match=r"^8 of 8 videos read .* loop: .* spans \(505\), the shortest 40$"):
+    with pytest.warns(UserWarning, match=r"which spans 505: 8 of 8 .*, the shortest has 40; they loop"):
         next(batches)
 
 

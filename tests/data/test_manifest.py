@@ -319,19 +319,19 @@ def test_missing_manifest_and_empty_tree(tmp_path):
         (
             "a.mp4,0\nb.mp4,1\n",
             400,
-            "398 of the 400 classes of the model (num_classes) have no video in {}: 2, 3, 4, 5, 6 and 393 "
-            "more",
+            "classes of the model without a video in {}: 398 of 400 (num_classes), 2, 3, 4, 5, 6 and "
+            "393 more",
         ),
         (
             "a.mp4,1\nb.mp4,2\n",
             3,
-            "1 of the 3 classes of the model (num_classes) have no video in {}: 0; labels count from 0, and "
+            "classes of the model without a video in {}: 1 of 3 (num_classes), 0; labels count from 0, and "
             "the smallest there is 1",
         ),
         (
             "a.mp4,jump\nb.mp4,run\n",
             3,
-            "1 of the 3 classes of the model (num_classes) have no video in {}: 2",
+            "classes of the model without a video in {}: 1 of 3 (num_classes), 2",
         ),
     ],
 )
@@ -347,7 +347,7 @@ def test_classes_without_a_video_are_said(rows, num_classes, notice, folder):
 def test_a_name_without_a_video(folder):
     (folder / "classes.txt").write_text("run\nsit\nwalk\n")
     manifest = read_manifest(write(folder, "path,label,class_name\na.mp4,2,walk\n"))
-    with pytest.warns(UserWarning, match=r": 0 \(run\), 1 \(sit\)$"):
+    with pytest.warns(UserWarning, match=r": 2 of 3 \(num_classes\), 0 \(run\), 1 \(sit\)$"):
         manifest.warn_of_empty_classes(3)
 
 

@@ -194,11 +194,11 @@ class _Lengths:
             return
         self._said = True
         dataset, sampling = self._dataset, self._dataset.sampling
-        action = "loop" if dataset.short_video == "loop" else "repeat their last frame"
+        action = "they loop" if dataset.short_video == "loop" else "their last frame is repeated"
         warnings.warn(
-            f"{len(self._short):,} of {self._videos:,} videos read of {dataset.manifest.path} {action}: they "
-            f"have fewer frames than a clip of {sampling.num_frames} at frame_stride {sampling.frame_stride} "
-            f"spans ({sampling.span}), the shortest {min(self._short)}",
+            f"videos shorter than a clip of {sampling.num_frames} frames at frame_stride "
+            f"{sampling.frame_stride}, which spans {sampling.span}: {len(self._short):,} of {self._videos:,} "
+            f"read of {dataset.manifest.path}, the shortest has {min(self._short)}; {action} (short_video)",
             stacklevel=2,
         )
 

@@ -66,8 +66,8 @@ class Manifest:
         ]
         if empty and not (num_classes == self.num_classes and self.path.is_dir()):
             warnings.warn(
-                f"{len(empty):,} of the {num_classes:,} classes of the model (num_classes) have no video in "
-                f"{self.path}: {some_of(empty)}{self._count_from_0()}",
+                f"classes of the model without a video in {self.path}: {len(empty):,} of {num_classes:,} "
+                f"(num_classes), {some_of(empty)}{self._count_from_0()}",
                 stacklevel=2,
             )
 
