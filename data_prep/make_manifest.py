@@ -17,7 +17,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from script import add_out_folder, add_work, help_of, run, writing
+from script import FOLDER, add_out_folder, add_work, check_out, help_of, run, writing
 
 from videonorm.errors import UserError
 from videonorm.options import Parser
@@ -104,6 +104,7 @@ def main(argv: list[str]) -> int:
     _check_folder("--videos", options.videos)
     if options.out.exists():
         _check_folder("--out", options.out)
+    check_out(options.out, FOLDER)
     replacement = None
     if options.layout == "kinetics":
         replacement = options.replacement
@@ -129,7 +130,7 @@ def main(argv: list[str]) -> int:
             f"none of {len(listing.videos)} is there, such as {listing.videos[0].name}"
         )
     usable, unreadable = usable_of(matches, replacements, options)
-    with writing(options.out, "a folder that can be written"):
+    with writing(options.out, FOLDER):
         write_all(listing, usable, problems + unreadable, options.out)
     show(listing, usable, problems + unreadable, options.out)
     return 0

@@ -1,9 +1,12 @@
 """What the scripts share at their edge: exit codes, common options, the sentences of what they say."""
 
 import contextlib
+import errno
 import os
 import shutil
+import signal
 import sys
+import warnings
 from argparse import _ArgumentGroup
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,11 +20,21 @@ Step = TypeVar("Step")
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
-    """Run ``main`` on the command line; a user's mistake is printed as one sentence with exit code 2."""
+    """Run ``main`` on the command line; what a user can mend is printed as one sentence with exit code 2."""
+    name = os.path.basename(sys.argv[0])
+    warnings.formatwarning = lambda message, *_, **__: f"{name}: {message}\n"
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be printed
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        what = error.strerror or type(error).__name__
+        where = "" if error.filename is None else f"{printable(os.fsdecode(error.filename))}: "
+        print(f"{name}: {where}{what}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -78,6 +91,22 @@ def add_max_bad_fraction(work: _ArgumentGroup) -> None:
         metavar="X",
         help="share of the videos that may be bad (default: 0.05)",
     )
+
+
+FOLDER, FILE = "a folder that can be written", "a file that can be written"  # what --out must be
+
+
+def check_out(out: Path, must: str) -> None:
+    """Raise UserError for an --out that cannot be written, before work is done that would be lost."""
+    with writing(out, must):
+        if must == FILE and out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = out.absolute() if must == FOLDER else out.absolute().parent
+        there = next(of for of in (folder, *folder.parents) if of.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextlib.contextmanager

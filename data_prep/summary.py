@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from script import add_work, manifests_parser, printable, run, writing
+from script import FILE, add_work, check_out, manifests_parser, printable, run, writing
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
@@ -88,10 +88,11 @@ def main(argv: list[str]) -> int:
 
     from rows import read_all
 
+    check_out(options.out, FILE)
     videos = _videos(read_all(options.manifests, options.root), options)
     figure = draw(videos)
     metadata = {"Date": None} if suffix == ".svg" else None  # the same picture is the same file
-    with writing(options.out, "a file that can be written"), new_file(options.out) as aside:
+    with writing(options.out, FILE), new_file(options.out) as aside:
         figure.savefig(aside, format=suffix[1:], dpi=150, metadata=metadata)
     print(f"{headline(videos)}: {printable(options.out)}")
     return 0

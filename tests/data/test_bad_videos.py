@@ -56,3 +56,10 @@ def test_each_is_said_once():
     bad.add("val", [BadVideo("/v/0.mp4", "is empty")])
     assert said("val") == ["val videos that cannot be used: 1, and they have no scores: /v/0.mp4 is empty"]
     assert said("train") == said("val") == []
+
+
+def test_no_cell_is_a_formula(tmp_path):
+    bad = BadVideos()
+    bad.add("=cmd", [BadVideo("@a.mp4", "is empty")])
+    bad.write(tmp_path / "bad_videos.csv")
+    assert (tmp_path / "bad_videos.csv").read_text().splitlines()[1] == "'@a.mp4,is empty,'=cmd"

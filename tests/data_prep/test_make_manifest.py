@@ -1,5 +1,6 @@
 """data_prep/make_manifest.py: which videos can be used, and what is said of the others."""
 
+import csv
 import os
 import shutil
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from pathlib import Path
 
 import make_manifest
+import pytest
+import rows
 from helpers import HEADER, problems, table, videos_of
 from video import probe
 
 from videonorm.data import Manifests, read_manifest
+from videonorm.errors import UserError
 
 SCRIPT = make_manifest.__file__
 
@@ -189,6 +193,29 @@ def test_folders_are_read_as_training_reads_them(put, write, run):
         "walk/._a.mp4": "is left out: hidden",
         "walk/photo.jpg": "is left out: suffix .jpg",
     }
+
+
+def test_no_cell_is_a_formula_and_what_is_read_again_is_as_it_was(put, run, tmp_path):
+    put("videos/=1+1/@a.mp4", "videos/-2/b.mp4", "videos/+x/+c.mp4", "videos/'=y/d.mp4")
+    run("folders", "--out", "videos")
+    for cells in csv.reader((tmp_path / "videos/train.csv").open()):
+        assert not any(cell.startswith(tuple("=+@")) for cell in cells), cells
+    made, tree = read_manifest("videos/train.csv"), read_manifest("videos")
+    assert made.class_names == tree.class_names == ["'=y", "+x", "-2", "=1+1"]
+    assert [os.path.realpath(entry.path) for entry in made.entries] == [
+        os.path.realpath(entry.path) for entry in tree.entries
+    ]
+    again = rows.read_rows(Path("videos/train.csv"))
+    rows.write_rows(Path("videos/again.csv"), [row.cells for row in again])
+    assert Path("videos/again.csv").read_bytes() == Path("videos/train.csv").read_bytes()
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_the_videos_are_opened(put, run, monkeypatch):
+    put("videos/walk/a.mp4")
+    Path("file").touch()
+    monkeypatch.delattr("usable.run_all")
+    with pytest.raises(UserError, match=r"--out \(file/x\) must be a folder that can be written: Not a"):
+        run("folders", "--out", "file/x", probe=True)
 
 
 def test_the_command_line(tmp_path):

@@ -1,7 +1,12 @@
 """What the scripts share: their folder for files in the making, their sentence for what cannot be written."""
 
+import errno
+import sys
+import warnings
+
 import pytest
-from script import unfinished_folder, writing
+import script
+from script import FILE, FOLDER, check_out, unfinished_folder, writing
 
 from videonorm.errors import UserError
 from videonorm.files import new_file
@@ -31,3 +36,57 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path):
     with pytest.raises(UserError) as raised, writing(tmp_path / "file", "a folder to write in"):
         (tmp_path / "file" / "below").mkdir()
     assert str(raised.value) == f"--out ({tmp_path / 'file'}) must be a folder to write in: Not a directory"
+
+
+@pytest.mark.parametrize("must", [FILE, FOLDER])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, must, monkeypatch):
+    (tmp_path / "file").touch()
+    for good in (tmp_path / "new", tmp_path / "a" / "b"):
+        check_out(good, must)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(UserError, match=rf"--out \(.*file/x\) must be {must}: Not a directory"):
+        check_out(tmp_path / "file" / "x", must)
+    if must == FILE:
+        with pytest.raises(UserError, match=r"must be a file that can be written: Is a directory"):
+            check_out(tmp_path, must)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match=rf"--out \(.*new\) must be {must}: Permission denied"):
+        check_out(tmp_path / "new", must)
+
+
+@pytest.fixture
+def end_of(monkeypatch, capsys):
+    """``end_of(main)`` is the exit code and what is printed to stderr of a script with that main."""
+
+    def run(main):
+        monkeypatch.setattr(sys, "argv", ["/somewhere/verify.py"])
+        monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+        with pytest.raises(SystemExit) as ended:
+            script.run(main)
+        return ended.value.code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error, sentence",
+    [
+        (UserError("--fps (x) must be a number"), "--fps (x) must be a number"),
+        (PermissionError(errno.EACCES, "Permission denied", "/v/\udcff"), "/v/\ufffd: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(error, sentence, end_of):
+    def main(argv):
+        raise error
+
+    assert end_of(main) == (2, f"verify.py: {sentence}\n")
+
+
+def test_a_warning_is_one_line(end_of):
+    def main(argv):
+        print(warnings.formatwarning("files left out", UserWarning, "x.py", 3), end="", file=sys.stderr)
+        return 1
+
+    assert end_of(main) == (1, "verify.py: files left out\n")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from videonorm.data.class_folders import some_of
 from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
-from videonorm.files import open_new
+from videonorm.files import open_new, to_cell
 
 
 class BadVideo(NamedTuple):
@@ -68,4 +68,5 @@ class BadVideos:
             writer = csv.writer(file)
             writer.writerow(["path", "reason", "split"])
             for split, reasons in self._reasons.items():
-                writer.writerows([video, reason, split] for video, reason in reasons.items())
+                rows = ((video, reason, split) for video, reason in reasons.items())
+                writer.writerows(map(to_cell, row) for row in rows)

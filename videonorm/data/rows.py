@@ -11,6 +11,7 @@ from urllib.parse import quote
 from videonorm.data.class_folders import VIDEO_SUFFIXES
 from videonorm.data.decoding.location import is_remote
 from videonorm.errors import UserError
+from videonorm.files import from_cell
 
 
 class Row(NamedTuple):
@@ -134,7 +135,7 @@ def delimiter_of(path: Path, lines: list[str]) -> str | None:
 def csv_rows(
     path: Path, lines: list[str], delimiter: str, needed: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The cells of each row by column, and where the row is.
+    """The cells of each row by column, and where the row is; see ``from_cell``, but paths are as they are.
 
     Raises:
         UserError: a column of ``needed`` is not there, or the first of these is empty in a row.
@@ -150,14 +151,17 @@ def csv_rows(
             if len(cells) < 2 and not "".join(cells).strip():
                 continue
             if not columns:
-                columns = [name.strip() for name in cells]
+                columns = [from_cell(name.strip()) for name in cells]
                 _check_header(f"{where}: the header ({delimiter.join(columns)})", columns, needed)
                 continue
             if len(cells) != len(columns):
                 raise UserError(
                     f"{where}: the number of cells ({len(cells)}) must be that of the header ({len(columns)})"
                 )
-            row = dict(zip(columns, map(str.strip, cells), strict=True))
+            row = {
+                name: cell if name == "path" else from_cell(cell)
+                for name, cell in zip(columns, map(str.strip, cells), strict=True)
+            }
             if not row[needed[0]]:
                 raise UserError(f"{where}: {needed[0]} () must not be empty")
             yield where, row
