@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,12 @@ def test_videos_shorter_than_a_clip_are_counted_once(manifest, videos, make_vide
         list(VideoLoader(make_dataset(manifest, sampling=RandomClips(4, 3), short_video="error"), 4))
         data = make_dataset(manifest, sampling=RandomClips(4, 3))
         list(VideoLoader(data, 4, sampler=DistributedSampler(data, 2, rank=1)))  # the first of them speaks
+
+
+def test_short_videos_are_said_to_one_who_counts_the_batches(manifest):
+    loader = VideoLoader(make_dataset(manifest, sampling=RandomClips(64, 8)), 4)
+    with pytest.warns(UserWarning, match=r"which spans 505: 15 of 15 read"):
+        assert len(list(islice(loader, len(loader)))) == 4
 
 
 def test_a_sample_of_videos_tells_of_short_ones(manifest, monkeypatch):
