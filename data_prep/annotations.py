@@ -76,6 +76,7 @@ def class_folders(root: Path, classes: ClassNames | None, split: Split) -> Listi
     if not tree.class_names:
         raise UserError(f"--videos ({root}) must hold a folder for each class, perhaps in train, val, test")
     if classes is None:
+        tree.check_root(f"--videos ({root})")
         classes = ClassNames(tree.class_names, str(root))
     labels = {name: classes.label(str(root / name), name) for name in tree.class_names}
     videos = []

@@ -43,7 +43,7 @@ def test_nested_folders_and_gif_are_read_and_the_rest_is_counted(tree):
     assert [str(warning.message) for warning in caught] == [
         f"{root}: files left out (hidden: 1, in no folder of a class: 1, suffix .db: 1, suffix .jpg: 1, "
         "suffix .txt: 1, suffix missing: 1), the first of them loose.mp4; "
-        "classes without a video, which keep their labels: 0 (empty class)"
+        "classes without a video, which keep their labels: empty class"
     ]
     assert manifest.class_names == ["empty class", "jump high", "tänzer", "walk"]
     assert [(os.path.relpath(entry.path, root), entry.label) for entry in manifest.entries] == [
@@ -96,10 +96,22 @@ def test_blanks_and_underscores_are_one_spelling(tree):
     ]
 
 
+def test_a_root_that_is_a_level_too_high(tree):
+    root = tree("videos/run/1.mp4", "videos/sit/2.mp4", "train.csv")
+    with pytest.raises(UserError, match=r"must hold a folder for each class, and holds one, videos,"):
+        read_manifest(root)
+    assert listed(root / "videos") == [("run/1.mp4", 0), ("sit/2.mp4", 1)]
+    root = tree("videos_2/sit/2.mp4")
+    with pytest.warns(UserWarning, match=r"no video is right in the folder .*, of videos, videos_2$"):
+        assert len(listed(root)) == 3
+
+
 def test_a_folder_that_cannot_be_used(tree, monkeypatch):
     root = tree("walk/photo.jpg", "walk/photo2.jpg", "jump/deep/")
     with pytest.raises(UserError, match=r"tree\) must hold a folder .*; files left out \(suffix .jpg: 2\)"):
         read_manifest(root)
+    with pytest.raises(UserError, match=r"or be a file; it holds train.csv; files left out"):
+        read_manifest(tree("train.csv", "val.csv"))
 
     def refuse(folder):
         raise PermissionError(13, "Permission denied", folder)

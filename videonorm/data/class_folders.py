@@ -40,6 +40,20 @@ class ClassFolders(NamedTuple):
     class_names: list[str]  # by label; a class that has no video keeps its place
     left_out: list[LeftOut]
 
+    @property
+    def all_deeper(self) -> bool:
+        """Whether no video is right in the folder of its class: perhaps the root is another folder."""
+        depths = {video.path.count(os.sep) - (video.split is not None) for video in self.videos}
+        return bool(depths) and min(depths) > 1
+
+    def check_root(self, name: str) -> None:
+        """Raise UserError for a root, which ``name`` begins the sentence of, that must be a level below."""
+        if len(self.class_names) == 1 and self.all_deeper:
+            (only,) = self.class_names
+            raise UserError(
+                f"{name} must hold a folder for each class, and holds one, {only}, with folders in it"
+            )
+
     def notice(self) -> str:
         """What a reader may not expect: how many files are left out, and which classes are empty; or ""."""
         parts = []
@@ -48,8 +62,10 @@ class ClassFolders(NamedTuple):
             counts = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(kinds.items()))
             parts.append(f"files left out ({counts}), the first of them {self.left_out[0].path}")
         used = {video.class_name for video in self.videos}
-        if empty := [f"{n} ({name})" for n, name in enumerate(self.class_names) if name not in used]:
+        if empty := [name for name in self.class_names if name not in used]:
             parts.append(f"classes without a video, which keep their labels: {some_of(empty)}")
+        if self.all_deeper:
+            parts.append(f"no video is right in the folder of its class, of {some_of(self.class_names)}")
         return "; ".join(parts)
 
 

@@ -192,10 +192,14 @@ def _rows_of_folder(
     if not tree.videos and not labels_required and loose:
         return [Row(str(path), video, "") for video in loose], None
     if not tree.videos:
+        lists = [f"it holds {file.name}" for file in sorted(path.glob("*.csv"))[:1]]
+        found = lists + [notice] * bool(tree.left_out)
         raise UserError(
             f"manifest ({path}) must hold a folder with videos for each class, or be a file"
-            + f"; {notice}" * bool(tree.left_out)
+            + "".join(f"; {what}" for what in found)
         )
+    if labels_required and class_names is None:
+        tree.check_root(f"manifest ({path})")
     if notice:
         warnings.warn(f"{path}: {notice}", stacklevel=3)
     return list(rows.values()), tree.class_names
