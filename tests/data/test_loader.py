@@ -208,6 +208,19 @@ def test_a_users_mistake_comes_through(tmp_path):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_of_bad_videos_alone_has_no_clips(manifest, tmp_path, num_workers):
+    entries = [Entry(str(tmp_path / f"{number}.mp4"), number) for number in range(4)]
+    entries[2] = manifest.entries[0]
+    mixed = Manifest(tmp_path / "m.csv", Entries.of(entries), 4)
+    with decoding_workers(num_workers, "auto", 60, torch.device("cpu")) or nullcontext() as workers:
+        data = make_dataset(mixed, sampling=UniformClips(2, 1), replace_bad=False)
+        empty, other = VideoLoader(data, 2, workers)
+    assert (len(empty), empty.frames.shape[0], len(empty.label), len(empty.bad)) == (0, 0, 0, 2)
+    assert (len(other), other.label.tolist(), len(other.bad)) == (1, [0], 1)
+    assert len(empty.to("cpu")) == 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_videos_shorter_than_a_clip_are_counted_once(manifest, videos, make_video, num_workers, tmp_path):
     short = make_video(tmp_path / "short.mp4", count=7)
     entries = [*manifest.entries, Entry(str(short), 15), Entry(videos("vp9.webm"), 16, 1.0, 1.2)]
