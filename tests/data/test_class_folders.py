@@ -1,6 +1,8 @@
 """Trees as people have them: nested, linked, with other files among the videos, with an empty class."""
 
 import os
+import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,20 @@ def test_nested_folders_and_gif_are_read_and_the_rest_is_counted(tree):
         *(("tänzer/nested/deeper/n1.mp4", 2), ("tänzer/nested/n2.mp4", 2), ("tänzer/日本.mkv", 2)),
         *(("walk/B UPPER.MP4", 3), ("walk/a.mp4", 3), ("walk/g.gif", 3)),
     ]
+
+
+def test_classes_of_the_model_are_not_said_a_second_time(tree):
+    with pytest.warns(UserWarning, match="keep their labels: sit$"):
+        manifest = read_manifest(tree("run/1.mp4", "sit/"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        manifest.warn_of_empty_classes(2)
+    with pytest.warns(UserWarning, match=r"2 of 3 \(num_classes\), 1 \(sit\), 2$"):
+        manifest.warn_of_empty_classes(3)
+    shutil.rmtree(manifest.path / "sit")
+    manifest = read_manifest(manifest.path, class_names=["run", "sit"])  # those of a network
+    with pytest.warns(UserWarning, match=r"1 of 2 \(num_classes\), 1 \(sit\)$"):
+        manifest.warn_of_empty_classes(2)
 
 
 def test_the_same_file_name_in_two_classes_is_two_videos(tree):

@@ -53,21 +53,16 @@ class Manifest:
             )
 
     def warn_of_empty_classes(self, num_classes: int) -> None:
-        """Say which classes of a model, of so many, have no video here.
-
-        Of the empty folders of a tree ``read_manifest`` has said it.
-        """
+        """Say which classes of a model, of so many, have no video here."""
         used = set(self.entries.labels.tolist())
+        empty = [label for label in range(num_classes) if label not in used]
         names = dict(enumerate(self.class_names or []))
-        empty = [
-            f"{label} ({names[label]})" if label in names else str(label)
-            for label in range(num_classes)
-            if label not in used
-        ]
-        if empty and not (num_classes == self.num_classes and self.path.is_dir()):
+        # Of the empty folders of a tree ``read_manifest`` has said it.
+        if not all(label in names and (self.path / names[label]).is_dir() for label in empty):
+            shown = [f"{label} ({names[label]})" if label in names else str(label) for label in empty]
             warnings.warn(
                 f"classes of the model without a video in {self.path}: {len(empty):,} of {num_classes:,} "
-                f"(num_classes), {some_of(empty)}{self._count_from_0()}",
+                f"(num_classes), {some_of(shown)}{self._count_from_0()}",
                 stacklevel=2,
             )
 
