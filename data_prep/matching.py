@@ -71,6 +71,8 @@ class Videos:
             found = [path for path in self._by_end.get(end, []) if self._split_of(path) in (None, split)]
             found = found or self._by_path.get(os.path.basename(key), [])
         best = sorted(found, key=lambda path: (path != name, self._split_of(path) != split, path))
+        if not best and os.path.isfile(exact := os.path.join(self.root, name)):
+            return [exact]  # of a suffix that is none of a video's
         return [os.path.join(self.root, path) for path in best]
 
     def _split_of(self, path: str) -> Split | None:

@@ -115,7 +115,8 @@ def writing(out: Path, must: str, option: str = "--out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{option} ({printable(out)}) must be {must}: {error.strerror}") from None
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{option} ({printable(out)}) must be {must}: {reason}") from None
 
 
 @contextlib.contextmanager

@@ -195,6 +195,14 @@ def test_folders_are_read_as_training_reads_them(put, write, run):
     }
 
 
+def test_a_listed_file_of_any_suffix_is_found(write, run):
+    write("videos/a.rmvb", b"")
+    write("train.txt", "a.rmvb 0\nb.rmvb 0\n")
+    run("lists", "--train", "train.txt")
+    assert [row["path"].split("/")[-1] for row in table("out/train.csv")] == ["a.rmvb"]
+    assert problems() == [("missing", "train", "has no file")]
+
+
 def test_no_cell_is_a_formula_and_what_is_read_again_is_as_it_was(put, run, tmp_path):
     put("videos/=1+1/@a.mp4", "videos/-2/b.mp4", "videos/+x/+c.mp4", "videos/'=y/d.mp4")
     run("folders", "--out", "videos")
