@@ -157,7 +157,7 @@ def draw(videos: Sequence[Video]) -> "Figure":
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 7), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
         grid = figure.add_gridspec(2, 3, height_ratios=(1.1, 1))
-        figure.suptitle(printable(headline(videos)), x=0.01, ha="left", fontsize=13, fontweight="bold")
+        figure.suptitle(_plain(headline(videos)), x=0.01, ha="left", fontsize=13, fontweight="bold")
         _classes(figure.add_subplot(grid[0, :]), videos)
         durations = [v.duration_seconds for v in videos if v.duration_seconds is not None]
         _histogram(figure.add_subplot(grid[1, 0]), "Duration", "seconds", durations)
@@ -187,7 +187,7 @@ def _classes(axes: "Axes", videos: Sequence[Video]) -> None:
     width = min(0.8, 0.08 * len(names)) if len(names) <= NAMED else 1.0  # many gaps would flicker
     for split, color in zip(splits, SPLIT_COLORS * len(splits), strict=False):
         heights = np.array([counts[split, name] for name in names])
-        axes.bar(range(len(names)), heights, width, bottom=bottom, color=color, label=printable(split))
+        axes.bar(range(len(names)), heights, width, bottom=bottom, color=color, label=_plain(split))
         bottom += heights
     if len(names) <= NAMED:
         labels = [_short(name, 24) for name in names]
@@ -278,9 +278,13 @@ def _empty(axes: "Axes", text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED)
 
 
+def _plain(text: str) -> str:
+    """Text as it is: a dollar sign would start a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def _short(name: str, length: int) -> str:
-    # A dollar sign would start a formula.
-    name = printable(name).replace("$", r"\$")
+    name = _plain(name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
