@@ -83,10 +83,13 @@ def test_folders_of_splits(tree, split):
     }
     assert listed(root, split=split) == expected[split]  # of the classes of all splits
     assert len(listed(root)) == 4
+    with pytest.warns(UserWarning, match=r"files left out \(in no folder of a class: 2\)"):
+        assert listed(tree("train/loose.mp4", "more/run/1.mp4"), split=split) == expected[split]
 
 
 def test_a_class_may_be_called_as_a_split(tree):
     assert listed(tree("test/1.mp4", "walk/2.mp4")) == [("test/1.mp4", 0), ("walk/2.mp4", 1)]
+    assert listed(tree("test/further/3.mp4"))[:2] == [("test/1.mp4", 0), ("test/further/3.mp4", 0)]
 
 
 def test_links_are_followed_but_not_up(tree, tmp_path):

@@ -277,6 +277,8 @@ def test_the_default_number_of_workers(num_workers, device, devices_here, expect
     assert (workers.num_workers if workers else 0) == expected
 
 
-def test_batch_size_is_checked(manifest):
+def test_arguments_are_checked(manifest):
+    with pytest.raises(UserError, match=r"num_workers \(-1\) must be at least 0"):
+        decoding_workers(-1, "auto", 60, torch.device("cpu"))
     with pytest.raises(UserError, match=r"batch_size \(0\) must be at least 1"):
         make_loader(manifest, batch_size=0)

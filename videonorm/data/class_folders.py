@@ -73,17 +73,16 @@ def read_class_folders(root: str | Path) -> ClassFolders:
     """Read a tree with a folder for each class, in folders train, val, test or in none.
 
     A video belongs to the class in whose folder it is, however far below. Links are followed. Names that
-    begin with a dot, and folders of that kind, are nothing. A top folder called as a split is one if it holds
-    folders and no videos. Labels follow the alphabetical order of all classes, those without a video
-    and those of other splits too, so that trees of several machines agree.
+    begin with a dot, and folders of that kind, are nothing. Top folders that are called as splits and
+    hold folders are splits, unless all of these hold videos too. Labels follow the alphabetical order of all
+    classes, those without a video and those of other splits too, so that trees of several machines agree.
 
     Raises:
         UserError: a folder cannot be read.
     """
     root = str(root)
     tops = _folders(root)
-    splits = {name: SPLIT_WORDS[name.lower()] for name in tops if name.lower() in SPLIT_WORDS}
-    splits = {name: split for name, split in splits.items() if _holds_folders_alone(os.path.join(root, name))}
+    splits = _splits(root, tops)
     depth = 1 if splits else 0  # of the folders of classes
     folders = [name for top in splits for name in _folders(os.path.join(root, top))] if splits else tops
     class_names = alphabetical(folders)
@@ -157,9 +156,20 @@ def _folders(folder: str) -> list[str]:
     return [entry.name for entry in _entries(folder) if entry.name[0] != "." and _is_folder(entry)]
 
 
-def _holds_folders_alone(folder: str) -> bool:
-    names = [entry.name for entry in _entries(folder) if entry.name[0] != "."]
-    return bool(_folders(folder)) and not any(name.lower().endswith(VIDEO_SUFFIXES) for name in names)
+def _splits(root: str, tops: list[str]) -> dict[str, Split]:
+    """Those of the top folders that are splits."""
+    splits: dict[str, Split] = {}
+    without_videos = 0
+    for name in tops:
+        folder = os.path.join(root, name)
+        if name.lower() in SPLIT_WORDS and _folders(folder):
+            splits[name] = SPLIT_WORDS[name.lower()]
+            without_videos += not any(map(_is_video, _entries(folder)))
+    return splits if without_videos else {}
+
+
+def _is_video(entry: os.DirEntry[str]) -> bool:
+    return entry.name[0] != "." and entry.name.lower().endswith(VIDEO_SUFFIXES)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

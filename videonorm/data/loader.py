@@ -156,6 +156,8 @@ def decoding_workers(
     """
     if num_workers is None:
         num_workers = min(available_cores() // devices_here, 8) if device.type == "cuda" else 0
+    if num_workers < 0:
+        raise UserError(f"num_workers ({num_workers}) must be at least 0")
     if num_workers == 0:
         return None
     # CUDA cannot be used in a forked process.
