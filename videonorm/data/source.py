@@ -42,8 +42,8 @@ class Manifests:
 
     Args:
         train, val, test: file or folder; one CSV with the column ``split``, or one folder with the folders
-            train, val, test, may serve for several. That for test may have no labels: it can be predicted, not
-            scored.
+            train, val, test, may serve for several. That for test may have no labels: it can be predicted,
+            not scored.
         root: folder or URL that relative paths start from; by default the folder of each manifest.
         class_names: names by label, where the manifests do not settle them.
     """
