@@ -55,6 +55,18 @@ def test_nested_folders_and_gif_are_read_and_the_rest_is_counted(tree):
     ]
 
 
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_of_several_processes_one_speaks(tree, name, monkeypatch):
+    root = tree("walk/a.mp4", "walk/photo.jpg", "run/")
+    monkeypatch.setenv(name, "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_manifest(root)
+    monkeypatch.setenv(name, "0")
+    with pytest.warns(UserWarning, match=r"suffix .jpg: 1"):
+        read_manifest(root)
+
+
 def test_classes_of_the_model_are_not_said_a_second_time(tree):
     with pytest.warns(UserWarning, match="keep their labels: sit$"):
         manifest = read_manifest(tree("run/1.mp4", "sit/"))

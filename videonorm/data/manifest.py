@@ -25,6 +25,7 @@ from videonorm.data.rows import (
 )
 from videonorm.data.splits import Split
 from videonorm.errors import UserError
+from videonorm.machine import is_first_process
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _rows_of_folder(
         )
     if labels_required and class_names is None:
         tree.check_root(f"manifest ({path})")
-    if notice:
+    if notice and is_first_process():
         warnings.warn(f"{path}: {notice}", stacklevel=3)
     return list(rows.values()), tree.class_names
 

@@ -23,6 +23,7 @@ from videonorm.data.decoding.container import check_file, open_container
 from videonorm.data.decoding.location import FileStatus, is_remote, without_credentials
 from videonorm.data.decoding.packet_index import PacketIndex, build_index
 from videonorm.files import cache_folder
+from videonorm.machine import is_first_process
 
 T = TypeVar("T")
 
@@ -242,7 +243,7 @@ def _may_be_written(path: Path) -> bool:
 
 
 def _say_once(sentence: str) -> None:
-    if not _said[0]:
+    if not _said[0] and is_first_process():
         _said[0] = True
         warnings.warn(
             f"{sentence} A video whose index is not in memory is read through when it is opened.",
