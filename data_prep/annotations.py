@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from listing import SPLIT_WORDS, ClassNames, Listed, Listing, read_json, read_lines, read_text
+from listing import ClassNames, Listed, Listing, read_json, read_lines
 
 from videonorm.data import Split
-from videonorm.data.rows import csv_rows
+from videonorm.data.class_folders import read_class_folders
+from videonorm.data.rows import csv_rows, read_text
+from videonorm.data.splits import SPLIT_WORDS
 from videonorm.errors import UserError
 
 
@@ -45,7 +47,7 @@ def kinetics(files: list[Path], classes: ClassNames | None, *, untrimmed: bool =
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    lines = read_text(file).split("\n")
+    lines = read_text(file, "annotations").split("\n")
     if not any(line.strip() for line in lines):
         raise UserError(f"annotations ({file}) must have a header with the columns of the official files")
     return csv_rows(file, lines, ",", ("youtube_id", "time_start", "time_end"))
@@ -64,37 +66,24 @@ def _split_of_file(file: Path) -> Split:
     return found.pop()
 
 
-def class_folders(root: Path, files: list[str], classes: ClassNames | None, split: Split) -> Listing:
+def class_folders(root: Path, classes: ClassNames | None, split: Split) -> Listing:
     """A tree with a folder for each class, in folders train, val and test or in none.
 
     Args:
-        files: paths of the videos below ``root``.
         split: what the videos are where the tree has no folders of splits.
     """
-    folders = _folders(root)
-    splits = {name: SPLIT_WORDS[name.lower()] for name in folders if name.lower() in SPLIT_WORDS}
-    tops = {name: _folders(root / name) for name in splits} if splits else {"": folders}
-    if not any(tops.values()):
+    tree = read_class_folders(root)
+    if not tree.class_names:
         raise UserError(f"--videos ({root}) must hold a folder for each class, perhaps in train, val, test")
     if classes is None:
-        classes = ClassNames.alphabetical((name for names in tops.values() for name in names), str(root))
-    labels = {
-        os.path.join(top, name): classes.label(str(root / top / name), name)
-        for top, names in tops.items()
-        for name in names
-    }
+        tree.check_root(f"--videos ({root})")
+        classes = ClassNames(tree.class_names, str(root))
+    labels = {name: classes.label(str(root / name), name) for name in tree.class_names}
     videos = []
-    for file in files:
-        parts = file.split(os.sep)
-        folder = os.sep.join(parts[: 2 if splits else 1])
-        if folder in labels and len(parts) > (2 if splits else 1):
-            its_split = splits[parts[0]] if splits else split
-            videos.append(Listed(str(root / folder), its_split, file, labels[folder]))
-    return Listing(videos, classes.names)
-
-
-def _folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+    for video in tree.videos:
+        where = str(root / os.path.dirname(video.path))
+        videos.append(Listed(where, video.split or split, video.path, labels[video.class_name]))
+    return Listing(videos, classes.names, tree.left_out)
 
 
 def path_label_lists(

@@ -2,18 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from videonorm.data import Split
+from videonorm.data.class_folders import LeftOut, alphabetical, spaced
+from videonorm.data.rows import read_text
+from videonorm.data.splits import SPLIT_WORDS
 from videonorm.errors import UserError
-
-SPLIT_WORDS: dict[str, Split] = {
-    **{"train": "train", "training": "train"},
-    **{"val": "val", "valid": "val", "validate": "val", "validation": "val"},
-    **{"test": "test", "testing": "test"},
-}
 
 
 class Listed(NamedTuple):
@@ -32,6 +29,7 @@ class Listing(NamedTuple):
 
     videos: list[Listed]
     class_names: list[str] | None  # by label, in the published order; None where lists have bare numbers
+    left_out: Sequence[LeftOut] = ()  # files that are no videos of a class, where folders are read
     one_held_out: bool = False  # the publisher has one held-out list, which serves as val and as test
 
 
@@ -50,19 +48,15 @@ class ClassNames:
 
     @classmethod
     def alphabetical(cls, found: Iterable[str], source: str) -> Self:
-        """The order that Kinetics publishes, of the names with blanks between their words."""
-        spellings: dict[str, str] = {}
-        for name in sorted(set(found)):  # of "ride_bike" and "ride bike" the second, published one stays
-            if spaced(name) not in spellings or name == spaced(name):
-                spellings[spaced(name)] = name
-        return cls([spellings[key] for key in sorted(spellings)], source)
+        """The order that Kinetics publishes."""
+        return cls(alphabetical(found), source)
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """A file with a name on each line, or PySlowFast's JSON that gives each name its label."""
         if path.suffix.lower() == ".json":
             return cls.from_json(path)
-        lines = [line.strip() for line in read_text(path).rstrip("\n").split("\n")]
+        lines = [line.strip() for line in read_text(path, "annotations").rstrip("\n").split("\n")]
         if lines == [""]:
             raise UserError(f"classes ({path}) must name at least one class")
         return cls(lines, str(path))
@@ -87,10 +81,6 @@ class ClassNames:
         return label
 
 
-def spaced(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def split_of_folder(name: str) -> Split | None:
     """``train``, ``videos_val``, ``test_256`` ... are splits; the class "training dog" is not."""
     words = set(re.findall("[a-z]+", name.lower())) & SPLIT_WORDS.keys() - {"training", "testing"}
@@ -99,21 +89,13 @@ def split_of_folder(name: str) -> Split | None:
 
 def read_lines(file: Path) -> Iterator[tuple[str, str]]:
     """(where, line) of the lines that are not blank."""
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file, "annotations").split("\n"), start=1):
         if line.strip():
             yield f"{file} line {number}", line.strip()
 
 
 def read_json(file: Path) -> Any:
     try:
-        return json.loads(read_text(file))
+        return json.loads(read_text(file, "annotations"))
     except json.JSONDecodeError as error:
         raise UserError(f"{file} line {error.lineno}: must be readable as JSON: {error.msg}") from None
-
-
-def read_text(file: Path) -> str:
-    try:
-        # A name may hold any byte; a byte order mark is no part of the first word.
-        return file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(f"annotations ({file}) must be a file that can be read: {error.strerror}") from None

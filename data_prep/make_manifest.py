@@ -17,14 +17,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from script import add_out_folder, add_work, help_of, run, writing
+from script import FOLDER, add_out_folder, add_work, check_out, help_of, run, writing
 
 from videonorm.errors import UserError
 from videonorm.options import Parser
 
 if TYPE_CHECKING:
     from listing import Listing
-    from matching import Videos
 
     from videonorm.data import Split
 
@@ -105,6 +104,7 @@ def main(argv: list[str]) -> int:
     _check_folder("--videos", options.videos)
     if options.out.exists():
         _check_folder("--out", options.out)
+    check_out(options.out, FOLDER)
     replacement = None
     if options.layout == "kinetics":
         replacement = options.replacement
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
     with Console(stderr=True).status("Looking for videos"):
         videos = Videos(options.videos, replacement)
         replacements = Videos(replacement) if replacement else None
-    listing = _read(options, videos)
+    listing = _read(options)
     if not listing.videos:
         raise UserError("the annotations must list at least one video")
     matches, problems = match(listing, videos, replacements)
@@ -130,13 +130,13 @@ def main(argv: list[str]) -> int:
             f"none of {len(listing.videos)} is there, such as {listing.videos[0].name}"
         )
     usable, unreadable = usable_of(matches, replacements, options)
-    with writing(options.out, "a folder that can be written"):
+    with writing(options.out, FOLDER):
         write_all(listing, usable, problems + unreadable, options.out)
     show(listing, usable, problems + unreadable, options.out)
     return 0
 
 
-def _read(options: Namespace, videos: "Videos") -> "Listing":
+def _read(options: Namespace) -> "Listing":
     import annotations as published
     from listing import ClassNames
 
@@ -153,7 +153,7 @@ def _read(options: Namespace, videos: "Videos") -> "Listing":
                 raise UserError(f"--annotations must name the official CSVs: there is no *.csv in {folder}")
             return published.kinetics(files, classes, untrimmed=options.untrimmed)
         case "folders":
-            return published.class_folders(options.videos, videos.paths, classes, options.split)
+            return published.class_folders(options.videos, classes, options.split)
         case "lists":
             given: dict[Split, Path | None] = {split: getattr(options, split) for split in SPLITS}
             lists = {split: file for split, file in given.items() if file is not None}

@@ -2,14 +2,13 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from listing import Listed, Listing, spaced, split_of_folder
+from listing import Listed, Listing, split_of_folder
 
 from videonorm.data import Split
-from videonorm.data.rows import VIDEO_SUFFIXES
+from videonorm.data.class_folders import VIDEO_SUFFIXES, files_below, spaced
 
 
 class Problem(NamedTuple):
@@ -33,7 +32,13 @@ class Videos:
 
     def __init__(self, root: Path, skip: Path | None = None) -> None:
         self.root = root.absolute()
-        self.paths = sorted(self._walk(skip))  # relative to the root
+        beside = os.path.join(os.path.realpath(skip), "") if skip is not None else None
+        self.real = {  # paths below the root -> without links
+            path: real
+            for path, real in files_below(str(self.root))
+            if _is_video(path) and not (beside and real.startswith(beside))
+        }
+        self.paths = sorted(self.real)
         self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_end: dict[str, list[str]] = defaultdict(list)  # by file name, and by folder and file name
         for path in self.paths:
@@ -43,20 +48,6 @@ class Videos:
             self._by_end[parts[-1]].append(path)
             if len(parts) > 1:
                 self._by_end[os.sep.join(parts[-2:])].append(path)
-
-    def _walk(self, skip: Path | None) -> Iterator[str]:
-        seen = set()
-        for folder, folders, names in os.walk(self.root, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen or (skip is not None and real == os.path.realpath(skip)):
-                folders.clear()  # a link back up, or the replacement set
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if name[0] != ".")
-            for name in names:
-                # ._x.mp4 is what macOS puts into tar files, and no video
-                if name[0] != "." and name.lower().endswith(VIDEO_SUFFIXES):
-                    yield os.path.relpath(os.path.join(folder, name), self.root)
 
     def _key(self, path: str) -> str:
         stem, suffix = os.path.splitext(path)
@@ -80,10 +71,17 @@ class Videos:
             found = [path for path in self._by_end.get(end, []) if self._split_of(path) in (None, split)]
             found = found or self._by_path.get(os.path.basename(key), [])
         best = sorted(found, key=lambda path: (path != name, self._split_of(path) != split, path))
+        if not best and os.path.isfile(exact := os.path.join(self.root, name)):
+            return [exact]  # of a suffix that is none of a video's
         return [os.path.join(self.root, path) for path in best]
 
     def _split_of(self, path: str) -> Split | None:
         return next(filter(None, map(split_of_folder, path.split(os.sep)[:-1])), None)
+
+
+def _is_video(path: str) -> bool:
+    name = os.path.basename(path)
+    return name[0] != "." and name.lower().endswith(VIDEO_SUFFIXES)
 
 
 def match(listing: Listing, videos: Videos, replacement: Videos | None) -> tuple[list[Match], list[Problem]]:
@@ -124,13 +122,28 @@ def match(listing: Listing, videos: Videos, replacement: Videos | None) -> tuple
             note("unreadable", "has a carriage return in its path, which a manifest cannot hold")
         else:
             matches.append(Match(video, paths))
-    for relative in videos.paths:
-        path = os.path.join(videos.root, relative)
-        if path in used:
+    return matches, problems + _unlisted(listing, videos, used, copies)
+
+
+def _unlisted(listing: Listing, videos: Videos, used: set[str], copies: dict[str, str]) -> list[Problem]:
+    """The files that are in no list. A link to a file that is used is not among them.
+
+    Args:
+        used: absolute paths.
+        copies: further files of the same name, with the one that is used.
+    """
+    below = os.path.join(videos.root, "")
+    real_used = {videos.real.get(path.removeprefix(below), path) for path in used}
+    left_out = dict(listing.left_out)
+    problems = []
+    for path in sorted({*videos.paths, *left_out}):
+        whole = os.path.join(videos.root, path)
+        if videos.real.get(path) in real_used:
             continue
-        if path not in copies:
-            problems.append(Problem("unlisted", path, "is in no list"))
-        elif os.path.realpath(path) != os.path.realpath(copies[path]):  # a link is no second copy
-            reason = f"has the same name as {copies[path]}, which is used"
-            problems.append(Problem("duplicate", path, reason))
-    return matches, problems
+        if whole in copies:
+            reason = f"has the same name as {copies[whole]}, which is used"
+            problems.append(Problem("duplicate", whole, reason))
+        else:
+            kind = left_out.get(path)
+            problems.append(Problem("unlisted", whole, f"is left out: {kind}" if kind else "is in no list"))
+    return problems

@@ -19,7 +19,7 @@ from videonorm.data.rows import (
     seconds_of,
 )
 from videonorm.errors import UserError
-from videonorm.files import open_new
+from videonorm.files import open_new, to_cell
 
 
 class Row(NamedTuple):
@@ -62,7 +62,7 @@ def read_rows(path: Path, root: str | Path | None = None) -> list[Row]:
         rows.append(Row(join(cells["path"]), *bounds, cells, cells.get("split") or path.stem, base))
     if not rows:
         raise UserError(f"manifest ({path}) must list at least one video")
-    check_root(path, root, [row.path for row in rows[:10]])
+    check_root(path, root, [row.cells["path"] for row in rows[:10]])
     return rows
 
 
@@ -98,7 +98,7 @@ def read_classes(manifests: Sequence[Path]) -> bytes | None:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str] = ()) -> None:
-    """Write rows to a CSV file.
+    """Write rows to a CSV file; see ``to_cell``. A path in a manifest must be none that this changes.
 
     Args:
         columns: in their order; by default those of the rows, in the order in which they first come up.
@@ -108,8 +108,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, object]], columns: Sequen
         columns = list(dict.fromkeys(name for row in rows for name in row)) or ["path", "label"]
     with open_new(path) as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({name: to_cell(name) for name in columns})
+        for row in rows:
+            writer.writerow(
+                {name: to_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+            )
 
 
 class BadRows:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from script import add_work, manifests_parser, printable, run, writing
+from script import FILE, add_work, check_out, manifests_parser, printable, run, writing
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
@@ -88,10 +88,11 @@ def main(argv: list[str]) -> int:
 
     from rows import read_all
 
+    check_out(options.out, FILE)
     videos = _videos(read_all(options.manifests, options.root), options)
     figure = draw(videos)
     metadata = {"Date": None} if suffix == ".svg" else None  # the same picture is the same file
-    with writing(options.out, "a file that can be written"), new_file(options.out) as aside:
+    with writing(options.out, FILE), new_file(options.out) as aside:
         figure.savefig(aside, format=suffix[1:], dpi=150, metadata=metadata)
     print(f"{headline(videos)}: {printable(options.out)}")
     return 0
@@ -156,7 +157,7 @@ def draw(videos: Sequence[Video]) -> "Figure":
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 7), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
         grid = figure.add_gridspec(2, 3, height_ratios=(1.1, 1))
-        figure.suptitle(printable(headline(videos)), x=0.01, ha="left", fontsize=13, fontweight="bold")
+        figure.suptitle(_plain(headline(videos)), x=0.01, ha="left", fontsize=13, fontweight="bold")
         _classes(figure.add_subplot(grid[0, :]), videos)
         durations = [v.duration_seconds for v in videos if v.duration_seconds is not None]
         _histogram(figure.add_subplot(grid[1, 0]), "Duration", "seconds", durations)
@@ -186,7 +187,7 @@ def _classes(axes: "Axes", videos: Sequence[Video]) -> None:
     width = min(0.8, 0.08 * len(names)) if len(names) <= NAMED else 1.0  # many gaps would flicker
     for split, color in zip(splits, SPLIT_COLORS * len(splits), strict=False):
         heights = np.array([counts[split, name] for name in names])
-        axes.bar(range(len(names)), heights, width, bottom=bottom, color=color, label=printable(split))
+        axes.bar(range(len(names)), heights, width, bottom=bottom, color=color, label=_plain(split))
         bottom += heights
     if len(names) <= NAMED:
         labels = [_short(name, 24) for name in names]
@@ -277,9 +278,13 @@ def _empty(axes: "Axes", text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=MUTED)
 
 
+def _plain(text: str) -> str:
+    """Text as it is: a dollar sign would start a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def _short(name: str, length: int) -> str:
-    # A dollar sign would start a formula.
-    name = printable(name).replace("$", r"\$")
+    name = _plain(name)
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 

@@ -17,7 +17,7 @@ from video import Facts, probe
 from workers import Failed, run_all
 
 from videonorm.data import Split
-from videonorm.files import write
+from videonorm.files import to_cell, write
 
 
 class Usable(NamedTuple):
@@ -84,7 +84,7 @@ def _cells(video: Usable, split: Split, out: Path, listing: Listing) -> dict[str
     below = str(out.absolute()) + os.sep
     if path.startswith(below):  # a folder that holds manifest and videos can be moved as one
         path = path.removeprefix(below)
-        path = path if path == path.lstrip() else f"./{path}"
+        path = path if path == to_cell(path.lstrip()) else f"./{path}"
     bounds = (video.listed.start_seconds, video.listed.end_seconds)
     start, end = ("" if bound is None else round(bound, 4) for bound in bounds)
     return {

@@ -10,7 +10,17 @@ import sys
 import av
 import pytest
 
-from videonorm.files import cache_folder, check_writable, new_file, new_folder, open_new, write, write_json
+from videonorm.files import (
+    cache_folder,
+    check_writable,
+    from_cell,
+    new_file,
+    new_folder,
+    open_new,
+    to_cell,
+    write,
+    write_json,
+)
 
 
 class Stop(Exception):
@@ -188,3 +198,27 @@ def test_cache_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "videonorm"
+
+
+@pytest.mark.parametrize(
+    "text, cell",
+    [
+        ("=1+1", "'=1+1"),
+        ('=HYPERLINK("http://x")', '\'=HYPERLINK("http://x")'),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-x", "'-x"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("'=1", "''=1"),
+        ("''@", "'''@"),
+        ("-0.5", "-0.5"),
+        ("'-0.5", "''-0.5"),
+        ("it's", "it's"),
+        ("'quoted'", "'quoted'"),
+        ("", ""),
+        ("a=b", "a=b"),
+    ],
+)
+def test_no_cell_is_a_formula_and_every_text_comes_back(text, cell):
+    assert to_cell(text) == cell
+    assert from_cell(cell) == text

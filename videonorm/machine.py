@@ -47,6 +47,13 @@ def _cpu_quotas(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/sel
     return quotas
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process of a run on this machine, or the first: the one that speaks."""
+    # Set by torchrun and Lightning; by Slurm.
+    rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    return rank in (None, "", "0")
+
+
 def processor() -> str:
     """The processor's name, as Linux has it; elsewhere its kind."""
     path = Path("/proc/cpuinfo")

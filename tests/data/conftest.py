@@ -1,6 +1,7 @@
 """Videos in which every frame shows its own number, so that a test can see which frame it was given."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,17 @@ def make_video() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def number_of() -> Callable[[np.ndarray], int]:
     return shown_number
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Iterator[None]:
+    """Without the right of root to read and write everything."""
+    if os.geteuid():
+        yield
+        return
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and folder.stat().st_mode & 0o777 == 0o700:
+            folder.chmod(0o711)
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)

@@ -1,4 +1,5 @@
 import csv
+import warnings
 
 import pytest
 
@@ -34,3 +35,31 @@ def test_too_many_are_an_error_that_lists_ten():
         "max_bad_fraction (0.05) must cover the train videos that cannot be used, "
         f"which are 12 of 239: {listed}"
     )
+
+
+def test_each_is_said_once():
+    bad = BadVideos()
+
+    def said(split):
+        with warnings.catch_warnings(record=True) as caught:
+            bad.warn_of_new(split)
+        return [str(warning.message) for warning in caught]
+
+    assert said("train") == []
+    bad.add("train", [BadVideo(f"/v/{i}.mp4", "is empty") for i in range(2)])
+    assert said("train") == [
+        "train videos that cannot be used: 2, and others take their places: /v/0.mp4 is empty, "
+        "/v/1.mp4 is empty"
+    ]
+    bad.add("train", [BadVideo(f"/v/{i}.mp4", "is empty") for i in range(6)])
+    assert said("train")[0].endswith(": /v/2.mp4 is empty, /v/3.mp4 is empty, /v/4.mp4 is empty and 1 more")
+    bad.add("val", [BadVideo("/v/0.mp4", "is empty")])
+    assert said("val") == ["val videos that cannot be used: 1, and they have no scores: /v/0.mp4 is empty"]
+    assert said("train") == said("val") == []
+
+
+def test_no_cell_is_a_formula(tmp_path):
+    bad = BadVideos()
+    bad.add("=cmd", [BadVideo("@a.mp4", "is empty")])
+    bad.write(tmp_path / "bad_videos.csv")
+    assert (tmp_path / "bad_videos.csv").read_text().splitlines()[1] == "'@a.mp4,is empty,'=cmd"

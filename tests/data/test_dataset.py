@@ -121,9 +121,22 @@ def test_bad_video_is_replaced_in_training_only(good, truncated):
 def test_only_bad_videos_are_an_error(truncated):
     dataset = VideoDataset(manifest_of(truncated), RandomClips(4, 2), replace_bad=True)
     with pytest.raises(
-        UserError, match=r"manifest \(manifest.csv\) must list usable videos; 10 in a row are not: "
+        UserError, match=r"manifest \(manifest.csv\) must list usable videos, and of 1 none is: "
     ):
         dataset[0]
+
+
+def test_each_bad_video_is_tried_and_named_once(truncated, good):
+    dataset = VideoDataset(manifest_of(truncated), RandomClips(4, 2), replace_bad=True)
+    with pytest.raises(UserError) as caught:
+        dataset[0]
+    assert str(caught.value).count("cut.mp4") == 1
+    few = VideoDataset(manifest_of(*[truncated] * 9, good[0]), RandomClips(4, 2), replace_bad=True)
+    assert {few[index].label for index in range(10)} == {9}  # one good video is found among ten
+    stretches = [Entry(truncated, 0, float(number)) for number in range(12)]
+    many = Manifest(Path("m.csv"), Entries.of(stretches), num_classes=1)
+    with pytest.raises(UserError, match=r"and of 10 none is: .*cut.mp4 is truncated[^;]*$"):
+        VideoDataset(many, RandomClips(4, 2), replace_bad=True)[3]
 
 
 def test_video_that_disappears_between_epochs(make_video, tmp_path):

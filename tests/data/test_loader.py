@@ -4,6 +4,9 @@ import faulthandler
 import os
 import signal
 import time
+import warnings
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -200,8 +203,62 @@ def test_a_users_mistake_comes_through(tmp_path):
     entries = [Entry(str(tmp_path / f"{n}.mp4"), n) for n in range(4)]
     with Workers(1, 60) as workers:
         loader = make_loader(Manifest(tmp_path / "m.csv", Entries.of(entries), 4), workers, batch_size=2)
-        with pytest.raises(UserError, match="must list usable videos; 10 in a row are not"):
+        with pytest.raises(UserError, match="must list usable videos, and of 4 none is"):
             list(loader)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_of_bad_videos_alone_has_no_clips(manifest, tmp_path, num_workers):
+    entries = [Entry(str(tmp_path / f"{number}.mp4"), number) for number in range(4)]
+    entries[2] = manifest.entries[0]
+    mixed = Manifest(tmp_path / "m.csv", Entries.of(entries), 4)
+    with decoding_workers(num_workers, "auto", 60, torch.device("cpu")) or nullcontext() as workers:
+        data = make_dataset(mixed, sampling=UniformClips(2, 1), replace_bad=False)
+        empty, other = VideoLoader(data, 2, workers)
+    assert (len(empty), empty.frames.shape[0], len(empty.label), len(empty.bad)) == (0, 0, 0, 2)
+    assert (len(other), other.label.tolist(), len(other.bad)) == (1, [0], 1)
+    assert len(empty.to("cpu")) == 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_videos_shorter_than_a_clip_are_counted_once(manifest, videos, make_video, num_workers, tmp_path):
+    short = make_video(tmp_path / "short.mp4", count=7)
+    entries = [*manifest.entries, Entry(str(short), 15), Entry(videos("vp9.webm"), 16, 1.0, 1.2)]
+    manifest = Manifest(manifest.path, Entries.of(entries), 17)
+    with Workers(num_workers, 60) if num_workers else nullcontext() as workers:
+        for short_video, action in (("loop", "they loop"), ("repeat_last", "their last frame is repeated")):
+            data = make_dataset(manifest, sampling=RandomClips(4, 3), short_video=short_video)
+            loader = VideoLoader(data, 4, workers)
+            with pytest.warns(UserWarning) as said:
+                for number in range(2):
+                    batches = epoch(loader, number)
+            assert [frames for batch in batches for frames in batch.video_frames] == [*[40] * 15, 7, 5]
+            assert [str(warning.message) for warning in said] == [
+                "videos shorter than a clip of 4 frames at frame_stride 3, which spans 10: 2 of 17 read of "
+                f"{manifest.path}, the shortest has 5; {action} (short_video)"
+            ]
+    data = make_dataset(manifest, sampling=RandomClips(2, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(VideoLoader(data, 4))
+        list(VideoLoader(make_dataset(manifest, sampling=RandomClips(4, 3), short_video="error"), 4))
+        data = make_dataset(manifest, sampling=RandomClips(4, 3))
+        list(VideoLoader(data, 4, sampler=DistributedSampler(data, 2, rank=1)))  # the first of them speaks
+
+
+def test_short_videos_are_said_to_one_who_counts_the_batches(manifest):
+    loader = VideoLoader(make_dataset(manifest, sampling=RandomClips(64, 8)), 4)
+    with pytest.warns(UserWarning, match=r"which spans 505: 15 of 15 read"):
+        assert len(list(islice(loader, len(loader)))) == 4
+
+
+def test_a_sample_of_videos_tells_of_short_ones(manifest, monkeypatch):
+    """Not only at the end of an epoch, which may take hours or never come."""
+    monkeypatch.setattr(loader, "_SAMPLE", 6)
+    batches = iter(VideoLoader(make_dataset(manifest, sampling=RandomClips(64, 8)), 4))
+    next(batches)
+    with pytest.warns(UserWarning, match=r"which spans 505: 8 of 8 .*, the shortest has 40; they loop"):
+        next(batches)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +277,8 @@ def test_the_default_number_of_workers(num_workers, device, devices_here, expect
     assert (workers.num_workers if workers else 0) == expected
 
 
-def test_batch_size_is_checked(manifest):
+def test_arguments_are_checked(manifest):
+    with pytest.raises(UserError, match=r"num_workers \(-1\) must be at least 0"):
+        decoding_workers(-1, "auto", 60, torch.device("cpu"))
     with pytest.raises(UserError, match=r"batch_size \(0\) must be at least 1"):
         make_loader(manifest, batch_size=0)

@@ -1,5 +1,6 @@
 import csv
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -52,19 +53,6 @@ def test_list_separated_by_blanks(name, folder):
         ("a.mp4", 1),
         ("c d.mp4", 0),
         ("b.mp4", 1),
-    ]
-
-
-def test_folder_for_each_class(tmp_path):
-    for name in ("walk/2.MP4", "walk/1.webm", "jump/3.avi", "jump/notes.txt", "jump/._3.avi", "empty/.keep"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    manifest = read_manifest(tmp_path)
-    assert manifest.class_names == ["empty", "jump", "walk"]
-    assert manifest.entries == [
-        Entry(str(tmp_path / "jump/3.avi"), 1),
-        Entry(str(tmp_path / "walk/1.webm"), 2),
-        Entry(str(tmp_path / "walk/2.MP4"), 2),
     ]
 
 
@@ -322,3 +310,52 @@ def test_missing_manifest_and_empty_tree(tmp_path):
         read_manifest(tmp_path / "none.csv")
     with pytest.raises(UserError, match="must hold a folder with videos for each class, or be a file"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rows, num_classes, notice",
+    [
+        ("a.mp4,0\nb.mp4,1\n", 2, ""),
+        (
+            "a.mp4,0\nb.mp4,1\n",
+            400,
+            "classes of the model without a video in {}: 398 of 400 (num_classes), 2, 3, 4, 5, 6 and "
+            "393 more",
+        ),
+        (
+            "a.mp4,1\nb.mp4,2\n",
+            3,
+            "classes of the model without a video in {}: 1 of 3 (num_classes), 0; labels count from 0, and "
+            "the smallest there is 1",
+        ),
+        (
+            "a.mp4,jump\nb.mp4,run\n",
+            3,
+            "classes of the model without a video in {}: 1 of 3 (num_classes), 2",
+        ),
+    ],
+)
+def test_classes_without_a_video_are_said(rows, num_classes, notice, folder):
+    path = write(folder, f"path,label\n{rows}")
+    manifest = read_manifest(path)
+    manifest.check_classes(num_classes)
+    with warnings.catch_warnings(record=True) as caught:
+        manifest.warn_of_empty_classes(num_classes)
+    assert [str(warning.message) for warning in caught] == [notice.format(path)] * bool(notice)
+
+
+def test_a_name_without_a_video(folder):
+    (folder / "classes.txt").write_text("run\nsit\nwalk\n")
+    manifest = read_manifest(write(folder, "path,label,class_name\na.mp4,2,walk\n"))
+    with pytest.warns(UserWarning, match=r": 2 of 3 \(num_classes\), 0 \(run\), 1 \(sit\)$"):
+        manifest.warn_of_empty_classes(3)
+
+
+def test_a_label_that_the_model_does_not_know(folder):
+    manifest = read_manifest(write(folder, "path,label\na.mp4,1\nb.mp4,2\n"))
+    with pytest.raises(UserError) as caught:
+        manifest.check_classes(2)
+    assert str(caught.value) == (
+        f"label (2) must be below num_classes (2) of the model; it is in {folder}/m.csv; labels count from "
+        "0, and the smallest there is 1"
+    )

@@ -160,12 +160,15 @@ import os, signal, sys, time
 from videonorm.data.workers import Workers
 
 def pid(item, note):
-    time.sleep(0.2)
+    time.sleep(item)
     return os.getpid()
 
 workers = Workers(2, 30, start_method="fork")
 workers.add(pid)
-print(*{future.result() for future in [workers.submit(0, 0) for _ in range(4)]}, flush=True)
+print(*{future.result() for future in [workers.submit(0, 0.2) for _ in range(4)]}, flush=True)
+for _ in range(2):
+    workers.submit(0, 1000)  # as a decoder that hangs
+time.sleep(0.5)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

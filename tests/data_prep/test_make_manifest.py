@@ -1,5 +1,6 @@
 """data_prep/make_manifest.py: which videos can be used, and what is said of the others."""
 
+import csv
 import os
 import shutil
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from pathlib import Path
 
 import make_manifest
+import pytest
+import rows
 from helpers import HEADER, problems, table, videos_of
 from video import probe
 
-from videonorm.data import Manifests
+from videonorm.data import Manifests, read_manifest
+from videonorm.errors import UserError
 
 SCRIPT = make_manifest.__file__
 
@@ -162,6 +166,64 @@ def test_folders_without_splits_and_names_that_are_no_text(put, run, tmp_path, c
         ("unlisted", "loose.mp4"),
     ]
     assert "problems.csv" in capsys.readouterr().out
+
+
+def test_folders_are_read_as_training_reads_them(put, write, run):
+    """Those of shared names, nested, linked, in other suffixes; what is left out is named."""
+    put("videos/walk/a.mp4", "videos/walk/B.MP4", "videos/jump_high/in/deep/a.avi", "videos/jump high/b.webm")
+    write("videos/walk/photo.jpg", b"")
+    write("videos/walk/._a.mp4", b"")
+    write("videos/README.md", b"")
+    write("videos/loose.mp4", b"")
+    os.makedirs("videos/empty class")
+    os.symlink("../walk", "videos/jump high/link")  # what is in it comes first, and walk is no more
+    run("folders")
+    assert [row["path"].split("videos/")[1] for row in table("out/train.csv")] == [
+        *("jump high/b.webm", "jump high/link/B.MP4", "jump high/link/a.mp4", "jump_high/in/deep/a.avi")
+    ]
+    os.unlink("videos/jump high/link")
+    run("folders")
+    tree = read_manifest("videos")
+    made = read_manifest("out/train.csv")
+    assert (made.entries, made.class_names) == (tree.entries, tree.class_names)
+    assert tree.class_names == ["empty class", "jump high", "walk"]
+    reasons = {row["path"].split("videos/")[1]: row["reason"] for row in table("out/problems.csv")}
+    assert reasons == {
+        "loose.mp4": "is left out: in no folder of a class",
+        "walk/._a.mp4": "is left out: hidden",
+        "walk/photo.jpg": "is left out: suffix .jpg",
+    }
+
+
+def test_a_listed_file_of_any_suffix_is_found(write, run):
+    write("videos/a.rmvb", b"")
+    write("train.txt", "a.rmvb 0\nb.rmvb 0\n")
+    run("lists", "--train", "train.txt")
+    assert [row["path"].split("/")[-1] for row in table("out/train.csv")] == ["a.rmvb"]
+    assert problems() == [("missing", "train", "has no file")]
+
+
+def test_no_cell_is_a_formula_and_what_is_read_again_is_as_it_was(put, run, tmp_path):
+    put("videos/=1+1/@a.mp4", "videos/-2/b.mp4", "videos/+x/+c.mp4", "videos/'=y/d.mp4")
+    run("folders", "--out", "videos")
+    for cells in csv.reader((tmp_path / "videos/train.csv").open()):
+        assert not any(cell.startswith(tuple("=+@")) for cell in cells), cells
+    made, tree = read_manifest("videos/train.csv"), read_manifest("videos")
+    assert made.class_names == tree.class_names == ["'=y", "+x", "-2", "=1+1"]
+    assert [os.path.realpath(entry.path) for entry in made.entries] == [
+        os.path.realpath(entry.path) for entry in tree.entries
+    ]
+    again = rows.read_rows(Path("videos/train.csv"))
+    rows.write_rows(Path("videos/again.csv"), [row.cells for row in again])
+    assert Path("videos/again.csv").read_bytes() == Path("videos/train.csv").read_bytes()
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_the_videos_are_opened(put, run, monkeypatch):
+    put("videos/walk/a.mp4")
+    Path("file").touch()
+    monkeypatch.delattr("usable.run_all")
+    with pytest.raises(UserError, match=r"--out \(file/x\) must be a folder that can be written: Not a"):
+        run("folders", "--out", "file/x", probe=True)
 
 
 def test_the_command_line(tmp_path):

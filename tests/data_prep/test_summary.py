@@ -28,6 +28,13 @@ def test_from_the_columns_alone(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["s.png", "s.svg"]
 
 
+def test_no_text_is_a_formula():
+    videos = [Video(split, r"$\frac{", 4.0, 30.0, (64, 48)) for split in (r"a$\x$", "b")]
+    figure = summary.draw(videos)
+    figure.draw_without_rendering()  # where formulas are read
+    assert r"(a\$\x\$ 1, b 1)" in texts(figure)
+
+
 def test_files_are_opened_where_columns_are_missing(tmp_path, make_video, capsys):
     (tmp_path / "x").mkdir()
     make_video(tmp_path / "x/good.mp4", 10, height=32, width=48)

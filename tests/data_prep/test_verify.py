@@ -73,6 +73,12 @@ def test_only_the_stretch_of_a_row_counts(folder, tmp_path):
     assert "has no frame between" in rows[0]["reason"] and "cannot be found" in rows[1]["reason"]
 
 
+def test_an_out_that_cannot_be_written_is_refused_before_the_videos_are_opened(folder, monkeypatch):
+    monkeypatch.delattr(verify, "run_all")
+    with pytest.raises(UserError, match=r"--out \(.*\) must be a file that can be written: Is a directory"):
+        run(folder, folder)
+
+
 def test_a_decoder_that_is_not_there(folder, tmp_path, monkeypatch):
     from videonorm.data import decoding
 

@@ -1,3 +1,4 @@
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -123,6 +124,24 @@ def test_evaluation_batches_leave_the_bad_video_out_and_name_it(make, tmp_path):
     assert data.bad_videos.count("val") == 1 and "bad.mp4" in (tmp_path / "bad_videos.csv").read_text()
 
 
+def test_a_video_that_is_replaced_in_training_is_said_at_the_end_of_the_epoch(make, videos, tmp_path):
+    data = make(source=Manifests(videos.val_bad), batch_size=2, max_bad_fraction=0.5)
+    data.trainer.training = True
+    for number in range(2):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)
+        for batch in loader:
+            data.on_after_batch_transfer(batch, 0)
+        if number:
+            with warnings.catch_warnings():  # what was said is no news
+                warnings.simplefilter("error")
+                data.share_bad_videos()
+        else:
+            sentence = r"train videos that cannot be used: 1, and others take their places: .*bad.mp4 "
+            with pytest.warns(UserWarning, match=sentence):
+                data.share_bad_videos()
+
+
 def test_batch_of_bad_videos_is_empty(make):
     data = make(batch_size=1, max_bad_fraction=0.5)
     data.trainer.validating = True
@@ -162,6 +181,12 @@ def test_workers_by_default_none_on_the_cpu(make):
     data.teardown("fit")
     with pytest.raises(RuntimeError, match="the workers are closed"):
         next(iter(val))
+
+
+def test_classes_that_no_training_video_has_are_said_once(make):
+    with pytest.warns(UserWarning, match=r"without a video in .*: 3 of 5 \(num_classes\), 2, 3, 4$") as said:
+        make(num_classes=5)
+    assert len(said) == 1
 
 
 MISTAKES = {

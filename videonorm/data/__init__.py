@@ -11,7 +11,7 @@ from videonorm.data.decoding import (
 )
 from videonorm.data.entries import Entries, Entry
 from videonorm.data.loader import EpochSampler, VideoLoader, decoding_workers
-from videonorm.data.manifest import Manifest, Split, read_manifest
+from videonorm.data.manifest import Manifest, read_manifest
 from videonorm.data.motion import MotionClips
 from videonorm.data.sampling import (
     ClipStarts,
@@ -22,6 +22,7 @@ from videonorm.data.sampling import (
     random_clip_start,
 )
 from videonorm.data.source import Manifests, Source
+from videonorm.data.splits import Split
 from videonorm.data.transforms import Crop, EvalTransform, RandomCrop, RandomResizedCrop, TrainTransform
 from videonorm.data.workers import WorkerDied, Workers
 

@@ -1,13 +1,15 @@
 """The videos that could not be used: counted, named with the reason, and an error once they are too many."""
 
 import csv
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from videonorm.data.class_folders import some_of
 from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
-from videonorm.files import open_new
+from videonorm.files import open_new, to_cell
 
 
 class BadVideo(NamedTuple):
@@ -21,7 +23,8 @@ class BadVideos:
     """Bad videos by split, each path once, with the first reason seen."""
 
     def __init__(self) -> None:
-        self._reasons: dict[str, dict[str, str]] = {}  # split -> path -> reason
+        self._reasons: dict[str, dict[str, str]] = {}  # split -> path -> reason, in the order they were met
+        self._told: dict[str, int] = {}  # split -> how many of them are told
 
     def add(self, split: str, videos: Iterable[BadVideo]) -> bool:
         """Note bad videos; returns whether any of them is new."""
@@ -48,10 +51,22 @@ class BadVideos:
             f"which are {len(reasons)} of {num_videos}: {first}"
         )
 
+    def warn_of_new(self, split: str) -> None:
+        """Say which videos of a split are bad, each once: how many since the last time, and the first."""
+        new = list(self._reasons.get(split, {}).items())[self._told.get(split, 0) :]
+        self._told[split] = self.count(split)
+        if new:
+            became = "others take their places" if split == "train" else "they have no scores"
+            listed = some_of([f"{path} {reason}" for path, reason in new], 3)
+            warnings.warn(
+                f"{split} videos that cannot be used: {len(new):,}, and {became}: {listed}", stacklevel=2
+            )
+
     def write(self, path: str | Path) -> None:
         """Write all to a CSV file with the columns path, reason, split."""
         with open_new(path) as file:
             writer = csv.writer(file)
             writer.writerow(["path", "reason", "split"])
             for split, reasons in self._reasons.items():
-                writer.writerows([video, reason, split] for video, reason in reasons.items())
+                rows = ((video, reason, split) for video, reason in reasons.items())
+                writer.writerows(map(to_cell, row) for row in rows)

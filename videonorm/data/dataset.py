@@ -1,7 +1,7 @@
 """From a manifest to clips of uint8 frames, and from clips to batches; transforms.py goes on from there."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple, Self, get_args
 
@@ -37,6 +37,7 @@ class Sample:
     label: int
     index: int  # of the manifest entry that the frames are from
     bad: list[BadVideo]  # met on the way
+    video_frames: int = 0  # of the stretch of the video that the clips are from
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Batch:
     label: Tensor  # int64 (B,)
     index: Tensor  # int64 (B,)
     bad: list[BadVideo]
+    video_frames: list[int] = field(default_factory=list)  # (B) of each stretch; stay on the host
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -80,7 +82,7 @@ class VideoDataset(Dataset[Sample]):
             Pays for small sets of small videos; needs a fixed ``short_side`` and workers that persist.
 
     Raises:
-        UserError: on a wrong argument; on access, if ten videos in a row cannot be used.
+        UserError: on a wrong argument; on access, if none of ten videos can be used.
     """
 
     epoch = 0
@@ -140,47 +142,50 @@ class VideoDataset(Dataset[Sample]):
             begin: told each entry before its file is opened.
         """
         bad: list[BadVideo] = []
-        choice = index
-        for attempt in range(_TRIES):
+        tried: set[int] = set()
+        for attempt in range(min(_TRIES, len(self))):
             rng = Random(f"{self.seed} {epoch} {index} {attempt}")
-            if attempt:
+            choice = rng.randrange(len(self)) if attempt else index
+            while choice in tried:
                 choice = rng.randrange(len(self))
+            tried.add(choice)
             entry = self.manifest.entries[choice]
             try:
                 if refused and choice in refused:
                     raise BadVideoError(entry.path, refused[choice])
                 begin(choice)
-                frames = torch.from_numpy(self._load(entry, sampling or self.sampling, rng))
-                return Sample(frames, entry.label, choice, bad)
+                frames, video_frames = self._load(entry, sampling or self.sampling, rng)
+                return Sample(torch.from_numpy(frames), entry.label, choice, bad, video_frames)
             except BadVideoError as error:
                 bad.append(BadVideo(error.path, error.reason))
             if not self.replace_bad:
                 return Sample(None, entry.label, choice, bad)
-        listed = "; ".join(f"{path} {reason}" for path, reason in bad)
+        listed = "; ".join(f"{path} {reason}" for path, reason in dict.fromkeys(bad))
         raise UserError(
-            f"manifest ({self.manifest.path}) must list usable videos; {_TRIES} in a row are not: {listed}"
+            f"manifest ({self.manifest.path}) must list usable videos, and of {len(tried)} none is: {listed}"
         )
 
-    def _load(self, entry: Entry, sampling: Sampling, rng: Random) -> NDArray[np.uint8]:
-        """(V, T, H, W, 3)"""
+    def _load(self, entry: Entry, sampling: Sampling, rng: Random) -> tuple[NDArray[np.uint8], int]:
+        """Clips (V, T, H, W, 3), and the frames of the stretch that they are from."""
         short_side = rng.randint(*self._short_sides) if self._short_sides else None
         if (cached := self._cache.get(entry.path)) is not None:
             seconds, frames = cached
-            return frames[self._indices(entry, seconds, sampling, rng)]
+            indices, video_frames = self._indices(entry, seconds, sampling, rng)
+            return frames[indices], video_frames
         with open_video(entry.path, self.decoder, self._index_store) as video:
-            indices = self._indices(entry, video.seconds, sampling, rng)
+            indices, video_frames = self._indices(entry, video.seconds, sampling, rng)
             if self._cache_bytes_left > 0 and (whole := self._keep(entry, video, short_side)) is not None:
-                return whole[indices]
+                return whole[indices], video_frames
             unique, inverse = np.unique(indices, return_inverse=True)
             frames = video.read(unique.tolist(), short_side)
             if (np.diff(inverse.ravel()) == 1).all():  # as they are, without a copy
-                return frames.reshape(*indices.shape, *frames.shape[1:])
-            return frames[inverse.reshape(indices.shape)]
+                return frames.reshape(*indices.shape, *frames.shape[1:]), video_frames
+            return frames[inverse.reshape(indices.shape)], video_frames
 
     def _indices(
         self, entry: Entry, seconds: NDArray[np.float64], sampling: Sampling, rng: Random
-    ) -> NDArray[np.int64]:
-        """(V, T) frames of the video, within the stretch that the entry asks for."""
+    ) -> tuple[NDArray[np.int64], int]:
+        """(V, T) frames of the video within the stretch that the entry asks for, and how many that has."""
         first, stop = frames_between(entry.path, seconds, entry.start_seconds, entry.end_seconds)
         starts = sampling.starts(stop - first, rng)
         try:
@@ -192,7 +197,7 @@ class VideoDataset(Dataset[Sample]):
             ]
         except ValueError as error:
             raise BadVideoError(entry.path, f"is too short: {error}") from None
-        return np.array(clips) + first
+        return np.array(clips) + first, stop - first
 
     def _keep(self, entry: Entry, video: Reader, short_side: int | None) -> NDArray[np.uint8] | None:
         """Decode the whole video into the cache if there is room for it."""
@@ -214,10 +219,11 @@ class About(NamedTuple):
     labels: list[int]
     indices: list[int]
     bad: list[BadVideo]
+    video_frames: list[int]
 
     def batch(self, frames: Tensor) -> Batch:
         label, index = torch.tensor([self.labels, self.indices], dtype=torch.int64)
-        return Batch(frames, self.sizes, label, index, self.bad)
+        return Batch(frames, self.sizes, label, index, self.bad, self.video_frames)
 
 
 def empty_frames(shape: tuple[int, ...] = (0, 0, 0, 0, 0, 3)) -> Tensor:
@@ -240,7 +246,7 @@ def stack(
         empty: makes the uint8 tensor of a shape that the frames are copied into.
     """
     frames = empty_frames()
-    sizes, labels, indices, bad = about = About([], [], [], [])
+    sizes, labels, indices, bad, video_frames = about = About([], [], [], [], [])
     for sample in samples:
         bad += sample.bad
         if sample.frames is None:
@@ -256,6 +262,7 @@ def stack(
         sizes.append((height, width))
         labels.append(sample.label)
         indices.append(sample.index)
+        video_frames.append(sample.video_frames)
     frames = frames[: len(sizes)]
     for row, (h, w) in zip(frames, sizes, strict=True):
         row[:, :, h:] = 0

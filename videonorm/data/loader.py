@@ -1,5 +1,6 @@
 """Batches of clips. Their order and content follow from seed and epoch alone, not from who loads them."""
 
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -19,6 +20,7 @@ from videonorm.errors import UserError
 from videonorm.machine import available_cores
 
 _AHEAD = 2  # batches that each worker is asked for before they are wanted
+_SAMPLE = 128  # videos, of which it is said at once how many are shorter than a clip
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -72,6 +74,8 @@ class VideoLoader:
         self.pin_for = pin_for
         self._task = workers.add(partial(_load_and_send, dataset)) if workers else -1
         self._refused: Mapping[int, str] = {}
+        # Of several processes one speaks.
+        self._lengths = _Lengths(dataset) if getattr(sampler, "rank", 0) == 0 else None
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -81,8 +85,15 @@ class VideoLoader:
         self.batches, self.resumed = self.resumed, 0
         requests = islice(self._requests(), self.batches, None)
         loaded = self._load_ahead(requests, self.workers) if self.workers else self._load_here(requests)
+        lengths = self._lengths
+        if lengths:
+            lengths.begin()
         for batch in loaded:
             self.batches += 1
+            if lengths:
+                lengths.add(batch)
+                if self.batches == len(self):  # here: who knows the length asks for no more
+                    lengths.say()
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -145,6 +156,8 @@ def decoding_workers(
     """
     if num_workers is None:
         num_workers = min(available_cores() // devices_here, 8) if device.type == "cuda" else 0
+    if num_workers < 0:
+        raise UserError(f"num_workers ({num_workers}) must be at least 0")
     if num_workers == 0:
         return None
     # CUDA cannot be used in a forked process.
@@ -156,6 +169,40 @@ class _Request(NamedTuple):
     epoch: int
     sampling: Sampling
     refused: Mapping[int, str]
+
+
+class _Lengths:
+    """Says once that videos are shorter than a clip: as soon as a sample was read, or at an epoch's end."""
+
+    def __init__(self, dataset: VideoDataset) -> None:
+        self._dataset = dataset
+        self._said = dataset.short_video == "error"  # they are bad videos then
+        self.begin()
+
+    def begin(self) -> None:
+        self._videos = 0
+        self._short: list[int] = []  # their frames
+
+    def add(self, batch: Batch) -> None:
+        span = self._dataset.sampling.span
+        before = self._videos
+        self._videos += len(batch)
+        self._short += [frames for frames in batch.video_frames if frames < span]
+        if before < _SAMPLE <= self._videos:
+            self.say()
+
+    def say(self) -> None:
+        if self._said or not self._short:
+            return
+        self._said = True
+        dataset, sampling = self._dataset, self._dataset.sampling
+        action = "they loop" if dataset.short_video == "loop" else "their last frame is repeated"
+        warnings.warn(
+            f"videos shorter than a clip of {sampling.num_frames} frames at frame_stride "
+            f"{sampling.frame_stride}, which spans {sampling.span}: {len(self._short):,} of {self._videos:,} "
+            f"read of {dataset.manifest.path}, the shortest has {min(self._short)}; {action} (short_video)",
+            stacklevel=2,
+        )
 
 
 _outbox = Outbox()  # of this process, where it is a worker

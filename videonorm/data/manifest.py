@@ -1,20 +1,20 @@
 """Which videos, with which labels: from CSV files, space-separated lists and folder-per-class trees."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from videonorm.data.class_folders import NO_CLASS, read_class_folders, some_of, spaced
 from videonorm.data.decoding.location import is_remote, without_credentials
 from videonorm.data.entries import UNLABELLED, Entries
 from videonorm.data.rows import (
     Row,
     check_root,
-    class_folders,
     csv_rows,
     delimiter_of,
     joiner,
@@ -22,11 +22,10 @@ from videonorm.data.rows import (
     number_of,
     read_lines,
     seconds_of,
-    videos_in,
 )
+from videonorm.data.splits import Split
 from videonorm.errors import UserError
-
-Split = Literal["train", "val", "test"]
+from videonorm.machine import is_first_process
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,33 @@ class Manifest:
     @property
     def largest_label(self) -> int:
         return int(self.entries.labels.max())
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise UserError for a label that a model of so many classes does not know."""
+        if self.largest_label >= num_classes:
+            raise UserError(
+                f"label ({self.largest_label}) must be below num_classes ({num_classes}) of the model; it is "
+                f"in {self.path}{self._count_from_0()}"
+            )
+
+    def warn_of_empty_classes(self, num_classes: int) -> None:
+        """Say which classes of a model, of so many, have no video here."""
+        used = set(self.entries.labels.tolist())
+        empty = [label for label in range(num_classes) if label not in used]
+        names = dict(enumerate(self.class_names or []))
+        # Of the empty folders of a tree ``read_manifest`` has said it.
+        if not all(label in names and (self.path / names[label]).is_dir() for label in empty):
+            shown = [f"{label} ({names[label]})" if label in names else str(label) for label in empty]
+            warnings.warn(
+                f"classes of the model without a video in {self.path}: {len(empty):,} of {num_classes:,} "
+                f"(num_classes), {some_of(shown)}{self._count_from_0()}",
+                stacklevel=2,
+            )
+
+    def _count_from_0(self) -> str:
+        smallest = int(self.entries.labels.min())
+        bare = self.class_names is None and smallest > 0
+        return f"; labels count from 0, and the smallest there is {smallest}" if bare else ""
 
 
 def read_manifest(
@@ -65,11 +91,12 @@ def read_manifest(
               ``start_seconds`` and ``end_seconds`` (an empty cell is no bound), ``split`` and ``class_name``
               (of a label that is a number); others are passed over. Tabs or semicolons may stand for commas;
             - a list with ``path label`` on each line; the path may hold blanks, the label may not;
-            - a folder with one folder of videos for each class.
+            - a folder with one folder of videos for each class: see ``read_class_folders``.
 
             A label is a number from 0 or the name of a class. A path may be a URL: see ``is_remote``.
         root: folder or URL that relative paths start from; by default the folder of the manifest.
-        split: take only the rows of this split where the CSV has the column ``split``.
+        split: take only the rows of this split where the CSV has the column ``split``, or the folder the
+            folders train, val, test.
         class_names: names by label, so that all splits share one order. By default, where labels are names,
             those found in alphabetical order (which is the published order of Kinetics); where the CSV has
             the column ``class_name``, those of ``classes.txt`` beside it, which
@@ -86,22 +113,13 @@ def read_manifest(
     if is_remote(str(path)):
         raise UserError(f"manifest ({without_credentials(str(path))}) must be a local file or folder")
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"manifest ({path}) must be a file or folder that exists")
+    of_split = f" of split {split}" if split else ""
     named = False  # it has the column class_name
     if path.is_dir():
-        folders = class_folders(path)
-        rows = [
-            Row(str(folder), f"{folder.name}/{video.name}", folder.name)
-            for folder in folders
-            for video in videos_in(folder)
-        ]
-        if rows and class_names is None:
-            class_names = sorted(folder.name for folder in folders)
-        if not rows and not labels_required:
-            rows = [Row(str(path), video.name, "") for video in videos_in(path)]
-        if not rows:
-            raise UserError(f"manifest ({path}) must hold a folder with videos for each class, or be a file")
+        rows, found = _rows_of_folder(path, split, class_names, labels_required)
+        class_names = class_names if class_names is not None else found
     else:
         lines = read_lines(path)
         delimiter = delimiter_of(path, lines)
@@ -114,9 +132,8 @@ def read_manifest(
                 named = "class_name" in cells
                 if split is None or cells.get("split", split) == split:
                     rows.append(Row(where, *map(cells.get, Row._fields[1:], repeat(""))))
-        if not rows:
-            of_split = f" of split {split}" if split else ""
-            raise UserError(f"manifest ({path}) must list at least one video{of_split}")
+    if not rows:
+        raise UserError(f"manifest ({path}) must list at least one video{of_split}")
 
     first: dict[tuple[str, str], Row] = {}  # of those with the same label, to which the same applies
     for row in rows:
@@ -140,11 +157,48 @@ def read_manifest(
     paths = list(map(joiner(path, root), (row.path for row in rows)))
     bounds = [seconds_of(row.where, row.start_seconds, row.end_seconds) for row in rows]
     _check_once(rows, paths, bounds)
-    check_root(path, root, paths[:10])
+    check_root(path, root, [row.path for row in rows[:10]])
     entries = Entries(
         paths, [labels[row.label, row.class_name] for row in rows], np.array(bounds, dtype=np.float64)
     )
     return Manifest(path, entries, num_classes, names)
+
+
+def _rows_of_folder(
+    path: Path, split: Split | None, class_names: Sequence[str] | None, labels_required: bool
+) -> tuple[list[Row], list[str] | None]:
+    """The rows of a folder of class folders, and its class names; says what it leaves out.
+
+    Args:
+        class_names: spell those of the folders, where they differ in blanks and underscores alone.
+    """
+    tree = read_class_folders(path)
+    spelled = {spaced(name): name for name in class_names or tree.class_names}
+    notice = tree.notice()
+    rows: dict[str, Row] = {}  # by real path
+    for video in tree.videos:
+        if split in (None, video.split) or video.split is None:
+            name = spelled.get(spaced(video.class_name), video.class_name)
+            row = rows.setdefault(video.real, Row(str(path / video.path), video.path, name))
+            if row.path != video.path:
+                raise UserError(
+                    f"manifest ({path}) must hold a video once, and {video.path} is {row.path} too"
+                )
+    loose = [file.path for file in tree.left_out if file.kind == NO_CLASS and os.sep not in file.path]
+    if not tree.videos and not labels_required and loose:
+        return [Row(str(path), video, "") for video in loose], None
+    if not tree.videos:
+        lists = [f"it holds {file.name}" for file in sorted(path.glob("*.csv"))[:1]]
+        found = lists + [notice] * bool(tree.left_out)
+        raise UserError(
+            f"manifest ({path}) must hold a folder with videos for each class, or be a file"
+            + "".join(f"; {what}" for what in found)
+        )
+    if labels_required and class_names is None:
+        tree.check_root(f"manifest ({path})")
+    if notice and is_first_process():
+        warnings.warn(f"{path}: {notice}", stacklevel=3)
+    return list(rows.values()), tree.class_names
 
 
 def _check_once(rows: list[Row], paths: list[str], bounds: list[tuple[float | None, float | None]]) -> None:

@@ -21,7 +21,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from rich.progress import track
 
-from videonorm.data.manifest import Manifest, Split, read_manifest
+from videonorm.data.manifest import Manifest, read_manifest
+from videonorm.data.splits import Split
 from videonorm.errors import UserError
 from videonorm.files import cache_folder, new_file, write
 from videonorm.machine import available_cores

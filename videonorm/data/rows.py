@@ -1,19 +1,17 @@
-"""The rows of a manifest as they are written: CSV files, space-separated lists, folders of class folders."""
+"""The rows of a manifest as they are written: CSV files and space-separated lists."""
 
 import csv
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from videonorm.data.class_folders import VIDEO_SUFFIXES
 from videonorm.data.decoding.location import is_remote
 from videonorm.errors import UserError
-
-VIDEO_SUFFIXES = (
-    *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"),
-    *(".ogv", ".ts", ".vob", ".webm", ".wmv"),
-)
+from videonorm.files import from_cell
 
 
 class Row(NamedTuple):
@@ -48,27 +46,78 @@ def base_of(path: Path, root: str | Path | None) -> str:
     return str((path if path.is_dir() else Path(root or path.parent)).absolute())
 
 
-def check_root(path: Path, root: str | Path | None, paths: Sequence[str]) -> None:
-    """Raise UserError if none of some paths of a manifest is there; URLs are taken to be."""
-    for video in paths:
-        # The file itself, or one that it is packed in.
-        if is_remote(video) or os.path.lexists(video) or any(p.is_file() for p in Path(video).parents):
-            return
+def check_root(path: Path, root: str | Path | None, cells: Sequence[str]) -> None:
+    """Raise UserError if none of some paths, as a manifest has them, is there; URLs are taken to be."""
+    videos = list(map(joiner(path, root), cells))
+    if not videos or any(map(_is_there, videos)):
+        return
+    hint = ""
+    if root is not None and any(map(_is_there, map(joiner(path, None), cells))):
+        hint = "; they start beside the manifest: leave root out (videonorm fit: --data.source.root null)"
+    elif any(map(_is_there, map(joiner(path, "."), cells))):
+        hint = "; they start in the current folder, as they do with root ."
     raise UserError(
-        f"root ({base_of(path, root)}) must be where the paths in {path} start: there is no {paths[0]}"
+        f"root ({base_of(path, root)}) must be where the paths in {path} start: there is no {videos[0]}{hint}"
     )
 
 
+def _is_there(video: str) -> bool:
+    # The file itself, or one that it is packed in.
+    return is_remote(video) or os.path.lexists(video) or any(map(os.path.isfile, Path(video).parents))
+
+
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file."""
+    """The lines of a manifest, or of a list of classes.
+
+    Raises:
+        UserError: it cannot be read, or is something else: a video, a spreadsheet, JSON, no text.
+    """
+    if path.name.lower().endswith(VIDEO_SUFFIXES):
+        raise UserError(
+            f"manifest ({path}) must be a CSV file, a list, or a folder with a folder of videos for each "
+            f"class, and is a video by its name"
+        )
+    text = read_text(path, "manifest")
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            json.loads(text)
+        except ValueError:
+            pass  # the name of a video may begin so
+        else:
+            raise UserError(f"manifest ({path}) must be a CSV file or a list, and is JSON")
+    return text.split("\n")
+
+
+def read_text(path: Path, name: str) -> str:
+    """A text file of a user's, with \\n at the ends of its lines; ``name`` is what it is called in errors.
+
+    Raises:
+        UserError: it cannot be read, or is no text in UTF-8.
+    """
     try:
-        # A name may hold any byte; a byte order mark is no part of the first word.
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        with open(path, "rb") as file:
+            start = file.read(4096)  # enough to refuse gigabytes of something else
+            for magic, found in _NO_TEXT.items():
+                if start.startswith(magic):
+                    raise UserError(f"{name} ({path}) must be text in UTF-8, and is {found}")
+            content = start if b"\0" in start else start + file.read()
     except OSError as error:
-        raise UserError(f"manifest ({path}) must be readable: {error.strerror}") from None
-    if "\0" in text:
-        raise UserError(f"manifest ({path}) must be text in UTF-8, and holds a zero byte")
-    return text.split("\n")  # universal newlines have turned \r\n into \n
+        raise UserError(f"{name} ({path}) must be a file that can be read: {error.strerror}") from None
+    if b"\0" in content:
+        raise UserError(f"{name} ({path}) must be text in UTF-8, and holds a zero byte")
+    # A name may hold any byte; a byte order mark is no part of the first word.
+    text = content.decode("utf-8-sig", "surrogateescape")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+_NO_TEXT = {
+    b"PK\x03\x04": "a spreadsheet or another zip archive: save it as CSV",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet of an old kind: save it as CSV",
+    b"PAR1": "Parquet: save it as CSV",
+    b"\x1f\x8b": "compressed: unpack it",
+    b"\xff\xfe": "in UTF-16: save it in UTF-8",
+    b"\xfe\xff": "in UTF-16: save it in UTF-8",
+}
 
 
 def delimiter_of(path: Path, lines: list[str]) -> str | None:
@@ -86,7 +135,7 @@ def delimiter_of(path: Path, lines: list[str]) -> str | None:
 def csv_rows(
     path: Path, lines: list[str], delimiter: str, needed: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """The cells of each row by column, and where the row is.
+    """The cells of each row by column, and where the row is; see ``from_cell``, but paths are as they are.
 
     Raises:
         UserError: a column of ``needed`` is not there, or the first of these is empty in a row.
@@ -102,14 +151,17 @@ def csv_rows(
             if len(cells) < 2 and not "".join(cells).strip():
                 continue
             if not columns:
-                columns = [name.strip() for name in cells]
+                columns = [from_cell(name.strip()) for name in cells]
                 _check_header(f"{where}: the header ({delimiter.join(columns)})", columns, needed)
                 continue
             if len(cells) != len(columns):
                 raise UserError(
                     f"{where}: the number of cells ({len(cells)}) must be that of the header ({len(columns)})"
                 )
-            row = dict(zip(columns, map(str.strip, cells), strict=True))
+            row = {
+                name: cell if name == "path" else from_cell(cell)
+                for name, cell in zip(columns, map(str.strip, cells), strict=True)
+            }
             if not row[needed[0]]:
                 raise UserError(f"{where}: {needed[0]} () must not be empty")
             yield where, row
@@ -155,18 +207,6 @@ def _is_path(line: str) -> bool:
 
 def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
-
-
-def class_folders(path: Path) -> list[Path]:
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-
-
-def videos_in(folder: Path) -> list[Path]:
-    return sorted(
-        video
-        for video in folder.iterdir()
-        if video.suffix.lower() in VIDEO_SUFFIXES and not video.name.startswith(".")
-    )
 
 
 def number_of(text: str) -> int | None:

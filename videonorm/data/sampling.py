@@ -93,6 +93,11 @@ class Sampling(ABC):
             if value < 1:
                 raise UserError(f"{name} ({value}) must be at least 1")
 
+    @property
+    def span(self) -> int:
+        """Source frames from the first to the last of a clip."""
+        return clip_span(self.num_frames, self.frame_stride)
+
     @abstractmethod
     def starts(self, video_frames: int, rng: Random) -> list[int]: ...
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from videonorm.data.manifest import Manifest, Split, read_manifest
+from videonorm.data.manifest import Manifest, read_manifest
+from videonorm.data.splits import Split
 
 
 class Source(Protocol):
@@ -40,8 +41,9 @@ class Manifests:
     training video.
 
     Args:
-        train, val, test: file or folder; one CSV with the column ``split`` may serve for several. That for
-            test may have no labels: it can be predicted, not scored.
+        train, val, test: file or folder; one CSV with the column ``split``, or one folder with the folders
+            train, val, test, may serve for several. That for test may have no labels: it can be predicted,
+            not scored.
         root: folder or URL that relative paths start from; by default the folder of each manifest.
         class_names: names by label, where the manifests do not settle them.
     """

@@ -21,7 +21,7 @@ import torch.multiprocessing  # tensors then travel between processes in shared 
 from videonorm.errors import UserError
 
 _QUEUED = 2  # tasks of a worker: the one in work, and the next, so that it never waits
-_PARENT_CHECK_SECONDS = 5.0
+_PARENT_CHECK_SECONDS = 1.0
 
 
 class Note(Protocol):
@@ -300,16 +300,9 @@ def _serve(connection: Connection, state: _State, tasks: dict[int, Callable[[Any
         state.number = 0 if number is None else number + 1
         state.notes += 1
 
-    parent, started_by = multiprocessing.parent_process(), os.getppid()
-    assert parent is not None
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         while True:
-            # A pipe does not close with the parent while a worker that hangs holds a copy of its end.
-            while not (ready := wait([connection, parent.sentinel], _PARENT_CHECK_SECONDS)):
-                if os.getppid() != started_by:
-                    return
-            if connection not in ready:
-                return
             number, task, item = connection.recv()
             tasks.setdefault(number, task)
             state.begun += 1
@@ -323,6 +316,16 @@ def _serve(connection: Connection, state: _State, tasks: dict[int, Callable[[Any
             connection.send(answer)
     except (EOFError, OSError):
         os._exit(0)  # the process that gave the work is gone
+
+
+def _end_with_parent(parent_id: int) -> None:
+    """End this process once the one that started it is gone, in the middle of a video too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # Its pipe does not close with it while another worker holds a copy of its end.
+    while not wait([parent.sentinel], _PARENT_CHECK_SECONDS) and os.getppid() == parent_id:
+        pass
+    os._exit(0)
 
 
 def _portable(error: Exception) -> Exception:

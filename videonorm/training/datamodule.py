@@ -186,6 +186,8 @@ class VideoDataModule(LightningDataModule):
         for split in SPLITS[stage]:
             if split in self.manifests:
                 self._rehearse(split)
+        if "train" in self.manifests:
+            self.manifests["train"].warn_of_empty_classes(self._classifier.num_classes)
 
     def _rehearse(self, split: Split) -> None:
         """Take the first video of a split all the way: settings that do not fit it are found at once."""
@@ -209,14 +211,8 @@ class VideoDataModule(LightningDataModule):
 
     def _check(self, split: Split, manifest: Manifest) -> None:
         assert self.trainer is not None
-        classifier, videos = self.trainer.lightning_module, len(manifest.entries)
-        assert isinstance(classifier, VideoClassifier)
-        label = manifest.largest_label
-        if label >= classifier.num_classes:
-            raise UserError(
-                f"label ({label}) must be below num_classes ({classifier.num_classes}) of the model; it is "
-                f"in {manifest.path}"
-            )
+        manifest.check_classes(self._classifier.num_classes)
+        videos = len(manifest.entries)
         if split == "train" and self._videos_per_batch * self.trainer.world_size > videos:
             devices = f" x {self.trainer.world_size} devices" if self.trainer.world_size > 1 else ""
             clips = f" times {self.clips_per_video} clips_per_video" if self.clips_per_video > 1 else ""
@@ -337,9 +333,6 @@ class VideoDataModule(LightningDataModule):
     def _transform(self, split: Split) -> TrainTransform | EvalTransform:
         channels_last = self._on_cuda if self.channels_last == "auto" else self.channels_last
         if split == "train":
-            assert self.trainer is not None
-            classifier = self.trainer.lightning_module
-            assert isinstance(classifier, VideoClassifier)
             return TrainTransform(
                 self.crop_size,
                 self.mean,
@@ -350,11 +343,16 @@ class VideoDataModule(LightningDataModule):
                 augment=self.augment,
                 random_erasing=self.random_erasing,
                 mixup_alpha=self.mixup_alpha,
-                num_classes=classifier.num_classes,
+                num_classes=self._classifier.num_classes,
                 dtype=self._dtype,
             )
         num_crops = self.views(split).num_crops
         return self.clip_spec.transform(num_crops, channels_last=channels_last, dtype=self._dtype)
+
+    @property
+    def _classifier(self) -> VideoClassifier:
+        assert self.trainer is not None and isinstance(self.trainer.lightning_module, VideoClassifier)
+        return self.trainer.lightning_module
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -390,10 +388,12 @@ class VideoDataModule(LightningDataModule):
         self.bad_videos.check(split, len(self.manifests[split].entries), self.max_bad_fraction)
 
     def share_bad_videos(self) -> None:
-        """Tell the other processes of the bad videos met here; at the end of an epoch, by all of them."""
+        """Tell the other processes, and the user, of the bad videos met; at the end of an epoch, by all."""
         assert self.trainer is not None
         if self.trainer.world_size > 1:
             found: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(found, self._bad_here)
             self._add_bad_videos(self._split, [video for videos in found for video in videos])
         self._bad_here = []
+        if self.trainer.is_global_zero:
+            self.bad_videos.warn_of_new(self._split)

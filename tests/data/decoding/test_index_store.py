@@ -42,6 +42,11 @@ def warnings_are_errors():
         yield
 
 
+@pytest.fixture(autouse=True)
+def nothing_was_said(monkeypatch):
+    monkeypatch.setattr(index_store, "_said", bytearray(1))
+
+
 @pytest.fixture
 def forget(monkeypatch):
     """Empty this process's memory of indices."""

@@ -7,6 +7,7 @@ may fail: the rows carry checksums, and a spoilt file is put aside and made agai
 file; delete it whenever nobody uses it.
 """
 
+import mmap
 import os
 import sqlite3
 import warnings
@@ -21,11 +22,15 @@ from av.container import InputContainer
 from videonorm.data.decoding.container import check_file, open_container
 from videonorm.data.decoding.location import FileStatus, is_remote, without_credentials
 from videonorm.data.decoding.packet_index import PacketIndex, build_index
+from videonorm.files import cache_folder
+from videonorm.machine import is_first_process
 
 T = TypeVar("T")
 
 _APPLICATION = 0x56494458  # "VIDX" in the header of the SQLite file says that it is ours
 _WAIT_SECONDS = 30  # for another process to finish writing, which takes it milliseconds
+
+_said = mmap.mmap(-1, 1)  # whether this process, or one that it was forked from or has forked, has complained
 
 
 class _Recent:
@@ -87,15 +92,17 @@ class IndexStore:
 
     Every process opens it for itself when it first needs it; it can be pickled, and can be in use when
     the process forks. A file that is damaged or not of this class is renamed and a new one is made; where it
-    can be neither read nor written, indices live in memory only. Each process that meets this says it once.
+    can be neither read nor written, indices live in memory only, which is said once.
 
     Args:
         path: of the SQLite file; its folder must exist. Videos in that folder or below are known by their
             path from there, so that the folder can be moved; others by their whole path.
+        other: another such file, which is only read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, other: str | Path | None = None) -> None:
         self.path = os.path.abspath(path)
+        self._other = IndexStore(other) if other else None
         self._reads = self._writes = True
         # By process, with the inode. Those inherited must be neither used nor closed.
         self._opened: dict[int, tuple[sqlite3.Connection, int]] = {}
@@ -104,12 +111,30 @@ class IndexStore:
     def beside(cls, manifest: str | Path) -> "IndexStore | None":
         """The store of a manifest: ``NAME.packets.sqlite`` beside a file, ``.packets.sqlite`` in a folder.
 
-        ``None`` where the manifest is neither a file nor a folder of this machine.
+        Where nothing may be written there, what is there is read, and new indices go to ``packets.sqlite`` in
+        the cache folder: a row a video, for all such manifests. ``None`` where the manifest is neither a file
+        nor a folder of this machine, or where there is no place for its indices, which is said once.
         """
         manifest = Path(manifest)
         if manifest.is_dir():
-            return cls(manifest / ".packets.sqlite")
-        return cls(manifest.with_name(f"{manifest.name}.packets.sqlite")) if manifest.is_file() else None
+            path = manifest / ".packets.sqlite"
+        elif manifest.is_file():
+            path = manifest.with_name(f"{manifest.name}.packets.sqlite")
+        else:
+            return None
+        if _may_be_written(path):
+            return cls(path)
+        instead = cache_folder() / "packets.sqlite"
+        there = path if path.exists() else None
+        if _may_be_written(instead):
+            return cls(instead, there)
+        _say_once(
+            f"The packet indices can be kept neither in {path} nor in {instead}: neither may be written."
+        )
+        store = cls(there) if there else None
+        if store:
+            store._writes = False
+        return store
 
     def get(self, path: str, version: str) -> PacketIndex | None:
         """The index of a video, if it was put in for the same version (size, time of change) of the file."""
@@ -122,7 +147,8 @@ class IndexStore:
             except (zlib.error, ValueError, LookupError) as error:
                 raise sqlite3.DatabaseError(f"a row is damaged ({error})") from None
 
-        return self._use(read) if self._reads else None
+        index = self._use(read) if self._reads else None
+        return self._other.get(path, version) if index is None and self._other else index
 
     def put(self, path: str, version: str, index: PacketIndex) -> None:
         if self._writes:
@@ -201,10 +227,27 @@ class IndexStore:
         self._writes = False
         self._reads = writes  # what cannot be written may still be read
         use = "added to" if writes else "used"
+        _say_once(f"The packet indices in {self.path} cannot be {use}: {error}.")
+
+
+def _may_be_written(path: Path) -> bool:
+    """Whether a file may be made or changed; SQLite puts another beside it. Makes the cache folder."""
+    folder = path.parent
+    try:
+        if folder == cache_folder():
+            folder.mkdir(parents=True, exist_ok=True)
+        effective = os.access in os.supports_effective_ids
+        return all(os.access(of, os.W_OK, effective_ids=effective) for of in (folder, path) if of.exists())
+    except OSError:
+        return False
+
+
+def _say_once(sentence: str) -> None:
+    if not _said[0] and is_first_process():
+        _said[0] = True
         warnings.warn(
-            f"The packet indices in {self.path} cannot be {use}: {error}. A video whose index is not in "
-            f"memory is read through when it is opened.",
-            stacklevel=2,
+            f"{sentence} A video whose index is not in memory is read through when it is opened.",
+            stacklevel=4,
         )
 
 

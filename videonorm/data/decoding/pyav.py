@@ -35,12 +35,10 @@ class Pictures(ABC):
         self._row = {number: row for row, number in enumerate(index.pts[np.asarray(wanted)].tolist())}
         self.count = len(self._row)
         self.missing = set(self._row)
-        self.interlaced = False
 
     def offer(self, pts: int, picture: VideoFrame) -> None:
         if pts in self.missing:
             self.missing.remove(pts)
-            self.interlaced |= picture.interlaced_frame
             self.take(self._row[pts], picture)
 
     @abstractmethod
