@@ -96,6 +96,35 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def hold(path: str | Path) -> IO[str]:
+    """Lock a file until it is closed, or this process ends in whatever way.
+
+    Between machines it holds where the file system carries locks to its server: NFS does unless it is mounted
+    with ``nolock`` or ``local_lock``, and then keeps apart the processes of one machine only.
+
+    Raises:
+        BlockingIOError: another process holds it; the error has its number.
+        OSError: the file cannot be made, or its file system has no locks.
+    """
+    import fcntl  # not on Windows
+
+    with _named(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip()
+            lock.close()
+            if isinstance(error, BlockingIOError):
+                raise BlockingIOError(error.errno, f"is in use by process {holder}", str(path)) from error
+            raise
+    lock.truncate(0)
+    print(os.getpid(), file=lock, flush=True)
+    return lock
+
+
 def _aside(target: Path) -> Path:
     # Two machines may share the folder, so a process's number would not do. Names end at 255 bytes.
     return target.with_name(f".{secrets.token_hex(4)}.{target.name[-60:]}")

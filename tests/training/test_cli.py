@@ -36,6 +36,7 @@ def test_run_folder(trained):
     names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("tensorboard/")}
     assert names - events == {
+        ".lock",
         "config.yaml",
         "metrics.csv",
         "run.json",

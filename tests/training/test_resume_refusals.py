@@ -1,0 +1,131 @@
+"""What a run cannot take over from a checkpoint is refused in a sentence, before anything is written."""
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from videonorm.errors import UserError
+from videonorm.training.cli import main
+from videonorm.training.resume import check_world_size
+
+
+def run(command, recipe, folder, *options):
+    main([command, "-c", str(recipe), "--trainer.default_root_dir", str(folder), *map(str, options)])
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run("fit", recipe, folder, "--trainer.max_steps", 2)
+    return folder
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+NORM = '{"class_path": "videonorm.layers.GroupNorm3d", "init_args": {"num_groups": 2}}'
+REFUSED = {
+    "lr": (["--model.lr_per_256_clips", 1], r"model.lr_per_256_clips \(1(\.0)?\) must be 3.2, as in the run"),
+    "batch_size": (["--data.batch_size", 4], r"data.batch_size \(4\) must be 2, as in"),
+    "num_frames": (["--data.num_frames", 2], r"data.num_frames \(2\) must be 4"),
+    "seed": (["--seed_everything", 1], r"seed_everything \(1\) must be 0"),
+    "momentum": (
+        ["--model.optimizer.init_args.momentum", 0.5],
+        r"model.optimizer.init_args.momentum \(0.5\) must be 0.9",
+    ),
+    "optimizer": (
+        ["--model.optimizer", "torch.optim.AdamW"],
+        r"model.optimizer \(torch.optim.AdamW\) must be torch.optim.SGD",
+    ),
+    "schedule": (
+        ["--model.scheduler", "videonorm.training.WarmupSteps"],
+        r"model.scheduler \(.*WarmupSteps\) must be .*WarmupCosine",
+    ),
+    "no_schedule": (["--model.scheduler", "null"], r"model.scheduler \(null\) must be .*WarmupCosine"),
+    "accumulate": (
+        ["--trainer.accumulate_grad_batches", 2],
+        r"trainer.accumulate_grad_batches \(2\) must be 1",
+    ),
+    "norm": (
+        ["--model.backbone.init_args.norm", NORM],
+        r"model.backbone.init_args.norm \(.*GroupNorm3d\) must be .*BatchNorm3d",
+    ),
+    "several": (
+        ["--data.batch_size", 4, "--data.num_frames", 2, "--seed_everything", 1, "--data.crop_size", 8],
+        r"seed_everything \(1\) .*; .* \(\d\) must .*; .* must be \d+, and 1 more, as in",
+    ),
+}
+
+
+@pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED)
+def test_settings_that_a_checkpoint_holds(recipe, finished, options, message):
+    before = content(finished)
+    with pytest.raises(UserError, match=message) as caught:
+        run("fit", recipe, finished, *options, "--ckpt_path", "last", "--trainer.max_steps", 3)
+    assert "\n" not in str(caught.value)
+    assert content(finished) == before
+
+
+def test_what_leaves_no_trace_may_change(recipe, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    options = ["--data.num_workers", 1, "--data.num_test_clips", 1, "--data.cache_mib", 1]
+    options += ["--trainer.log_every_n_steps", 2, "--trainer.limit_val_batches", 1]
+    run("fit", recipe, tmp_path / "run", *options, "--ckpt_path", "last", "--trainer.max_steps", 3)
+
+
+def edited(checkpoint, path, change):
+    whole = torch.load(checkpoint, weights_only=True)
+    change(whole)
+    torch.save(whole, path)
+    return path
+
+
+FOREIGN = {
+    "weights": (
+        lambda whole: whole["state_dict"].update({"backbone.head.bias": torch.zeros(3)}),
+        r"backbone.head.bias is \(3,\) instead of \(2,\)",
+    ),
+    "another_module": (
+        lambda whole: whole.update(state_dict={"model.weight": torch.zeros(1)}, videonorm={}),
+        r"must hold every weight of the model, and backbone\..* is missing",
+    ),
+    "weights_only": (
+        lambda whole: [whole.pop(name) for name in ("optimizer_states", "lr_schedulers", "callbacks")],
+        r"must hold the state of a training to go on with, and optimizer_states is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_checkpoint(recipe, finished, tmp_path, change, message):
+    foreign = edited(finished / "checkpoints" / "last.ckpt", tmp_path / "foreign.ckpt", change)
+    with pytest.raises(UserError, match=message) as caught:
+        run("fit", recipe, tmp_path / "run", "--ckpt_path", foreign, "--trainer.max_steps", 3)
+    assert "\n" not in str(caught.value) and os.listdir(tmp_path) == ["foreign.ckpt"]
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_another_network_is_not_judged(recipe, finished, tmp_path, command):
+    checkpoint = finished / "checkpoints" / "last.ckpt"
+    options = ["--ckpt_path", checkpoint, "--model.backbone.init_args.norm", NORM]
+    with pytest.raises(UserError, match=r"ckpt_path \(.*last.ckpt\) must hold no weight that the model"):
+        run(command, recipe, tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(recipe, finished, tmp_path):
+    """It knows nothing of settings."""
+    old = edited(
+        finished / "checkpoints" / "last.ckpt",
+        tmp_path / "old.ckpt",
+        lambda whole: [whole["videonorm"].pop(name) for name in ("settings", "world_size")],
+    )
+    run("fit", recipe, tmp_path / "run", "--ckpt_path", old, "--trainer.max_steps", 3)
+
+
+def test_another_number_of_devices():
+    with pytest.raises(UserError, match=r"devices \(1\) must be 2, as in the run"):
+        check_world_size(1, {"videonorm": {"world_size": 2}}, "last.ckpt")
