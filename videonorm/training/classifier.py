@@ -118,7 +118,9 @@ class VideoClassifier(LightningModule):
         if self.trainer.state.fn != TrainerFn.FITTING:
             return None
         # The trainer's own property has none before the learning rate is settled.
-        loader = self.trainer.train_dataloader or self.trainer.fit_loop._data_source.instance
+        loader = self.trainer.train_dataloader
+        if loader is None:
+            loader = self.trainer.fit_loop._data_source.instance
         size = getattr(loader, "batch_size", None) or getattr(
             getattr(loader, "batch_sampler", None), "batch_size", None
         )
@@ -250,9 +252,12 @@ class VideoClassifier(LightningModule):
         return reduced
 
     def on_validation_epoch_start(self) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_finite()  # or the scores would be blamed
         self._start_scores(self.trainer.val_dataloaders)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    # With several loaders Lightning tells which; EpochScores refuses them.
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.epoch_scores.add(batch, self.backbone)
 
     def on_validation_epoch_end(self) -> None:
@@ -261,7 +266,7 @@ class VideoClassifier(LightningModule):
     def on_test_epoch_start(self) -> None:
         self._start_scores(self.trainer.test_dataloaders)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.epoch_scores.add(batch, self.backbone)
 
     def on_test_epoch_end(self) -> None:
@@ -270,7 +275,7 @@ class VideoClassifier(LightningModule):
     def on_predict_epoch_start(self) -> None:
         self._start_scores(self.trainer.predict_dataloaders)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self.epoch_scores.add(batch, self.backbone)
 
     def on_predict_epoch_end(self) -> None:
