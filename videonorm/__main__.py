@@ -3,13 +3,13 @@
 Each command is imported only when it is called, so that help and a mistyped command answer at once.
 """
 
-import difflib
 import importlib
 import sys
 import warnings
 
 from videonorm import __version__
 from videonorm.errors import UserError
+from videonorm.messages import did_you_mean, of_file
 
 # command -> (module, what it does); the module's `main(argv)` is the command.
 TRAINING = "videonorm.training_options"
@@ -24,6 +24,9 @@ COMMANDS = {
     "bench": ("videonorm.bench.command", "measure kernels and training steps beside their peers"),
     "doctor": ("videonorm.doctor", "say what this machine has and what would run on it"),
 }
+EXITS = (
+    "Exit codes: 0 done, 2 a mistake or a file that cannot be written, 130 and 143 stopped, 1 anything else."
+)
 
 
 def usage() -> str:
@@ -33,7 +36,8 @@ def usage() -> str:
         "usage: videonorm COMMAND [options]\n\n"
         "Longer clips or larger batches? Train video models with any normalization and measure it.\n\n"
         f"commands:\n{rows}\n\n"
-        "`videonorm COMMAND --help` lists a command's options; `videonorm --version` prints the version."
+        "`videonorm COMMAND --help` lists a command's options; `videonorm --version` prints the version.\n"
+        f"{EXITS}"
     )
 
 
@@ -55,14 +59,18 @@ def main() -> None:
         return
     try:
         if command not in COMMANDS:
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            hint = did_you_mean(command, COMMANDS)
             raise UserError(f"command ({command}) must be one of {', '.join(COMMANDS)}{hint}")
         module = importlib.import_module(COMMANDS[command][0])
         # The four commands of training share one main, which needs the command's name.
         module.main([command, *options] if module.__name__ == TRAINING else options)
     except UserError as error:
         print(f"videonorm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # no file: a pipe, a port
+            raise
+        print(f"videonorm: {of_file(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -95,7 +95,13 @@ def test_records_hold_what_is_known(tmp_path):
         "clips_seen": 6,
         "frames_seen": 12,
     }
-    known |= {"frame_stride": None, "bad_videos": None, "lr": pytest.approx(0.1), "val_videos": 7}
+    known |= {
+        "frames_seen": 12,
+        "frame_stride": None,
+        "bad_videos": None,
+        "lr": pytest.approx(0.1),
+        "val_videos": 7,
+    }
     assert {name: record[name] for name in known} == known
     with open(tmp_path / "val.csv", newline="") as file:
         assert [(row["path"], row["label"]) for row in csv.DictReader(file)] == [
