@@ -21,6 +21,7 @@ from videonorm.training.divergence import FiniteLoss, check_finite_weights
 from videonorm.training.resume import settle_progress
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
+from videonorm.training.unfit_callbacks import check_callbacks
 
 
 def parameter_groups(model: nn.Module, norm_weight_decay: bool) -> list[dict[str, Any]]:
@@ -130,6 +131,7 @@ class VideoClassifier(LightningModule):
         # Before Lightning makes the run folder: a batch that the norms cannot be trained on must leave
         # nothing behind.
         if self.trainer.state.fn == TrainerFn.FITTING:
+            check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
             _ = self.batch_sizes
 
     # Optimization

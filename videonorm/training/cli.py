@@ -6,6 +6,7 @@ import pkgutil
 import signal
 import traceback
 import warnings
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import read_checkpoint
-from videonorm.messages import one_sentence
+from videonorm.messages import one_line, one_sentence
 from videonorm.training.callbacks import BadVideoReport, LastCheckpoint, LogInterval, ModelLine, ProgressBar
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
@@ -46,6 +47,10 @@ NOISE = (
     r"smaller than the logging interval",  # the interval is fitted to the run
     r"num_groups \(\d+\) does not divide",  # a recipe asks for the rule by name
 )
+
+
+# Defaults of Lightning's callbacks, which YAML has no word for.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 
 class TrainingCLI(LightningCLI):
@@ -210,6 +215,10 @@ def main(argv: list[str]) -> None:
         raise UserError(str(error)) from error
     except MisconfigurationException as error:
         raise UserError(str(error).partition("\n")[0]) from error
+    except ModuleNotFoundError as error:
+        if _raised_in(error) == "lightning":  # what a callback or logger of its needs
+            raise UserError(one_line(error)) from error
+        raise
     except ValueError as error:
         match _raised_in(error):
             case "videonorm":  # layers and models raise sentences about a setting
