@@ -19,6 +19,7 @@ from videonorm.training.batch_sizes import BatchSizes, check_accumulation, norm_
 from videonorm.training.batches import train_clips
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
 from videonorm.training.resume import settle_progress
+from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
 from videonorm.training.unfit_callbacks import check_callbacks
@@ -128,11 +129,14 @@ class VideoClassifier(LightningModule):
         return size if isinstance(size, int) else None
 
     def prepare_data(self) -> None:
-        # Before Lightning makes the run folder: a batch that the norms cannot be trained on must leave
-        # nothing behind.
+        # Before loggers make the run folder: a batch that the norms cannot be trained on must leave nothing
+        # behind, nor a run in a folder that is taken.
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
             _ = self.batch_sizes
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, FolderLock):
+                    callback.take(self.trainer)
 
     # Optimization
 
@@ -192,13 +196,13 @@ class VideoClassifier(LightningModule):
     def on_train_start(self) -> None:
         check_accumulation(self.trainer.accumulate_grad_batches, self.trainer.num_training_batches)
         self._loss = FiniteLoss(scaled=getattr(self.trainer.precision_plugin, "scaler", None) is not None)
-        if isinstance(self.scheduler, Schedule):  # its checkpoint may be of a training of another length
-            (config,) = self.trainer.lr_scheduler_configs
+        # A checkpoint may be of a training of another length. Weight averaging takes the scheduler's place.
+        for config in self.trainer.lr_scheduler_configs if isinstance(self.scheduler, Schedule) else ():
             factors: Any = config.scheduler
-            for group, base, factor in zip(
-                factors.optimizer.param_groups, factors.base_lrs, factors.lr_lambdas, strict=True
-            ):
-                group["lr"] = base * factor(factors.last_epoch)
+            if isinstance(factors, LambdaLR):
+                every = zip(factors.optimizer.param_groups, factors.base_lrs, factors.lr_lambdas, strict=True)
+                for group, base, factor in every:
+                    group["lr"] = base * factor(factors.last_epoch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         clips, target = train_clips(batch)

@@ -69,8 +69,9 @@ class FolderLock(Callback):
         self.folder, self.resumes = folder, resumes
         self._lock: IO[str] | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not trainer.is_global_zero or self._lock:
+    def take(self, trainer: Trainer) -> None:
+        """Lock the folder, or raise UserError; called once all else is found to be right."""
+        if not trainer.is_global_zero:
             return
         try:
             self._lock = hold(self.folder / ".lock")
@@ -95,7 +96,6 @@ class FolderLock(Callback):
     def _release(self) -> None:
         if self._lock:
             self._lock.close()
-            self._lock = None
 
 
 class MetricsTable(Logger):

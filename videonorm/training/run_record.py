@@ -30,6 +30,11 @@ def class_names(modules: Iterable[nn.Module]) -> str | None:
     return " + ".join(sorted({type(module).__name__ for module in modules})) or None
 
 
+def _version(model: nn.Module) -> int:
+    """A number that changes with every change of a weight."""
+    return sum(parameter._version for parameter in model.parameters())
+
+
 class RunRecord(Callback):
     """Keeps run.json, and makes checkpoints self-contained.
 
@@ -62,6 +67,7 @@ class RunRecord(Callback):
             ["val_top1", "val_top5", "val_loss", "val_videos"]
         )
         self.validated_step: int | None = None
+        self._validated_weights: int | None = None
         self.best: dict[str, float | None] = {"best_val_top1": None, "best_step": None}
         self.total_steps: int | None = None  # that the checkpoint was trained towards
         self.constants: dict[str, Any] = {}
@@ -127,14 +133,16 @@ class RunRecord(Callback):
         metrics = parts(trainer)[0].scores.metrics()
         self.validation = {f"val_{name}": metrics[name] for name in ("top1", "top5", "loss", "videos")}
         self.validation["val_videos"] = int(metrics["videos"])
-        self.validated_step = trainer.global_step
         best = self.best["best_val_top1"]
-        if best is None or metrics["top1"] > best:
+        # best.ckpt is of the first validation of a step.
+        if self.validated_step != trainer.global_step and (best is None or metrics["top1"] > best):
             self.best = {"best_val_top1": metrics["top1"], "best_step": trainer.global_step}
+        self.validated_step, self._validated_weights = trainer.global_step, _version(pl_module)
         self.clock.start()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.enable_validation and self.validated_step != trainer.global_step:
+        changed = self._validated_weights not in (None, _version(pl_module))  # by weight averaging, say
+        if trainer.enable_validation and (changed or self.validated_step != trainer.global_step):
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
