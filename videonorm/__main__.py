@@ -24,9 +24,7 @@ COMMANDS = {
     "bench": ("videonorm.bench.command", "measure kernels and training steps beside their peers"),
     "doctor": ("videonorm.doctor", "say what this machine has and what would run on it"),
 }
-EXITS = (
-    "Exit codes: 0 done, 2 a mistake or a file that cannot be written, 130 and 143 stopped, 1 anything else."
-)
+EXITS = "Exit codes: 0 done; 2 a mistake, or a file that cannot be written; 130, 143 stopped; 1 all else."
 
 
 def usage() -> str:

@@ -131,7 +131,9 @@ class TrainingCLI(LightningCLI):
         folder = Path(config.trainer.default_root_dir)
         callbacks: list[Callback] = [BadVideoReport(), EvaluationRecord()]
         interruption = Interruption(folder / "checkpoints" / "last.ckpt")
+        lock = []
         if self.subcommand == "fit":
+            lock = [FolderLock(folder, resumes=bool(config.ckpt_path))]
             best = ModelCheckpoint(
                 dirpath=folder / "checkpoints",
                 filename="best",
@@ -142,7 +144,7 @@ class TrainingCLI(LightningCLI):
             )
             backbone = yaml.safe_load(self.text)["model"]["backbone"]
             record = RunRecord(backbone, config.seed_everything, self.settings, self.text)
-            callbacks += [FolderLock(folder, resumes=bool(config.ckpt_path)), record, best]
+            callbacks += [record, best]
             if config.trainer.log_every_n_steps is None:
                 callbacks.append(LogInterval())
             if config.trainer.enable_model_summary is None:
@@ -164,8 +166,9 @@ class TrainingCLI(LightningCLI):
         kwargs["logger"] = loggers or objects.logger or False
         return super().instantiate_trainer(
             **kwargs,
-            # Last, as what the others do at the end of a batch belongs to what is saved.
-            callbacks=[*_as_list(objects.callbacks), *callbacks, interruption],
+            # Behind the others, as what they do at the end of a batch belongs to what is saved; and until all
+            # have written what they know, the folder is held.
+            callbacks=[*_as_list(objects.callbacks), *callbacks, interruption, *lock],
             plugins=[*_as_list(objects.plugins), WholeCheckpointIO()],
         )
 
@@ -209,6 +212,10 @@ def main(argv: list[str]) -> None:
         TrainingCLI(argv[0], argv)
     except SIGTERMException as error:  # before the first batch
         raise Stopped(signal.SIGTERM) from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # the same, of which Lightning makes exit code 1
+            raise Stopped(signal.SIGINT) from error
+        raise
     except jsonargparse.ArgumentError as error:
         raise UserError(one_sentence(str(error))) from error
     except UserError as error:

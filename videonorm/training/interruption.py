@@ -68,7 +68,7 @@ class Interruption(Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Stopped(number)  # not KeyboardInterrupt, for which Lightning's exit code is 1
         self.asked = number
 
     def _restore(self) -> None:

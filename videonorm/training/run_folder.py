@@ -173,7 +173,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # what torch makes of a write that failed
-                if isinstance(error.__context__, OSError):
+                if isinstance(error.__context__, OSError | SystemExit):  # or was broken off by a signal
                     raise error.__context__ from None
                 raise
 
