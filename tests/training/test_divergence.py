@@ -62,14 +62,16 @@ def breaks(monkeypatch):
     return breaks
 
 
-SEEN = {
-    "where_it_is_logged": (["--trainer.log_every_n_steps", 1], 4),
-    "before_a_validation": (["--trainer.log_every_n_steps", 50], 5),
-    "before_a_checkpoint": (["--trainer.log_every_n_steps", 50, "--trainer.limit_val_batches", 0], 6),
-}
+SEEN = [
+    pytest.param(["--trainer.log_every_n_steps", 1], 4, id="where_it_is_logged"),
+    pytest.param(["--trainer.log_every_n_steps", 50], 5, id="before_a_validation", marks=pytest.mark.slow),
+    pytest.param(
+        ["--trainer.log_every_n_steps", 50, "--trainer.limit_val_batches", 0], 6, id="before_a_checkpoint"
+    ),
+]
 
 
-@pytest.mark.parametrize("options, sees", SEEN.values(), ids=SEEN)
+@pytest.mark.parametrize("options, sees", SEEN)
 def test_a_run_that_diverges(recipe, tmp_path, breaks, options, sees):
     """Checkpoints are due at steps 3 and 6: the first one stands."""
     breaks.at = 3

@@ -119,7 +119,7 @@ def test_ctrl_c_ends_with_its_own_code_after_the_gradients_that_are_accumulated(
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_a_second_ctrl_c_breaks_off_what_is_being_saved(recipe, tmp_path, monkeypatch):
+def test_a_second_ctrl_c_breaks_off_what_is_being_saved(recipe, tmp_path, monkeypatch, capsys):
     """Of the checkpoints of steps 3 and 4 the first one stands, whole and alone."""
     save, due = torch.save, []
 
@@ -142,6 +142,7 @@ def test_a_second_ctrl_c_breaks_off_what_is_being_saved(recipe, tmp_path, monkey
     with pytest.raises(Stopped) as stopped:
         main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path)])
     assert stopped.value.code == 130 and due == [3, 4]
+    assert capsys.readouterr().out.endswith("stopped at once, without saving\n")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped"
