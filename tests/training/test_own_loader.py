@@ -2,17 +2,19 @@
 
 import csv
 import json
+import threading
 
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from videonorm.errors import UserError
 from videonorm.layers import BatchNorm3d
 from videonorm.training import EvaluationRecord, LastCheckpoint, RunRecord, VideoClassifier, WarmupCosine
+from videonorm.training.scoring import EpochScores
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 1])
 CLIPS = torch.randn(7, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -158,3 +160,35 @@ def test_several_loaders_are_refused(tmp_path):
 def test_a_step_of_more_batches_than_an_epoch_has(tmp_path):
     with pytest.raises(UserError, match=r"trainer.accumulate_grad_batches \(5\) must be at most .* \(4\)"):
         trainer(tmp_path, accumulate_grad_batches=5).fit(classifier(), pairs())
+
+
+def test_videos_that_two_processes_share_count_once():
+    """Seven videos, dealt out in turn; the sampler gives the first a second time to even the shares out."""
+    meet, parts, tables = threading.Barrier(2), {}, {}
+
+    def judge(rank):
+        def reduce(tensor, how):
+            parts[rank] = tensor
+            meet.wait(10)
+            both = torch.stack([parts[0], parts[1]])
+            meet.wait(10)
+            return both.sum(dim=0) if how == "sum" else both.amax(dim=0)
+
+        sampler = DistributedSampler(CLIPS, num_replicas=2, rank=rank, shuffle=False)
+        videos = DataLoader(TensorDataset(CLIPS, LABELS), batch_size=3, sampler=sampler)
+        scores = EpochScores(videos, 3, torch.device("cpu"), rank, world_size=2)
+        for batch in videos:
+            scores.add(batch, network)
+        tables[rank] = scores.finish("model", reduce)
+
+    def network(clips):
+        return clips.mean(dim=(2, 3, 4))
+
+    threads = [threading.Thread(target=judge, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    for table in tables.values():
+        torch.testing.assert_close(table.probabilities, network(CLIPS).softmax(dim=1))
+        assert table.labels.tolist() == LABELS.tolist() and table.scored.all()
