@@ -115,7 +115,9 @@ def test_ctrl_c_ends_with_its_own_code_after_the_gradients_that_are_accumulated(
     with pytest.raises(Stopped) as stopped:
         main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(folder), *options])
     assert stopped.value.code == 130 and step(folder) == 2 and len(batches) == 4
-    assert "stopped at step 2; --ckpt_path last goes on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "stopped at step 2; --ckpt_path last goes on" in said
+    assert "an epoch is 5 batches: its last step has 1 of 2, and weighs as much less" in said
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 

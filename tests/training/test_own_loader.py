@@ -1,12 +1,13 @@
 """The model with a person's own data loaders and trainer, without our data module and our records."""
 
+import copy
 import csv
 import json
 import threading
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
@@ -192,3 +193,20 @@ def test_videos_that_two_processes_share_count_once():
     for table in tables.values():
         torch.testing.assert_close(table.probabilities, network(CLIPS).softmax(dim=1))
         assert table.labels.tolist() == LABELS.tolist() and table.scored.all()
+
+
+def test_a_last_step_of_fewer_batches_weighs_as_much_less(tmp_path):
+    """Three batches, two a step: the learning rate of the second step is for half of its clips."""
+    model, grads, networks = classifier(), [], []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            grads.append(pl_module.backbone.head.weight.grad.clone())
+            networks.append(copy.deepcopy(pl_module.backbone))
+
+    loader = DataLoader(TensorDataset(CLIPS[:6], LABELS[:6]), batch_size=2)
+    trainer(tmp_path, callbacks=[Watch()], accumulate_grad_batches=2, max_steps=2).fit(model, loader)
+    loss = torch.nn.functional.cross_entropy(networks[1](CLIPS[4:6]), LABELS[4:6])
+    (whole,) = torch.autograd.grad(loss, networks[1].head.weight)
+    assert len(grads) == 2
+    torch.testing.assert_close(grads[1], whole / 2)

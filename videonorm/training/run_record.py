@@ -69,7 +69,9 @@ class RunRecord(Callback):
         self.validated_step: int | None = None
         self._validated_weights: int | None = None
         self.best: dict[str, float | None] = {"best_val_top1": None, "best_step": None}
-        self.total_steps: int | None = None  # that the checkpoint was trained towards
+        # Of the run that the checkpoint is of: what it was trained towards, and in what epochs.
+        self.total_steps: int | None = None
+        self.batches_per_epoch: int | None = None
         self.constants: dict[str, Any] = {}
         self.written = 0.0
 
@@ -104,11 +106,16 @@ class RunRecord(Callback):
                 was = f"was of {self.total_steps} until step {step}"
                 say(trainer, f"the schedule is now of {total_steps} steps, and {was}")
         self.total_steps = total_steps
-        batches, accumulate = trainer.num_training_batches, trainer.accumulate_grad_batches
-        if not math.isinf(batches) and (left := int(batches) % accumulate):
-            last = f"its last step has {left} of {accumulate}, and weighs as much less"
-            say(trainer, f"an epoch is {batches} batches: {last}")
-        self.constants["batches_per_epoch"] = None if math.isinf(batches) else int(batches)
+        batches = None if math.isinf(trainer.num_training_batches) else int(trainer.num_training_batches)
+        if self.batches_per_epoch not in (None, batches):
+            say(
+                trainer,
+                f"an epoch is now {batches} batches, and was {self.batches_per_epoch}: of other clips",
+            )
+        if batches and (left := batches % trainer.accumulate_grad_batches):
+            last = f"{left} of {trainer.accumulate_grad_batches}, and weighs as much less"
+            say(trainer, f"an epoch is {batches} batches: its last step has {last}")
+        self.batches_per_epoch = self.constants["batches_per_epoch"] = batches
         if self.config is not None and trainer.is_global_zero:
             write(Path(trainer.default_root_dir) / "config.yaml", self.config)
         self._write(trainer, "running")
@@ -201,6 +208,7 @@ class RunRecord(Callback):
             "validated_step": self.validated_step,
             "best": self.best,
             "total_steps": self.total_steps,
+            "batches_per_epoch": self.batches_per_epoch,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -208,6 +216,7 @@ class RunRecord(Callback):
         self.validation, self.validated_step = state_dict["validation"], state_dict["validated_step"]
         self.best = state_dict.get("best", self.best)  # earlier versions kept none
         self.total_steps = state_dict.get("total_steps")
+        self.batches_per_epoch = state_dict.get("batches_per_epoch")
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
