@@ -191,6 +191,7 @@ def test_an_exception_ends_fit(recipe, videos, tmp_path, num_workers):
         )
     finally:
         os.environ["PYTHONPATH"] = environment
+    command.wait_for((tmp_path / "run" / "run.json").exists)
     assert command.end() == 1
     assert "out of memory, say" in command.log.read_text()
 
