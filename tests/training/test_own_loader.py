@@ -14,7 +14,14 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 
 from videonorm.errors import UserError
 from videonorm.layers import BatchNorm3d
-from videonorm.training import EvaluationRecord, LastCheckpoint, RunRecord, VideoClassifier, WarmupCosine
+from videonorm.training import (
+    EvaluationRecord,
+    LastCheckpoint,
+    RunRecord,
+    VideoClassifier,
+    WarmupCosine,
+    evaluation_record,
+)
 from videonorm.training.scoring import EpochScores
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 1])
@@ -210,3 +217,14 @@ def test_a_last_step_of_fewer_batches_weighs_as_much_less(tmp_path):
     (whole,) = torch.autograd.grad(loss, networks[1].head.weight)
     assert len(grads) == 2
     torch.testing.assert_close(grads[1], whole / 2)
+
+
+def test_scores_that_cannot_be_written_are_printed(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(evaluation_record, "write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer(tmp_path, callbacks=[EvaluationRecord()]).test(classifier(), pairs(), verbose=False)
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
+    assert json.loads(printed)["videos"] == 7

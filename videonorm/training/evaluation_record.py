@@ -1,6 +1,7 @@
 """What an evaluation writes down: its scores, and a row for every video."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,8 +58,12 @@ class EvaluationRecord(Callback):
             "num_crops": data and data.views(split).num_crops,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
         }
-        write_json(path, content)
-        self._write_ranks(path.with_suffix(".csv"), classifier)
+        try:
+            write_json(path, content)
+            self._write_ranks(path.with_suffix(".csv"), classifier)
+        except OSError:  # what took so long to find is not to be lost with it
+            say(trainer, json.dumps(content))
+            raise
         say(trainer, f"wrote {path} and {path.with_suffix('.csv').name}")
 
     def _write_ranks(self, path: Path, classifier: VideoClassifier) -> None:
