@@ -14,6 +14,7 @@ from typing import NoReturn, TypeVar
 from videonorm.errors import UserError
 from videonorm.files import check_writable
 from videonorm.machine import available_cores
+from videonorm.messages import of_file
 from videonorm.options import Parser, fraction, positive_integer, seconds
 
 Step = TypeVar("Step")
@@ -32,7 +33,7 @@ def run(main: Callable[[list[str]], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be printed
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        print(f"{name}: {_reason(error)}", file=sys.stderr)
+        print(f"{name}: {printable(of_file(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -106,15 +107,9 @@ def writing(out: Path, must: str, option: str = "--out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{option} ({printable(out)}) must be {must}: {_reason(error, out)}") from None
-
-
-def _reason(error: OSError, known: Path | None = None) -> str:
-    """What is wrong, and with which file unless that is ``known``."""
-    what = error.strerror or str(error) or type(error).__name__
-    if error.filename is None or os.fsdecode(error.filename) == str(known):
-        return what
-    return f"{printable(os.fsdecode(error.filename))}: {what}"
+        named = error.filename is not None and os.fsdecode(error.filename) != str(out)
+        reason = printable(of_file(error)) if named else error.strerror or str(error) or type(error).__name__
+        raise UserError(f"{option} ({printable(out)}) must be {must}: {reason}") from None
 
 
 @contextlib.contextmanager

@@ -47,10 +47,12 @@ def test_whether_a_file_can_be_written_is_found_out_without_writing_it(tmp_path,
     path.write_text("old")
     check_writable(path)
     assert path.read_text() == "old"
-    for wrong, named in ((path / "below", path), (tmp_path, tmp_path)):
+    check_writable(tmp_path / "new" / "folder" / "f")
+    assert [there.name for there in tmp_path.iterdir()] == ["f"]
+    for wrong in (path / "below", path / "far" / "below", tmp_path):
         with pytest.raises(OSError) as error:
             check_writable(wrong)
-        assert os.fsdecode(error.value.filename) == str(named)
+        assert error.value.filename == str(wrong)
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from videonorm.messages import one_sentence
+from videonorm.messages import arguments, of_file, one_sentence
 
 CALLABLE = "Type collections.abc.Callable[[int], torch.nn.Module] expects a function or a callable class:"
 UNION = """
@@ -24,7 +24,7 @@ CASES = {
     "misspelt_option": (
         "Parser key \"model.backbone\":\n  Problem with given class_path 'videonorm.models.ResNet3d':\n"
         "    Option 'dept' is not accepted",
-        "model.backbone (videonorm.models.ResNet3d): option 'dept' is not accepted",
+        "model.backbone (videonorm.models.ResNet3d): option 'dept' is not accepted; did you mean depth?",
     ),
     "unknown_class": (
         "Parser key \"model.backbone\":\n  Problem with given class_path 'videonorm.models.ResNet3d':\n"
@@ -37,7 +37,7 @@ CASES = {
     "option_of_a_callable": (
         f"Parser key \"norm\":\n  {CALLABLE} Option 'num_group' is not accepted. Got value: "
         "Namespace(class_path='videonorm.layers.GroupNorm3d', init_args=Namespace(num_group='3'))",
-        "norm (videonorm.layers.GroupNorm3d): option 'num_group' is not accepted",
+        "norm (videonorm.layers.GroupNorm3d): option 'num_group' is not accepted; did you mean num_groups?",
     ),
     "option_in_a_union": (
         f'Parser key "model.scheduler":{UNION}'
@@ -46,7 +46,8 @@ CASES = {
         "    - Expected a <class 'NoneType'>\n"
         "  Given value type: <class 'jsonargparse._util.NestedArg'>\n"
         "  Given value: NestedArg(key='warmups', val='3')",
-        "model.scheduler (videonorm.training.WarmupCosine): option 'warmups' is not accepted",
+        "model.scheduler (videonorm.training.WarmupCosine): option 'warmups' is not accepted; "
+        "did you mean warmup?",
     ),
     "union": (
         f'Parser key "data.short_side":{UNION}'
@@ -85,6 +86,12 @@ CASES = {
         f"  - {CALLABLE} no. Got value: x",
         "warmup (5.0) must be a fraction of training, from 0 to 1",
     ),
+    "misspelt_class": (
+        'Parser key "model.optimizer":\n'
+        "  - module 'torch.optim' has no attribute 'AdaW'. Got value: torch.optim.AdaW",
+        "model.optimizer (torch.optim.AdaW): module 'torch.optim' has no attribute 'AdaW'; "
+        "did you mean torch.optim.AdamW?",
+    ),
     "plain": ("unrecognized arguments: --bogus 1", "unrecognized arguments: --bogus 1"),
 }
 
@@ -92,3 +99,22 @@ CASES = {
 @pytest.mark.parametrize("message, sentence", CASES.values(), ids=CASES)
 def test_one_sentence(message, sentence):
     assert one_sentence(message) == sentence
+
+
+def test_arguments_that_a_class_hands_on_to_its_bases():
+    class Base:
+        def __init__(self, depth, **rest): ...
+
+    class Derived(Base):
+        def __init__(self, *, width=3, **rest): ...
+
+    assert arguments(Derived) == ["width", "depth"]
+    assert arguments(lambda a, b=2: None) == ["a", "b"]
+
+
+def test_a_file_is_named_with_what_could_not_be_done():
+    assert (
+        of_file(OSError(28, "No space left on device", "a/last.ckpt"))
+        == "a/last.ckpt: No space left on device"
+    )
+    assert of_file(TimeoutError()) == "TimeoutError"

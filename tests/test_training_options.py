@@ -47,9 +47,12 @@ def test_defaults_and_texts():
 @pytest.mark.parametrize(
     ("option", "hint"),
     [
-        ("--data.num_frame", r" \(did you mean --data.num_frames\?\)"),
-        ("--trainer.max_step=3", r" \(did you mean --trainer.max_steps\?\)"),
+        ("--data.num_frame", r"; did you mean --data.num_frames\?"),
+        ("--trainer.max_step=3", r"; did you mean --trainer.max_steps\?"),
         ("--model.xyzzy", ""),
+        ("--dat.batch_size", r"; did you mean --data.batch_size\?"),
+        ("--data.max_steps", r"; did you mean --trainer.max_steps\?"),
+        ("--seed_everthing", r"; did you mean --seed_everything\?"),
     ],
 )
 def test_a_mistyped_option(option, hint):
@@ -62,3 +65,37 @@ def test_options_that_jsonargparse_knows_pass():
         ["--data.augment+=a.B", "--model.backbone.init_args.depth", "50", "--trainer.callbacks.help", "X"]
     )
     check_names(["--data", "data.yaml", "--last_checkpoint.every_n_train_steps=5", "--data.source.root=x"])
+
+
+RECIPES = {
+    "an_option": ("data: {batchsize: 3}", r"data.batchsize is no key .*; did you mean data.batch_size\?"),
+    "of_lightning": ("trainer: {max_step: 3}", r"trainer.max_step is .* did you mean trainer.max_steps\?"),
+    "elsewhere": ("model: {max_epochs: 3}", r"model.max_epochs is .* did you mean trainer.max_epochs\?"),
+    "a_section": ("trainr: {max_steps: 3}", r"trainr is no key .*; did you mean trainer\?"),
+    "beside_a_class": (
+        "model: {backbone: {class_path: a.B, init_arg: {depth: 3}}}",
+        r"model.backbone.init_arg is no key beside class_path .*; did you mean init_args\?",
+    ),
+    "in_a_list": (
+        "trainer: {callbacks: [{class_path: a.B}, {clas_path: a.C, class_path: a.C}]}",
+        r"trainer.callbacks\[1\].clas_path is no key .*; did you mean class_path\?",
+    ),
+}
+
+
+@pytest.mark.parametrize("text, message", RECIPES.values(), ids=RECIPES)
+def test_a_misspelt_key_of_a_recipe(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"^{message}$") as caught:
+        check_names(["-c", str(path)])
+    assert f"({path})" in str(caught.value)
+
+
+def test_recipes_that_jsonargparse_knows_pass(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed_everything: 0\nckpt_path: null\ndata: data.yaml\nmodel: {backbone: a.B}\n")
+    check_names(["-c", str(path), "-c", str(tmp_path / "none.yaml"), "--config=x.yaml"])
+    for text in ("[1, 2]", "a: [", "\x00"):
+        path.write_text(text)
+        check_names(["-c", str(path)])

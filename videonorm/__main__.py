@@ -3,7 +3,6 @@
 Each command is imported only when it is called, so that help and a mistyped command answer at once.
 """
 
-import difflib
 import importlib
 import os
 import signal
@@ -12,7 +11,7 @@ import warnings
 
 from videonorm import __version__
 from videonorm.errors import UserError
-from videonorm.messages import os_error
+from videonorm.messages import did_you_mean, of_file
 
 # command -> (module, what it does); the module's `main(argv)` is the command.
 TRAINING = "videonorm.training_options"
@@ -27,6 +26,7 @@ COMMANDS = {
     "bench": ("videonorm.bench.command", "measure kernels and training steps beside their peers"),
     "doctor": ("videonorm.doctor", "say what this machine has and what would run on it"),
 }
+EXITS = "Exit codes: 0 done; 2 a mistake, or a file that cannot be written; 130, 143 stopped; 1 all else."
 
 
 def usage() -> str:
@@ -36,7 +36,8 @@ def usage() -> str:
         "usage: videonorm COMMAND [options]\n\n"
         "Longer clips or larger batches? Train video models with any normalization and measure it.\n\n"
         f"commands:\n{rows}\n\n"
-        "`videonorm COMMAND --help` lists a command's options; `videonorm --version` prints the version."
+        "`videonorm COMMAND --help` lists a command's options; `videonorm --version` prints the version.\n"
+        f"{EXITS}"
     )
 
 
@@ -55,8 +56,7 @@ def run(command: str, options: list[str]) -> None:
         print(f"videonorm {__version__}")
         return
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(command, COMMANDS)
         raise UserError(f"command ({command}) must be one of {', '.join(COMMANDS)}{hint}")
     module = importlib.import_module(COMMANDS[command][0])
     # The four commands of training share one main, which needs the command's name.
@@ -80,7 +80,7 @@ def main() -> None:
     except OSError as error:
         if error.errno is None:  # a library's own, which is no matter of files or devices
             raise
-        print(f"videonorm: {os_error(error)}", file=sys.stderr)
+        print(f"videonorm: {of_file(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -38,7 +38,8 @@ def new_file(path: str | Path, made_in: Path | None = None) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     with _named(path, made_in):
-        _prepare(target)
+        _check_ordinary(target, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         aside = _aside(made_in / target.name if made_in else target)
         try:
             yield aside
@@ -52,20 +53,23 @@ def new_file(path: str | Path, made_in: Path | None = None) -> Iterator[Path]:
 def check_writable(path: str | Path) -> None:
     """Find out whether a file can be written, before the work whose result it is to hold.
 
-    What is there stays as it is. The folder is made if need be.
+    Nothing is made or changed: what proves it is written to the nearest folder that exists, and removed.
 
     Raises:
-        OSError: it cannot; the error names ``path``, or the folder that cannot be made.
+        OSError: it cannot; the error names ``path``.
     """
     target = Path(os.path.realpath(path))
-    with _named(path):
-        _prepare(target)
-        aside = _aside(target)
-        try:
-            aside.write_bytes(b"0")
-            _sync(aside)  # a full disk may only say so now
-        finally:
+    _check_ordinary(target, path)
+    folder = next(parent for parent in target.parents if os.path.lexists(parent))
+    aside = _aside(folder / target.name)
+    try:
+        aside.write_bytes(b"0")
+        _sync(aside)  # a full disk may only say so now
+        aside.unlink()
+    except OSError as error:
+        if folder.is_dir():
             aside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
@@ -114,10 +118,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _prepare(target: Path) -> None:
+def _check_ordinary(target: Path, path: str | Path) -> None:
     if target.exists() and not target.is_file():  # a device, say: it would be replaced by a file
-        raise OSError(errno.EINVAL, "is no ordinary file", str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
+        raise OSError(errno.EINVAL, "is no ordinary file", str(path))
 
 
 # What a spreadsheet takes for a formula.
@@ -143,6 +146,35 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def hold(path: str | Path) -> IO[str]:
+    """Lock a file until it is closed, or this process ends in whatever way.
+
+    Between machines it holds where the file system carries locks to its server: NFS does unless it is mounted
+    with ``nolock`` or ``local_lock``, and then keeps apart the processes of one machine only.
+
+    Raises:
+        BlockingIOError: another process holds it; the error has its number.
+        OSError: the file cannot be made, or its file system has no locks.
+    """
+    import fcntl  # not on Windows
+
+    with _named(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip()
+            lock.close()
+            if isinstance(error, BlockingIOError):
+                raise BlockingIOError(error.errno, f"is in use by process {holder}", str(path)) from error
+            raise
+    lock.truncate(0)
+    print(os.getpid(), file=lock, flush=True)
+    return lock
 
 
 def _aside(target: Path) -> Path:

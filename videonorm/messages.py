@@ -1,7 +1,12 @@
-"""Other libraries' messages as one sentence: jsonargparse's are outlines of all that it tried."""
+"""Messages as one sentence: what was perhaps meant, and other libraries' outlines of all that they tried."""
 
+import difflib
+import inspect
 import os
+import pkgutil
 import re
+from collections.abc import Iterable
+from typing import Any
 
 # Lines that say nothing of the mistake itself.
 NOISE = (
@@ -25,10 +30,16 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def os_error(error: OSError) -> str:
-    """Such as ``runs/r50/last.ckpt: No space left on device``."""
-    name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    return name + (error.strerror or type(error).__name__)
+def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a sentence about a name that is not ``known``: the nearest one, if one is near."""
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def of_file(error: OSError) -> str:
+    """What could not be done to which file, such as ``runs/r50/last.ckpt: No space left on device``."""
+    what = error.strerror or str(error) or type(error).__name__
+    return what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
 
 
 def one_sentence(message: str) -> str:
@@ -74,8 +85,34 @@ def one_sentence(message: str) -> str:
     name = ".".join(keys) + (f" ({value})" if value else "")
     if reasons:
         sentence = " ".join(reasons) if not keys else reasons[0][0].lower() + reasons[0][1:]
+        sentence += _meant(reasons[0], value)
         return f"{name}: {sentence}" if name else sentence
     return f"{name} must be {' or '.join(dict.fromkeys(wanted))}"
+
+
+def _meant(reason: str, class_path: str) -> str:
+    """What a misspelt argument or class perhaps stands for, by the modules that jsonargparse has imported."""
+    if match := re.fullmatch(r"module '(.+)' has no attribute '(\w+)'\.?", reason):
+        return did_you_mean(match[2], dir(pkgutil.resolve_name(match[1])), f"{match[1]}.").rstrip(".")
+    if match := re.fullmatch(r"Option '(\w+)' is not accepted", reason):
+        try:
+            return did_you_mean(match[1], arguments(pkgutil.resolve_name(class_path)))
+        except (ImportError, AttributeError, ValueError):  # a short name, or none
+            return ""
+    return ""
+
+
+def arguments(of: Any) -> list[str]:
+    """The names of what a class or function takes, those that it hands on to its bases with them."""
+    classes = of.__mro__ if isinstance(of, type) else [of]
+    names: list[str] = []
+    for each in classes:
+        call = each.__init__ if isinstance(each, type) else each  # type: ignore[misc]
+        taken = inspect.signature(call).parameters.values()
+        names += [one.name for one in taken if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        if not any(one.kind == one.VAR_KEYWORD for one in taken):
+            break
+    return [name for name in dict.fromkeys(names) if name != "self"]
 
 
 def _kind(wanted: str) -> str:

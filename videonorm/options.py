@@ -1,12 +1,12 @@
 """The options of commands: a parser whose errors are one sentence, types that say what a value must be."""
 
 import argparse
-import difflib
 import math
 import sys
 from typing import Any, NoReturn
 
 from videonorm.errors import UserError
+from videonorm.messages import did_you_mean
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -30,13 +30,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else list(args)
-        spelled = {option.replace("-", "_"): option for option in self._long_options()}
-        meant = [option for option in spelled if option != "__help"]
+        spelled = self._long_options()
+        meant = [option[2:] for option in spelled if option != "--help"]
         for given in (str(argument).partition("=")[0] for argument in args):
             # First of all: argparse would say that the option that was meant is missing.
-            if given.startswith("--") and given not in ("--", *spelled.values()):
-                near = difflib.get_close_matches(given.replace("-", "_"), meant, n=1)
-                hint = f"; did you mean {spelled[near[0]]}?" if near else ""
+            if given.startswith("--") and given not in ("--", *spelled):
+                hint = did_you_mean(given[2:].replace("-", "_"), meant, "--")
                 self.error(f"{given} is no option here{hint}")
         return super().parse_args(args, namespace)
 

@@ -5,21 +5,28 @@ known subclasses. This reads signatures and docstrings and imports nothing.
 """
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from docstring_parser import DocstringStyle, parse
 
 from videonorm.errors import UserError
+from videonorm.messages import did_you_mean
 from videonorm.options import Parser
 
 OURS = Path(__file__).parent / "training"
+# Options of no section, jsonargparse's and those of some of Lightning's commands among them.
+WHOLE = (
+    *("config", "print_config", "print_shtab", "help", "seed_everything", "ckpt_path"),
+    *("weights_only", "verbose", "return_predictions"),
+)
+OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
 SEED = "of all that is random: weights, clips, crops, order"
 
 
@@ -119,21 +126,64 @@ def help_of(command: str) -> Parser:
 
 
 def check_names(argv: Sequence[str]) -> None:
-    """Refuse an option of a section that has no such argument, before Lightning is imported for it.
+    """Refuse a name that is no option, here or in the files of ``-c``, before Lightning is imported for it.
 
     Raises:
         UserError: it names the option and the nearest one.
     """
-    known = {section.name: section for section in sections()}
-    for given in argv:
-        match = re.match(r"--(\w+)\.(\w+)", given)
-        if not match or match[1] not in known:
-            continue
-        names = [option.name for option in options(known[match[1]])]
-        if match[2] not in [*names, "help"]:
-            near = difflib.get_close_matches(match[2], names, n=1)
-            hint = f" (did you mean --{match[1]}.{near[0]}?)" if near else ""
-            raise UserError(f"--{match[1]}.{match[2]} is no option{hint}")
+    known = {section.name: [option.name for option in options(section)] for section in sections()}
+    for number, given in enumerate(argv):
+        if match := re.match(r"--(\w+)\.(\w+)", given):
+            section, name = match.groups()
+            if name not in [*known.get(section, ()), "help"] or section not in known:
+                raise UserError(f"--{section}.{name} is no option{_near(section, name, known, '--')}")
+        elif (match := re.match(r"--(\w+)(=|$)", given)) and match[1] not in [*known, *WHOLE]:
+            hint = did_you_mean(match[1], [*known, *WHOLE], "--")
+            raise UserError(f"--{match[1]} is no option{hint}")
+        if given in ("-c", "--config") and number + 1 < len(argv):
+            _check_file(Path(argv[number + 1]), known)
+
+
+def _near(section: str, name: str, known: Mapping[str, Sequence[str]], dashes: str = "") -> str:
+    """The nearest option of a section, or that of another which has this very name."""
+    if section not in known:
+        every = [f"{of}.{one}" for of, names in known.items() for one in names]
+        return did_you_mean(f"{section}.{name}", every, dashes)
+    elsewhere = [of for of, names in known.items() if name in names]
+    if elsewhere:
+        return f"; did you mean {dashes}{elsewhere[0]}.{name}?"
+    return did_you_mean(name, known[section], f"{dashes}{section}.")
+
+
+def _check_file(path: Path, known: Mapping[str, Sequence[str]]) -> None:
+    """What no key of ``known`` says; a file that is none of YAML is jsonargparse's to refuse."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    for section, values in content.items() if isinstance(content, dict) else ():
+        if section not in [*known, *WHOLE]:
+            hint = did_you_mean(str(section), [*known, *WHOLE])
+            raise UserError(f"{section} is no key of a recipe ({path}){hint}")
+        for name in values if isinstance(values, dict) and section in known else ():
+            if name not in known[section]:
+                raise UserError(
+                    f"{section}.{name} is no key of a recipe ({path}){_near(section, name, known)}"
+                )
+    _check_classes(content, "", path)
+
+
+def _check_classes(value: Any, key: str, path: Path) -> None:
+    """Beside ``class_path`` there is ``init_args``, at any depth."""
+    if isinstance(value, dict):
+        for name, of in value.items():
+            if "class_path" in value and name not in OF_A_CLASS:
+                hint = did_you_mean(str(name), OF_A_CLASS)
+                raise UserError(f"{key}.{name} is no key beside class_path ({path}){hint}")
+            _check_classes(of, f"{key}.{name}" if key else str(name), path)
+    elif isinstance(value, list):
+        for number, of in enumerate(value):
+            _check_classes(of, f"{key}[{number}]", path)
 
 
 def _metavar(kind: str, default: object) -> str:

@@ -1,8 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
 from torch import nn
 
 from videonorm.errors import UserError
-from videonorm.training.batch_sizes import BatchSizes, clips_sharing_statistics, is_norm, norm_layers
+from videonorm.training.batch_sizes import (
+    BatchSizes,
+    check_epoch,
+    clips_sharing_statistics,
+    is_norm,
+    norm_layers,
+)
 
 
 class Ours(nn.Module):
@@ -55,6 +63,30 @@ def test_too_few_clips_is_a_mistake_of_the_user():
         clips_sharing_statistics(Ours(), batch_size=2, world_size=1)
     with pytest.raises(UserError, match=r"num_splits \(2\) must divide batch_size \(3\)"):
         clips_sharing_statistics(Ours(), batch_size=3, world_size=1)
+
+
+@pytest.mark.parametrize(
+    "accumulate, videos, world_size, clips_per_video, limits, most",
+    [
+        (7, 15, 1, 1, {}, None),
+        (8, 15, 1, 1, {}, 7),
+        (4, 15, 2, 1, {}, 3),
+        (8, 15, 1, 2, {}, None),
+        (4, 15, 1, 1, {"limit_train_batches": 3}, 3),
+        (4, 15, 1, 1, {"limit_train_batches": 0.5}, 3),
+        (2, 15, 1, 1, {"overfit_batches": 1}, 1),
+    ],
+)
+def test_a_step_is_made_of_one_epochs_batches(accumulate, videos, world_size, clips_per_video, limits, most):
+    """Of batches of two clips: Lightning steps at the end of an epoch with fewer than are asked for."""
+    limits = {"limit_train_batches": 1.0, "overfit_batches": 0.0} | limits
+    trainer = SimpleNamespace(world_size=world_size, accumulate_grad_batches=accumulate, **limits)
+    if most is None:
+        check_epoch(videos, 2, clips_per_video, trainer)
+    else:
+        message = rf"accumulate_grad_batches \({accumulate}\) must be at most the batches .* \({most}\)"
+        with pytest.raises(UserError, match=message):
+            check_epoch(videos, 2, clips_per_video, trainer)
 
 
 def test_norms_are_known_by_role_and_counted_once():

@@ -63,7 +63,7 @@ def test_a_class_that_the_network_does_not_know(trained, recipe, videos, tmp_pat
         run("test", recipe, tmp_path / "run", *options)
 
 
-def test_a_run_goes_on_with_its_own_labels(trained, recipe, videos, tmp_path):
+def test_a_run_goes_on_with_its_own_labels(trained, recipe, videos, tmp_path, capsys):
     shutil.copytree(trained.parents[1], tmp_path / "run")
     less = tree(tmp_path / "less", videos, ["dark", "empty"])
     source = "--data.source.init_args."
@@ -72,3 +72,4 @@ def test_a_run_goes_on_with_its_own_labels(trained, recipe, videos, tmp_path):
     run("fit", recipe, tmp_path / "run", *options)
     assert set(labels_of(tmp_path / "run" / "val.csv")) == {("dark", "1"), ("empty", "2")}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["step"] == 3
+    assert "an epoch is now 6 batches, and was 9: of other clips" in capsys.readouterr().out

@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from videonorm.data import Manifest
+from videonorm.data.entries import Entries, Entry
 from videonorm.errors import UserError
 from videonorm.training.batch_sizes import norm_layers
-from videonorm.training.classifier import TrainClips, VideoClassifier, Views, parameter_groups
+from videonorm.training.batches import TrainClips, Views
+from videonorm.training.classifier import VideoClassifier, parameter_groups
 from videonorm.training.schedule import WarmupCosine
 
 
@@ -42,6 +45,8 @@ def make_classifier(*, accumulate=1, world_size=1, batch_size=8, **options):
         datamodule=SimpleNamespace(batch_size=batch_size, num_frames=4),
         accumulate_grad_batches=accumulate,
         world_size=world_size,
+        global_rank=0,
+        global_step=0,
         max_steps=100,
         max_epochs=-1,
         estimated_stepping_batches=100,
@@ -136,7 +141,10 @@ def test_training_loss(smoothing, mixed):
 
 def test_a_batch_of_bad_videos_scores_nothing():
     classifier = make_classifier()
-    classifier._start_scores([None] * 4)
+    entries = Entries.of([Entry(f"{number}.mp4", 0) for number in range(4)])
+    classifier._start_scores(
+        SimpleNamespace(dataset=SimpleNamespace(manifest=Manifest("val.csv", entries, 3)))
+    )
     empty = Views(torch.zeros(0, 0, 0, 0, 0, 3), torch.zeros(0).long(), torch.zeros(0).long())
     assert classifier.predict_step(empty, 0).shape == (0, 3)
     assert not classifier.scores.scored.any()

@@ -36,6 +36,7 @@ def test_run_folder(trained):
     names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("tensorboard/")}
     assert names - events == {
+        ".lock",
         "config.yaml",
         "metrics.csv",
         "run.json",
@@ -290,6 +291,10 @@ MISTAKES = {
     "no_manifest": (["--data.source.init_args.train", "nix.csv"], r"manifest \(nix.csv\) must be"),
     "one_clip_bn": (["--data.batch_size", "1"], r"batch_size \(1\) must give BatchNorm3d at least 2 clips"),
     "batch_too_large": (["--data.batch_size", "11"], r"batch_size \(11\) must be at most .* videos \(10\)"),
+    "accumulate": (
+        ["--trainer.accumulate_grad_batches", "6"],
+        r"trainer.accumulate_grad_batches \(6\) must be at most the batches of an epoch \(5\)",
+    ),
     "label": (
         ["--model.backbone.init_args.num_classes", "1"],
         r"label \(1\) must be below num_classes \(1\)",

@@ -12,7 +12,8 @@ from torchvision.transforms import v2
 
 from videonorm.data import Manifests, RandomCrop, RandomResizedCrop
 from videonorm.errors import UserError
-from videonorm.training.classifier import TrainClips, VideoClassifier, Views
+from videonorm.training.batches import TrainClips, Views
+from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
 
 
@@ -34,6 +35,9 @@ def make(videos, tmp_path):
             global_rank=0,
             is_global_zero=True,
             num_devices=1,
+            accumulate_grad_batches=1,
+            overfit_batches=0.0,
+            limit_train_batches=1.0,
             training=False,
             validating=False,
             sanity_checking=False,

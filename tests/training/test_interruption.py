@@ -8,8 +8,9 @@ import sys
 import time
 
 import pytest
+import torch
 
-from videonorm.training import LastCheckpoint
+from videonorm.training import LastCheckpoint, VideoClassifier, VideoDataModule
 from videonorm.training.cli import main
 from videonorm.training.interruption import Stopped
 
@@ -114,8 +115,61 @@ def test_ctrl_c_ends_with_its_own_code_after_the_gradients_that_are_accumulated(
     with pytest.raises(Stopped) as stopped:
         main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(folder), *options])
     assert stopped.value.code == 130 and step(folder) == 2 and len(batches) == 4
-    assert "stopped at step 2; --ckpt_path last goes on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "stopped at step 2; --ckpt_path last goes on" in said
+    assert "an epoch is 5 batches: its last step has 1 of 2, and weighs as much less" in said
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_second_ctrl_c_breaks_off_what_is_being_saved(recipe, tmp_path, monkeypatch, capsys):
+    """Of the checkpoints of steps 3 and 4 the first one stands, whole and alone."""
+    save, due = torch.save, []
+
+    class Slow:
+        def write(self, content):
+            signal.raise_signal(signal.SIGINT)
+
+        flush = close = lambda self: None
+
+    def ask(self, trainer, *_):
+        if trainer.global_step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    def breaks_off(checkpoint, file):
+        due.append(checkpoint["global_step"])
+        save(checkpoint, Slow() if len(due) == 2 else file)
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_start", ask)
+    monkeypatch.setattr(torch, "save", breaks_off)
+    with pytest.raises(Stopped) as stopped:
+        main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path)])
+    assert stopped.value.code == 130 and due == [3, 4]
+    assert capsys.readouterr().out.endswith("stopped at once, without saving\n")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped"
+
+
+def test_ctrl_c_before_the_first_step(recipe, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(VideoDataModule, "setup", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path / "run")])
+    signal.signal(signal.SIGINT, handlers[0])  # Lightning ignores it from here on: the process is to end
+    assert stopped.value.code == 130 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_first_validation(recipe, tmp_path, monkeypatch, number):
+    """Before training, to try it out: there is nothing to save."""
+    monkeypatch.setattr(VideoClassifier, "on_validation_batch_start", lambda *_: signal.raise_signal(number))
+    options = ["--trainer.num_sanity_val_steps", "2"]
+    with pytest.raises(Stopped) as stopped:
+        main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path), *options])
+    assert stopped.value.code == 128 + number and not list(tmp_path.rglob("*.ckpt"))
 
 
 @pytest.mark.parametrize("num_workers", [2, pytest.param(0, marks=pytest.mark.slow)])
@@ -137,6 +191,7 @@ def test_an_exception_ends_fit(recipe, videos, tmp_path, num_workers):
         )
     finally:
         os.environ["PYTHONPATH"] = environment
+    command.wait_for((tmp_path / "run" / "run.json").exists)
     assert command.end() == 1
     assert "out of memory, say" in command.log.read_text()
 

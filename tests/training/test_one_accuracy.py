@@ -36,13 +36,14 @@ def rows_of(path):
 
 @pytest.fixture(scope="module")
 def judged(recipe, videos, tmp_path_factory):
-    """A trained network whose first two classes are tied, and options that judge it on `val_bad.csv`."""
+    """A network whose first two classes are tied, and options that judge it on `val_bad.csv`."""
     folder = tmp_path_factory.mktemp("judged")
     source = "--data.source.init_args."
     options = [source + "val", videos.val_bad, source + "test", videos.val_bad]
     options += ["--model.backbone.init_args.num_classes", 3, "--model.backbone.init_args.norm", GROUP_NORM]
     options += ["--data.num_test_clips", 1, "--data.num_test_crops", 1]
-    run("fit", recipe, folder, *options, "--trainer.max_steps", 2)
+    still = ["--model.lr_per_256_clips", 0]
+    run("fit", recipe, folder, *options, *still, "--trainer.max_steps", 2)
     checkpoint = folder / "checkpoints" / "last.ckpt"
 
     def tie(weights):
@@ -51,8 +52,7 @@ def judged(recipe, videos, tmp_path_factory):
 
     edit(checkpoint, tie)
     # One step more that changes nothing, and the validation behind it.
-    still = ["--model.lr_per_256_clips", 0, "--ckpt_path", "last", "--trainer.max_steps", 3]
-    run("fit", recipe, folder, *options, *still)
+    run("fit", recipe, folder, *options, *still, "--ckpt_path", "last", "--trainer.max_steps", 3)
     return SimpleNamespace(folder=folder, checkpoint=checkpoint, options=options)
 
 
@@ -102,8 +102,11 @@ def test_scores_that_are_not_finite_are_refused_by_name(judged, recipe, tmp_path
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(judged.checkpoint.read_bytes())
     edit(broken, lambda weights: weights["backbone.head.bias"].fill_(float("nan")))
-    more = ["--trainer.max_steps", 4] if command == "fit" else []
-    with pytest.raises(UserError, match=r"model at step \d must give finite scores, .* 5 of 5 videos, .*mp4"):
+    more = ["--trainer.max_steps", 4, "--model.lr_per_256_clips", 0] if command == "fit" else []
+    message = r"model at step \d must give finite scores, .* 5 of 5 videos, .*mp4"
+    if command == "fit":
+        message = "training loss must be finite, and is not since step 3"
+    with pytest.raises(UserError, match=message):
         run(command, recipe, tmp_path / "run", *judged.options, "--ckpt_path", broken, *more)
     assert not [path for path in (tmp_path / "run").glob("*.csv") if path.name in RESULTS]
     if command == "fit":

@@ -4,10 +4,10 @@ A module of this room has a `parser()` of its options and a `run(options)`, whic
 mistyped option answer at once: whatever is heavy is imported when it is run.
 """
 
-import difflib
 import importlib
 
 from videonorm.errors import UserError
+from videonorm.messages import did_you_mean
 
 BENCHMARKS = {
     "kernels": "single operators beside their peers",
@@ -40,8 +40,7 @@ def main(argv: list[str]) -> None:
         print(usage())
         return
     if name not in BENCHMARKS:
-        near = difflib.get_close_matches(name, BENCHMARKS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(name, BENCHMARKS)
         raise UserError(f"benchmark ({name}) must be one of {', '.join(BENCHMARKS)}{hint}")
     benchmark = importlib.import_module(f"videonorm.bench.{name}")
     benchmark.run(benchmark.parser().parse_args(options))

@@ -63,10 +63,15 @@ class BadVideos:
             )
 
     def write(self, path: str | Path) -> None:
-        """Write all to a CSV file with the columns path, reason, split."""
+        """Write all to a CSV file with the columns path, reason, split; what it has of other splits stays."""
+        others: list[list[str]] = []
+        if Path(path).exists():
+            with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+                others = [row for row in csv.reader(file) if row[2:] and row[2] not in self._reasons][1:]
         with open_new(path) as file:
             writer = csv.writer(file)
             writer.writerow(["path", "reason", "split"])
+            writer.writerows(others)
             for split, reasons in self._reasons.items():
                 rows = ((video, reason, split) for video, reason in reasons.items())
                 writer.writerows(map(to_cell, row) for row in rows)

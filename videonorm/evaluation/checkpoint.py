@@ -91,7 +91,12 @@ def build_backbone(description: Mapping[str, Any], source: str) -> nn.Module:
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Load `weights` into `network`; UserError names the first whose name or shape does not match."""
-    wanted = network.state_dict()
+    check_weights(network.state_dict(), weights, source)
+    network.load_state_dict(weights)
+
+
+def check_weights(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise UserError, naming the first whose name or shape differs, if `weights` are not those `wanted`."""
     for name in sorted(wanted.keys() - weights.keys()):
         raise UserError(f"{source} must hold every weight of the model, and {name} is missing")
     for name in sorted(weights.keys() - wanted.keys()):
@@ -102,4 +107,3 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], source: str)
             raise UserError(
                 f"{source} must hold weights of the model's shapes, and {name} is {has} instead of {needs}"
             )
-    network.load_state_dict(weights)

@@ -1,8 +1,10 @@
 """Training under Lightning: `videonorm fit | validate | test | predict`."""
 
-from videonorm.training.callbacks import EvaluationRecord, LastCheckpoint, RunRecord
+from videonorm.training.callbacks import LastCheckpoint
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
+from videonorm.training.evaluation_record import EvaluationRecord
+from videonorm.training.run_record import RunRecord
 from videonorm.training.schedule import Schedule, WarmupCosine, WarmupSteps
 
 __all__ = [

@@ -6,9 +6,10 @@ section 4.1).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch import nn
 
 from videonorm.errors import UserError
@@ -34,15 +35,17 @@ def norm_layers(model: nn.Module) -> Iterator[nn.Module]:
             yield from norm_layers(child)
 
 
-def clips_sharing_statistics(model: nn.Module, batch_size: int, world_size: int) -> int | None:
+def clips_sharing_statistics(model: nn.Module, batch_size: int | None, world_size: int) -> int | None:
     """Clips over which the model's norms pool their statistics in training; the fewest, if they differ.
 
     Ours say it themselves (``statistics_batch``, ``min_clips``), torch's are known. None where no clip sees
-    another.
+    another, or the batch size is not known.
 
     Raises:
         UserError: a layer cannot be trained with so few clips, or cannot split them.
     """
+    if batch_size is None:
+        return None
     shared: list[int] = []
     module: Any
     for module in model.modules():
@@ -65,9 +68,39 @@ def clips_sharing_statistics(model: nn.Module, batch_size: int, world_size: int)
     return min(shared, default=None)
 
 
+def check_epoch(videos: int, batch_size: int, clips_per_video: int, trainer: Trainer) -> None:
+    """Raise UserError if an epoch of ``videos`` has no batch, or fewer than a step accumulates."""
+    batches = videos // trainer.world_size // (batch_size // clips_per_video)
+    if not batches:
+        devices = f" x {trainer.world_size} devices" if trainer.world_size > 1 else ""
+        clips = f" times {clips_per_video} clips_per_video" if clips_per_video > 1 else ""
+        raise UserError(
+            f"batch_size ({batch_size}){devices} must be at most the number of training videos "
+            f"({videos}){clips}"
+        )
+    limit = trainer.overfit_batches or trainer.limit_train_batches  # type: ignore[attr-defined]
+    taken = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+    check_accumulation(trainer.accumulate_grad_batches, taken)
+
+
+def check_accumulation(accumulate: int, batches: float) -> None:
+    """Raise UserError if a step is asked for more ``batches`` than an epoch has: it would be made of fewer.
+
+    Lightning steps at the end of an epoch with what it has. A last step of fewer batches is no mistake: their
+    gradients are divided by ``accumulate`` all the same, so that it weighs as much less.
+    """
+    if accumulate > batches:
+        raise UserError(
+            f"trainer.accumulate_grad_batches ({accumulate}) must be at most the batches of an epoch "
+            f"({batches:g}), as a step ends with its epoch"
+        )
+
+
 @dataclass(frozen=True)
 class BatchSizes:
     """The five batch sizes of a run, and the frames that one optimizer step is made of.
+
+    What another's data loader does not tell is None, and so is what follows from it.
 
     Args:
         batch_size: clips per device in one forward pass.
@@ -77,34 +110,49 @@ class BatchSizes:
         num_frames: frames of a clip.
     """
 
-    batch_size: int
+    batch_size: int | None
     accumulate: int
     world_size: int
     statistics_batch: int | None
-    num_frames: int
+    num_frames: int | None
 
     @classmethod
     def of(
-        cls, backbone: nn.Module, *, batch_size: int, accumulate: int, world_size: int, num_frames: int
+        cls,
+        backbone: nn.Module,
+        *,
+        batch_size: int | None,
+        accumulate: int,
+        world_size: int,
+        num_frames: int | None,
     ) -> "BatchSizes":
         statistics_batch = clips_sharing_statistics(backbone, batch_size, world_size)
         return cls(batch_size, accumulate, world_size, statistics_batch, num_frames)
 
     @property
-    def global_batch(self) -> int:
+    def global_batch(self) -> int | None:
         """Clips per optimizer step."""
-        return self.batch_size * self.accumulate * self.world_size
+        return None if self.batch_size is None else self.batch_size * self.accumulate * self.world_size
 
     @property
-    def frames_per_step(self) -> int:
+    def frames_per_step(self) -> int | None:
         """Frames per optimizer step."""
-        return self.global_batch * self.num_frames
+        clips, frames = self.global_batch, self.num_frames
+        return None if clips is None or frames is None else clips * frames
+
+    def as_record(self) -> dict[str, int | None]:
+        """All of them by name."""
+        derived = {"global_batch": self.global_batch, "frames_per_step": self.frames_per_step}
+        return {**asdict(self), **derived}
 
     def __str__(self) -> str:
+        if self.batch_size is None:
+            return f"? clips a device x {self.accumulate} accumulated x {self.world_size} devices"
+        frames = f" = {self.frames_per_step} frames" if self.num_frames else ""
         shared = (
             "no norm pools clips" if self.statistics_batch is None else f"norms pool {self.statistics_batch}"
         )
         return (
             f"{self.batch_size} clips a device x {self.accumulate} accumulated x {self.world_size} devices = "
-            f"{self.global_batch} clips = {self.frames_per_step} frames a step; {shared}"
+            f"{self.global_batch} clips{frames} a step; {shared}"
         )

@@ -1,10 +1,10 @@
 """What is trained: a video model, its loss, its optimizer and its scores."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
@@ -14,29 +14,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from videonorm.errors import UserError
-from videonorm.evaluation.scores import VideoScores, view_logits
-from videonorm.training.batch_sizes import BatchSizes, norm_layers
+from videonorm.evaluation.scores import VideoScores
+from videonorm.training.batch_sizes import BatchSizes, check_accumulation, norm_layers
+from videonorm.training.batches import train_clips
+from videonorm.training.divergence import FiniteLoss, check_finite_weights
+from videonorm.training.resume import settle_progress
+from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
-
-
-class TrainClips(NamedTuple):
-    """A training batch on the device."""
-
-    clips: Tensor
-    """(B, 3, T, H, W) float, normalized."""
-    label: Tensor
-    """(B,) int64, or (B, K) class probabilities where clips were mixed."""
-
-
-class Views(NamedTuple):
-    """An evaluation batch on the device: all views of B videos; B is 0 if none could be decoded."""
-
-    clips: Tensor
-    """(B, V, 3, T, H, W) float, normalized."""
-    label: Tensor
-    """(B,) int64."""
-    rows: Tensor
-    """(B,) int64: indices into the manifest."""
+from videonorm.training.scoring import EpochScores
+from videonorm.training.unfit_callbacks import check_callbacks
 
 
 def parameter_groups(model: nn.Module, norm_weight_decay: bool) -> list[dict[str, Any]]:
@@ -57,6 +43,13 @@ def parameter_groups(model: nn.Module, norm_weight_decay: bool) -> list[dict[str
 
 class VideoClassifier(LightningModule):
     """Trains and scores a video classification model.
+
+    With ``VideoDataModule``, or any data loader whose batches are pairs (clips, labels) or, as those of
+    PyTorchVideo, mappings with "video" and "label": clips (B, 3, T, H, W) in the dtype to compute in, labels
+    (B,) or, in training, class probabilities (B, K). Such clips are one view of a video each; to predict,
+    clips alone will do.
+
+    A training loss or weights that are not finite end a training, and are in no checkpoint.
 
     Args:
         backbone: the model: clips (B, 3, T, H, W) to logits (B, num_classes).
@@ -92,6 +85,9 @@ class VideoClassifier(LightningModule):
         self.lr_per_256_clips = lr_per_256_clips
         self.norm_weight_decay = norm_weight_decay
         self.label_smoothing = label_smoothing
+        self._num_frames: int | None = None  # of the clips, where no data module tells it
+        self.clips_of_batch = 0  # of the last one in training
+        self._loss = FiniteLoss(scaled=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) to logits (B, num_classes)."""
@@ -108,34 +104,59 @@ class VideoClassifier(LightningModule):
 
     @property
     def batch_sizes(self) -> BatchSizes:
-        """The five batch sizes of the run that this module is part of."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        """The five batch sizes of the run that this module is part of, as far as its data tells them."""
+        data: Any = getattr(self.trainer, "datamodule", None)
         return BatchSizes.of(
             self.backbone,
-            batch_size=data.batch_size,
+            batch_size=data.batch_size if hasattr(data, "batch_size") else self._batch_size_of_loader,
             accumulate=self.trainer.accumulate_grad_batches,
             world_size=self.trainer.world_size,
-            num_frames=data.num_frames,
+            num_frames=getattr(data, "num_frames", self._num_frames),
         )
 
+    @property
+    def _batch_size_of_loader(self) -> int | None:
+        """Of the training loader of another's."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return None
+        # The trainer's own property has none before the learning rate is settled.
+        loader = self.trainer.train_dataloader
+        if loader is None:
+            loader = self.trainer.fit_loop._data_source.instance
+        size = getattr(loader, "batch_size", None) or getattr(
+            getattr(loader, "batch_sampler", None), "batch_size", None
+        )
+        return size if isinstance(size, int) else None
+
     def prepare_data(self) -> None:
-        # Before Lightning makes the run folder: a batch that the norms cannot be trained on must leave
-        # nothing behind.
+        # Before loggers make the run folder: a batch that the norms cannot be trained on must leave nothing
+        # behind, nor a run in a folder that is taken.
         if self.trainer.state.fn == TrainerFn.FITTING:
+            check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
             _ = self.batch_sizes
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, FolderLock):
+                    callback.take(self.trainer)
 
     # Optimization
 
     @cached_property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole training."""
-        return int(self.trainer.estimated_stepping_batches)
+    def total_steps(self) -> int | None:
+        """Optimizer steps of the whole training; None where nothing but time or a callback ends it."""
+        steps = self.trainer.estimated_stepping_batches
+        return None if math.isinf(steps) else int(steps)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(parameter_groups(self.backbone, self.norm_weight_decay))
         if self.lr_per_256_clips is not None:
+            clips = self.batch_sizes.global_batch
+            if clips is None:
+                raise UserError(
+                    f"lr_per_256_clips ({self.lr_per_256_clips:g}) must be null, or the data loader say its "
+                    "batch_size: the learning rate is in proportion to it"
+                )
             for group in optimizer.param_groups:
-                group["lr"] = self.lr_per_256_clips * self.batch_sizes.global_batch / 256
+                group["lr"] = self.lr_per_256_clips * clips / 256
         self.base_lr: float = optimizer.param_groups[0]["lr"]
         if self.scheduler is None:
             return optimizer
@@ -156,29 +177,69 @@ class VideoClassifier(LightningModule):
         schedule = self.scheduler
         # The total is asked for at the first step, not here: asking makes Lightning load the data, which must
         # not happen before it has restored a checkpoint.
-        factors = LambdaLR(optimizer, lambda step: schedule.factor(step / self.total_steps if step else 0.0))
+        factors = LambdaLR(
+            optimizer, lambda step: schedule.factor(step / (self.total_steps or step) if step else 0.0)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factors, "interval": "step"}}
 
     # Training
 
-    def training_step(self, batch: TrainClips, batch_idx: int) -> Tensor:
-        clips, target = batch
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            settle_progress(checkpoint, counts_steps=self.trainer.max_steps != -1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_finite()
+            check_finite_weights(self, self.trainer.global_step)
+
+    def on_train_start(self) -> None:
+        check_accumulation(self.trainer.accumulate_grad_batches, self.trainer.num_training_batches)
+        self._loss = FiniteLoss(scaled=getattr(self.trainer.precision_plugin, "scaler", None) is not None)
+        # A checkpoint may be of a training of another length. Weight averaging takes the scheduler's place.
+        for config in self.trainer.lr_scheduler_configs if isinstance(self.scheduler, Schedule) else ():
+            factors: Any = config.scheduler
+            if isinstance(factors, LambdaLR):
+                every = zip(factors.optimizer.param_groups, factors.base_lrs, factors.lr_lambdas, strict=True)
+                for group, base, factor in every:
+                    group["lr"] = base * factor(factors.last_epoch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        clips, target = train_clips(batch)
+        self.clips_of_batch, self._num_frames = len(clips), clips.shape[2]
         loss = F.cross_entropy(self.backbone(clips), target, label_smoothing=self.label_smoothing)
+        self._loss.watch(loss, self.trainer.global_step)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(clips))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(clips))
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if interval and self.trainer.global_step % interval == 0:  # where the loss is read anyway
+            self._check_finite()
+
+    def on_train_end(self) -> None:
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Raise UserError, on every process, if the loss of one has not been finite."""
+        since = self._loss.diverged_at
+        if self.trainer.strategy.reduce_boolean_decision(since is not None, all=False):
+            of_which = self.trainer.global_step if since is None else since
+            raise UserError(
+                f"training loss must be finite, and is not since step {of_which}: the run has diverged"
+            )
+
     # Scores: softmax averaged over the views of a video
 
-    def _start_scores(self, dataset: Any) -> None:
-        self._scored_dataset = dataset
-        # The table lives on the device, so that NCCL can reduce it: 20,000 videos x 400 classes are 32 MB.
-        self.scores = VideoScores(len(dataset), self.num_classes, self.device)
+    @property
+    def scores(self) -> VideoScores:
+        """Those of the last evaluation."""
+        return self.epoch_scores.table
 
-    def _score(self, batch: Views) -> Tensor:
-        if not len(batch.clips):
-            return torch.zeros(0, self.num_classes)
-        return self.scores.add(batch.rows, batch.label, view_logits(self.backbone, batch.clips))
+    def _start_scores(self, loaders: Any) -> None:
+        place = self.trainer.global_rank, self.trainer.world_size
+        self.epoch_scores = EpochScores(loaders, self.num_classes, self.device, *place)
 
     def _finish_scores(self, stage: Literal["val", "test"]) -> None:
         self._gather_scores()
@@ -189,38 +250,39 @@ class VideoClassifier(LightningModule):
         self.log_dict(metrics, sync_dist=True)
 
     def _gather_scores(self) -> None:
-        self.scores.gather(self._sum_over_processes)
-        entries = self._scored_dataset.manifest.entries
-        self.scores.check_finite(f"model at step {self.trainer.global_step}", lambda row: entries[row].path)
+        self.epoch_scores.finish(f"model at step {self.trainer.global_step}", self._over_processes)
 
-    def _sum_over_processes(self, tensor: Tensor) -> Tensor:
-        total = self.trainer.strategy.reduce(tensor, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total
+    def _over_processes(self, tensor: Tensor, how: str) -> Tensor:
+        reduced = self.trainer.strategy.reduce(tensor, reduce_op=how)
+        assert isinstance(reduced, Tensor)
+        return reduced
 
     def on_validation_epoch_start(self) -> None:
-        self._start_scores(self.trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_finite()  # or the scores would be blamed
+        self._start_scores(self.trainer.val_dataloaders)
 
-    def validation_step(self, batch: Views, batch_idx: int) -> None:
-        self._score(batch)
+    # With several loaders Lightning tells which; EpochScores refuses them.
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.epoch_scores.add(batch, self.backbone)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_scores("val")
 
     def on_test_epoch_start(self) -> None:
-        self._start_scores(self.trainer.test_dataloaders.dataset)  # type: ignore[union-attr]
+        self._start_scores(self.trainer.test_dataloaders)
 
-    def test_step(self, batch: Views, batch_idx: int) -> None:
-        self._score(batch)
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.epoch_scores.add(batch, self.backbone)
 
     def on_test_epoch_end(self) -> None:
         self._finish_scores("test")
 
     def on_predict_epoch_start(self) -> None:
-        self._start_scores(self.trainer.predict_dataloaders.dataset)  # type: ignore[union-attr]
+        self._start_scores(self.trainer.predict_dataloaders)
 
-    def predict_step(self, batch: Views, batch_idx: int) -> Tensor:
-        return self._score(batch)
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return self.epoch_scores.add(batch, self.backbone)
 
     def on_predict_epoch_end(self) -> None:
         self._gather_scores()

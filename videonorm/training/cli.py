@@ -6,13 +6,14 @@ import pkgutil
 import signal
 import traceback
 import warnings
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -20,38 +21,36 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import read_checkpoint
-from videonorm.files import write
-from videonorm.messages import one_sentence
-from videonorm.training.callbacks import (
-    BadVideoReport,
-    EvaluationRecord,
-    LastCheckpoint,
-    ProgressBar,
-    RunRecord,
-)
+from videonorm.files import check_writable
+from videonorm.messages import one_line, one_sentence
+from videonorm.training.callbacks import BadVideoReport, LastCheckpoint, LogInterval, ModelLine, ProgressBar
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
+from videonorm.training.evaluation_record import EvaluationRecord
 from videonorm.training.interruption import Interruption, Stopped
-from videonorm.training.run_folder import MetricsTable, WholeCheckpointIO
+from videonorm.training.resume import check_settings, check_state, check_world_size, settled
+from videonorm.training.run_folder import (
+    FolderLock,
+    MetricsTable,
+    WholeCheckpointIO,
+    check_unused,
+    folder_of,
+)
+from videonorm.training.run_record import RunRecord
 
-# Warnings of Lightning's about what is meant to be as it is.
-LIGHTNING_NOISE = (
+# Warnings about what is meant to be as it is.
+NOISE = (
     r"isinstance\(treespec, LeafSpec\)",  # its own code, with torch 2.15
     r"Checkpoint directory .* exists and is not empty",  # a resumed run
     r"callbacks used to create the checkpoint need to be provided",  # an evaluated one
     r"does not have many workers",  # on a CPU, training has the cores
+    r"smaller than the logging interval",  # the interval is fitted to the run
+    r"num_groups \(\d+\) does not divide",  # a recipe asks for the rule by name
 )
 
 
-class ConfigFile(Callback):
-    """Writes the resolved configuration of a training run to config.yaml."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.is_global_zero:
-            write(Path(trainer.default_root_dir) / "config.yaml", self.text)
+# Defaults of Lightning's callbacks, which YAML has no word for.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 
 
 class TrainingCLI(LightningCLI):
@@ -86,21 +85,25 @@ class TrainingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
         command, config = self.config.subcommand, self.config[self.config.subcommand]
+        judged = command != "fit" and config.ckpt_path not in (None, "last", "best")
         if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = default_run_folder(config)
+            named = folder_of(config.ckpt_path) if judged else default_run_folder(config)
+            config.trainer.default_root_dir = str(named)
         folder = Path(config.trainer.default_root_dir)
-        last = folder / "checkpoints" / "last.ckpt"
         if config.ckpt_path in ("last", "best"):
-            path = last.with_stem(config.ckpt_path)
+            path = folder / "checkpoints" / f"{config.ckpt_path}.ckpt"
             # A run that was killed before its first checkpoint is continued from its beginning.
             config.ckpt_path = None if command == "fit" and not path.exists() else str(path)
         elif not config.ckpt_path and command != "fit":
             raise UserError(f"ckpt_path (null) must name a checkpoint for videonorm {command}")
-        elif not config.ckpt_path and last.exists():
+        elif not config.ckpt_path:
+            check_unused(folder)
+        try:
+            check_writable(folder / "run.json")
+        except OSError as error:
             raise UserError(
-                f"trainer.default_root_dir ({folder}) must be a folder without a run; "
-                "--ckpt_path last goes on with the one that is there"
-            )
+                f"trainer.default_root_dir ({folder}) must be a folder that can be written: {error.strerror}"
+            ) from error
         if config.trainer.sync_batchnorm:  # knows torch's batch norm only, and would leave ours as it is
             raise UserError(
                 "trainer.sync_batchnorm (true) must be false: videonorm.layers.SyncBatchNorm3d is "
@@ -108,23 +111,34 @@ class TrainingCLI(LightningCLI):
             )
         if command == "fit":
             check_learning_rate(config.model)
-        self.class_names: list[str] | None = None  # of the network that is judged, or trained on
-        if config.ckpt_path:
-            checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path")  # before anything else is done
-            self.class_names = checkpoint.get("videonorm", {}).get("class_names")
+        self.text = self._parser(command).dump(config, skip_none=False)
+        self.settings = settled(yaml.safe_load(self.text))
+        # Before anything else is done, and long before anything is written.
+        self.checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path") if config.ckpt_path else None
+        if self.checkpoint and command == "fit":
+            check_settings(self.settings, self.checkpoint, config.ckpt_path)
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
-        if self.class_names is not None:
-            self.datamodule.source.settle_class_names(self.class_names)
+        if self.checkpoint is None:
+            return
+        training, path = self.subcommand == "fit", self.config[self.subcommand].ckpt_path
+        check_state(self.model.state_dict(), self.checkpoint, path, training=training)
+        if training:
+            check_world_size(self.trainer.world_size, self.checkpoint, path)
+        class_names = self.checkpoint.get("videonorm", {}).get("class_names")
+        if class_names is not None:  # of the network that is judged, or trained on
+            self.datamodule.source.settle_class_names(class_names)
+        self.checkpoint = None  # Lightning reads it again
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config, objects = self.config[self.subcommand], self.config_init[self.subcommand].trainer
         folder = Path(config.trainer.default_root_dir)
         callbacks: list[Callback] = [BadVideoReport(), EvaluationRecord()]
         interruption = Interruption(folder / "checkpoints" / "last.ckpt")
+        lock = []
         if self.subcommand == "fit":
-            text = self._parser(self.subcommand).dump(config, skip_none=False)
+            lock = [FolderLock(folder, resumes=bool(config.ckpt_path))]
             best = ModelCheckpoint(
                 dirpath=folder / "checkpoints",
                 filename="best",
@@ -133,19 +147,33 @@ class TrainingCLI(LightningCLI):
                 save_on_train_epoch_end=False,  # but after each validation
                 enable_version_counter=False,
             )
-            backbone = yaml.safe_load(text)["model"]["backbone"]
-            callbacks += [ConfigFile(text), RunRecord(backbone, config.seed_everything), best]
+            backbone = yaml.safe_load(self.text)["model"]["backbone"]
+            record = RunRecord(backbone, config.seed_everything, self.settings, self.text)
+            callbacks += [record, best]
+            if config.trainer.log_every_n_steps is None:
+                callbacks.append(LogInterval())
+            if config.trainer.enable_model_summary is None:
+                kwargs["enable_model_summary"] = False
+                callbacks.append(ModelLine())
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(ProgressBar())
-        if config.trainer.logger is None:
-            kwargs["logger"] = self.subcommand == "fit" and [
-                MetricsTable(folder, resume=bool(config.ckpt_path)),
-                TensorBoardLogger(folder, name="tensorboard", version=""),
-            ]
+        loggers: list[Any] = []
+        if self.subcommand == "fit":  # whatever others there are, metrics.csv is always written
+            table = MetricsTable(folder, resume=bool(config.ckpt_path))
+            tensorboard = TensorBoardLogger(folder, name="tensorboard", version="")
+            match objects.logger:
+                case None | True:
+                    loggers = [table, tensorboard]
+                case False:
+                    loggers = [table]
+                case asked:
+                    loggers = [*_as_list(asked), table]
+        kwargs["logger"] = loggers or objects.logger or False
         return super().instantiate_trainer(
             **kwargs,
-            # Last, as what the others do at the end of a batch belongs to what is saved.
-            callbacks=[*_as_list(objects.callbacks), *callbacks, interruption],
+            # Behind the others, as what they do at the end of a batch belongs to what is saved; and until all
+            # have written what they know, the folder is held.
+            callbacks=[*_as_list(objects.callbacks), *callbacks, interruption, *lock],
             plugins=[*_as_list(objects.plugins), WholeCheckpointIO()],
         )
 
@@ -183,18 +211,26 @@ def main(argv: list[str]) -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric"):  # what it chats at level INFO, run.json says
         logging.getLogger(name).setLevel(logging.WARNING)
-    for noise in LIGHTNING_NOISE:
+    for noise in NOISE:
         warnings.filterwarnings("ignore", f".*{noise}")
     try:
         TrainingCLI(argv[0], argv)
     except SIGTERMException as error:  # before the first batch
         raise Stopped(signal.SIGTERM) from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # the same, of which Lightning makes exit code 1
+            raise Stopped(signal.SIGINT) from error
+        raise
     except jsonargparse.ArgumentError as error:
         raise UserError(one_sentence(str(error))) from error
     except UserError as error:
         raise UserError(str(error)) from error
     except MisconfigurationException as error:
         raise UserError(str(error).partition("\n")[0]) from error
+    except ModuleNotFoundError as error:
+        if _raised_in(error) == "lightning":  # what a callback or logger of its needs
+            raise UserError(one_line(error)) from error
+        raise
     except ValueError as error:
         match _raised_in(error):
             case "videonorm":  # layers and models raise sentences about a setting

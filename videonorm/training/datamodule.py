@@ -34,7 +34,9 @@ from videonorm.data import (
 )
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
-from videonorm.training.classifier import TrainClips, VideoClassifier, Views
+from videonorm.training.batch_sizes import check_epoch
+from videonorm.training.batches import TrainClips, Views
+from videonorm.training.classifier import VideoClassifier
 
 SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -212,14 +214,8 @@ class VideoDataModule(LightningDataModule):
     def _check(self, split: Split, manifest: Manifest) -> None:
         assert self.trainer is not None
         manifest.check_classes(self._classifier.num_classes)
-        videos = len(manifest.entries)
-        if split == "train" and self._videos_per_batch * self.trainer.world_size > videos:
-            devices = f" x {self.trainer.world_size} devices" if self.trainer.world_size > 1 else ""
-            clips = f" times {self.clips_per_video} clips_per_video" if self.clips_per_video > 1 else ""
-            raise UserError(
-                f"batch_size ({self.batch_size}){devices} must be at most the number of training videos "
-                f"({videos}){clips}"
-            )
+        if split == "train":
+            check_epoch(len(manifest.entries), self.batch_size, self.clips_per_video, self.trainer)
 
     def train_dataloader(self) -> VideoLoader:
         assert self.trainer is not None

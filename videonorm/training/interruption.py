@@ -32,6 +32,7 @@ class Interruption(Callback):
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.asked = 0  # number of the signal
+        self._said = False
         self._before: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,6 +50,8 @@ class Interruption(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
+        if isinstance(exception, Stopped) and not self._said and trainer.is_global_zero:
+            print("\nstopped at once, without saving", flush=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,7 +71,7 @@ class Interruption(Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Stopped(number)  # not KeyboardInterrupt, for which Lightning's exit code is 1
         self.asked = number
 
     def _restore(self) -> None:
@@ -88,6 +91,7 @@ class Interruption(Callback):
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             trainer.save_checkpoint(self.checkpoint)
             sentence = f"stopped at step {trainer.global_step}; --ckpt_path last goes on"
+        self._said = True
         if trainer.is_global_zero:
             print(f"\n{sentence}", flush=True)
         raise Stopped(asked)

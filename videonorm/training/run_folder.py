@@ -1,4 +1,4 @@
-"""The files of a run folder.
+"""The files of a run folder, one run at a time.
 
 config.yaml       the resolved configuration
 run.json          what was run, on what, and what came out (see ``RunRecord``)
@@ -7,23 +7,87 @@ val.csv           one row per video of the last validation (see ``EvaluationReco
 checkpoints/      last.ckpt to go on from, best.ckpt of the best validation
 bad_videos.csv    videos that could not be decoded, and why
 tensorboard/      TensorBoard events
+.lock             held by the `fit` that is writing there
+
+`validate`, `test` and `predict` add their results to the folder of the checkpoint that they judge.
 """
 
+import contextlib
 import csv
+import errno
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 
+from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import read_checkpoint
-from videonorm.files import open_new
+from videonorm.files import hold, open_new
 
 SECONDS_BETWEEN_SAVES = 10.0
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """The run folder that a checkpoint is of; that which it lies in, where it has left its run."""
+    folder = Path(checkpoint).absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def check_unused(folder: Path) -> None:
+    """Raise UserError if a folder has a run that a new one would replace."""
+    if (folder / "checkpoints" / "last.ckpt").exists():
+        raise UserError(
+            f"trainer.default_root_dir ({folder}) must be a folder without a run; "
+            "--ckpt_path last goes on with the one that is there"
+        )
+
+
+class FolderLock(Callback):
+    """Holds the run folder for one `fit` from before the first file is written until the process ends.
+
+    Args:
+        folder: the run folder.
+        resumes: whether the run goes on with one that is there.
+    """
+
+    def __init__(self, folder: Path, resumes: bool) -> None:
+        self.folder, self.resumes = folder, resumes
+        self._lock: IO[str] | None = None
+
+    def take(self, trainer: Trainer) -> None:
+        """Lock the folder, or raise UserError; called once all else is found to be right."""
+        if not trainer.is_global_zero:
+            return
+        try:
+            self._lock = hold(self.folder / ".lock")
+        except BlockingIOError as error:
+            raise UserError(
+                f"trainer.default_root_dir ({self.folder}) {error.strerror}, which trains there; "
+                "give another, or wait for its end"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            warnings.warn(f"{self.folder} has no locks: nothing keeps two runs apart there", stacklevel=2)
+        if not self.resumes:
+            check_unused(self.folder)  # another may have ended since the first look
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock:
+            self._lock.close()
 
 
 class MetricsTable(Logger):
@@ -86,7 +150,9 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        # After a failure, maybe of the disk: that is what is to be reported.
+        with contextlib.suppress(OSError) if status != "success" else contextlib.nullcontext():
+            self.save()
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -96,7 +162,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
         with open_new(path, "wb") as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # what torch makes of a write that failed
+                if isinstance(error.__context__, OSError | SystemExit):  # or was broken off by a signal
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(
         self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
