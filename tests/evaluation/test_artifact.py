@@ -115,11 +115,21 @@ def test_damaged_artifact(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 def test_program_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "bad.pt2").write_bytes(b"not a program")
-    with pytest.raises(UserError, match=r"bad.pt2 must be a program that torch.export can load"):
+    with pytest.raises(
+        UserError, match=r"bad.pt2 must be a program made by `videonorm export`, and is no whole"
+    ):
         load_artifact(tmp_path / "bad.pt2", CPU)
+    with pytest.raises(UserError, match=r"bad.pt2 must be a program that torch.export can load"):
+        load_artifact(tmp_path / "bad.pt2", CPU, trust=True)
     torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.zeros(2),)), tmp_path / "relu.pt2")
-    with pytest.raises(UserError, match=r"relu.pt2 must be a program made by `videonorm export`"):
+    with pytest.raises(
+        UserError, match=r"and has a pickle in it .*as older versions wrote.*--trust reads it"
+    ):
         load_artifact(tmp_path / "relu.pt2", CPU)
+    with pytest.raises(
+        UserError, match=r"relu.pt2 must be a program made by `videonorm export`, with model.js"
+    ):
+        load_artifact(tmp_path / "relu.pt2", CPU, trust=True)
 
 
 def test_a_network_without_class_names(checkpoint: Checkpoint, tmp_path: Path) -> None:

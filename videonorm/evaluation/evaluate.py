@@ -36,6 +36,13 @@ def main(argv: list[str]) -> None:
         help="folder or .pt2 file of `videonorm export`",
     )
     what.add_argument(
+        "--trust",
+        action="store_true",
+        help="let the artifact run code, if you know who made it: a folder may then name any class that can "
+        "be imported, not just networks and layers of videonorm, torch.nn, torchvision and pytorchvideo, and "
+        "a .pt2 file may be any that torch.export can load, which unpickles it",
+    )
+    what.add_argument(
         "--data",
         required=True,
         type=Path,
@@ -129,6 +136,7 @@ def evaluate_artifact(
     artifact: Path,
     data: Path,
     *,
+    trust: bool = False,
     root: str | Path | None = None,
     split: Split | None = None,
     num_clips: int = 10,
@@ -166,7 +174,7 @@ def evaluate_artifact(
 
     started = time.perf_counter()
     where = choose_device(device)
-    loaded = load_artifact(artifact, where)
+    loaded = load_artifact(artifact, where, trust)
     card = loaded.card
     manifest = read_manifest(
         data, root, split=split, class_names=card.class_names, num_classes=card.num_classes

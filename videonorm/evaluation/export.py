@@ -48,18 +48,26 @@ def main(argv: list[str]) -> None:
         "program for any number of clips and frames, which runs without videonorm. onnx: also model.onnx "
         "(needs the extra [onnx])",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let the checkpoint run code, if you know who made it: it may then name any class that can be "
+        "imported, such as a network of your own, not just networks and layers of videonorm, torch.nn, "
+        "torchvision and pytorchvideo",
+    )
     options = parser.parse_args(argv)
-    export_checkpoint(options.ckpt, options.out, options.format)
+    export_checkpoint(options.ckpt, options.out, options.format, options.trust)
     print(f"{options.out}: {', '.join(sorted(file.name for file in options.out.iterdir()))}")
 
 
-def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -> None:
+def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = (), trust: bool = False) -> None:
     """Write the artifact folder `out` from a checkpoint, whole or not at all.
 
     Args:
         ckpt: a checkpoint of `videonorm fit`.
         out: does not exist, or is an empty folder.
         formats: files to write besides the weights; see `--format`.
+        trust: let the checkpoint name any class, and so run the code of any module.
 
     Raises:
         UserError: the checkpoint cannot be used, `out` is taken, a package is missing, or the logits of a
@@ -87,7 +95,7 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
     from videonorm.evaluation.checkpoint import load_checkpoint
     from videonorm.machine import commit, versions
 
-    checkpoint = load_checkpoint(ckpt)
+    checkpoint = load_checkpoint(ckpt, trust)
     network = checkpoint.network
     size = checkpoint.input.crop_size
     clip = torch.randn(
@@ -111,12 +119,13 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
         weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
         (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
         (folder / CARD_FILE).write_text(yaml.safe_dump(dataclasses.asdict(card), sort_keys=False))
-        check(WEIGHTS_FILE, load_artifact(folder, cpu).network)
+        check(WEIGHTS_FILE, load_artifact(folder, cpu, trust).network)
         if {"pt2", "onnx"} & set(formats):
             traced = program.trace(network, card)
         if "pt2" in formats:
             program.save_program(traced, card, folder / PROGRAM_FILE)
-            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu).network)
+            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust=True).network)  # as others do
+            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust).network)
         if "onnx" in formats:
             program.save_onnx(traced, card, folder / ONNX_FILE)
             check(ONNX_FILE, program.load_onnx(folder / ONNX_FILE))

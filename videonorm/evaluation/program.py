@@ -74,8 +74,9 @@ def _bound(card: Card, reason: str) -> UserError:
 
 
 def save_program(program: ExportedProgram, card: Card, path: Path) -> None:
-    """Write a `.pt2` file that carries its card, so that it can be evaluated by itself."""
+    """Write a `.pt2` file without a pickle, and with its card, so that it can be evaluated by itself."""
     text = json.dumps(dataclasses.asdict(card), indent=2)
+    program.example_inputs = None  # the clips of the trace, which would be one
     torch.export.save(program, path, extra_files={PROGRAM_CARD: text})
 
 
