@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
 from videonorm.files import write
+from videonorm.interruption import stops
 from videonorm.options import Parser, fraction, positive_integer, seconds, whole_number
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -121,7 +122,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"out ({out}) must be a file in an existing folder")
     if out is not None and not os.access(out.parent, os.W_OK):
         raise UserError(f"out ({out}) must be a file that can be written")
-    text = json.dumps(evaluate_artifact(**options), indent=2) + "\n"
+    with stops("no result is kept, and the same command starts from the first video"):
+        text = json.dumps(evaluate_artifact(**options), indent=2) + "\n"
     if out is None:
         print(text, end="")
         return

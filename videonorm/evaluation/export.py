@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from videonorm.errors import UserError
 from videonorm.files import new_folder, write_json
+from videonorm.interruption import stops
 from videonorm.options import Parser
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> None:
         "torchvision and pytorchvideo",
     )
     options = parser.parse_args(argv)
-    export_checkpoint(options.ckpt, options.out, options.format, options.trust)
+    with stops("nothing is written"):
+        export_checkpoint(options.ckpt, options.out, options.format, options.trust)
     print(f"{options.out}: {', '.join(sorted(file.name for file in options.out.iterdir()))}")
 
 
