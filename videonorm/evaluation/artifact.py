@@ -29,6 +29,9 @@ CARD_FILE = "model.yaml"
 PROGRAM_FILE = "model.pt2"
 PROGRAM_CARD = "model.json"  # the card's name inside a .pt2
 
+# Brackets in brackets take the loader in Python minutes.
+SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 @dataclasses.dataclass(frozen=True)
 class Card:
@@ -76,10 +79,7 @@ def _load_folder(folder: Path, device: torch.device, trust: bool) -> Artifact:
                 f"artifact ({folder}) must hold {CARD_FILE} and {WEIGHTS_FILE}, and {name} is missing"
             )
     source = str(folder / CARD_FILE)
-    try:
-        card = parse_card(yaml.safe_load((folder / CARD_FILE).read_text()), source)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} must be YAML ({one_line(error)})") from error
+    card = parse_card(_read_yaml(folder / CARD_FILE), source)
     network = build_backbone(card.backbone, source, trust)
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
@@ -89,6 +89,17 @@ def _load_folder(folder: Path, device: torch.device, trust: bool) -> Artifact:
         ) from error
     load_weights(network, weights, str(folder / WEIGHTS_FILE))
     return Artifact(network.eval().to(device), card)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        # A few lines of references to one another would be a tree without end.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, SafeLoader)):
+            raise UserError(f"{path} must be written out in full, without references (*) to other parts")
+        return yaml.load(text, SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} must be YAML ({one_line(error)})") from error
 
 
 def _load_program(path: Path, device: torch.device) -> Artifact:
@@ -141,4 +152,11 @@ def parse_card(fields: Any, source: str) -> Card:
         card = parser.instantiate(parser.parse_object(others))
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{source} must be a model card ({one_line(error)})") from error
+    if card.input.crop_size < 1:
+        raise UserError(f"{source} must have a crop_size of at least 1, and has {card.input.crop_size}")
+    if len(card.class_names or []) > card.num_classes:
+        raise UserError(
+            f"{source} must have a class for each of its class_names, and has {card.num_classes} for "
+            f"{len(card.class_names)}"
+        )
     return Card(fields["backbone"], card.input, card.num_classes, card.class_names)

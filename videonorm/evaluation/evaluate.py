@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ def main(argv: list[str]) -> None:
     options = vars(parser.parse_args(argv))
 
     out = options.pop("out")
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+    if out is not None and ((out.exists() and not out.is_file()) or not out.parent.is_dir()):
         raise UserError(f"out ({out}) must be a file in an existing folder")
     if out is not None and not os.access(out.parent, os.W_OK):
         raise UserError(f"out ({out}) must be a file that can be written")
@@ -178,9 +179,12 @@ def evaluate_artifact(
     where = choose_device(device)
     loaded = load_artifact(artifact, where, trust)
     card = loaded.card
-    manifest = read_manifest(
-        data, root, split=split, class_names=card.class_names, num_classes=card.num_classes
-    )
+    # A network without names knows its classes by their numbers alone.
+    names = card.class_names or [str(label) for label in range(card.num_classes)]
+    manifest = read_manifest(data, root, split=split, class_names=names)
+    smallest = int(manifest.entries.labels.min())
+    if smallest > 0 and data.is_file() and read_manifest(data, root, split=split).class_names is None:
+        warnings.warn(f"labels count from 0, and the smallest in {data} is {smallest}", stacklevel=2)
     clips = dataclasses.replace(
         card.input,
         num_frames=num_frames or card.input.num_frames,

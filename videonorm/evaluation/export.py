@@ -81,7 +81,12 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = (), t
         for package in ONNX_PACKAGES:
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"format (onnx) must have {package} installed: pip install 'videonorm[onnx]'")
+    with new_folder(out) as folder:  # before the minutes that a trace may take
+        _fill(folder, ckpt, formats, trust)
 
+
+def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) -> None:
+    """Write the files of an artifact, each of them checked."""
     import safetensors.torch
     import torch
     import yaml
@@ -116,41 +121,40 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = (), t
                 f"{name} (logits {differences[name]:.1e} off) must agree with ckpt ({ckpt}) to {TOLERANCE}"
             )
 
-    with new_folder(out) as folder:
-        cpu = torch.device("cpu")
-        weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
-        (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
-        (folder / CARD_FILE).write_text(yaml.safe_dump(dataclasses.asdict(card), sort_keys=False))
-        check(WEIGHTS_FILE, load_artifact(folder, cpu, trust).network)
-        if {"pt2", "onnx"} & set(formats):
-            traced = program.trace(network, card)
-        if "pt2" in formats:
-            program.save_program(traced, card, folder / PROGRAM_FILE)
-            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust=True).network)  # as others do
-            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust).network)
-        if "onnx" in formats:
-            program.save_onnx(traced, card, folder / ONNX_FILE)
-            check(ONNX_FILE, program.load_onnx(folder / ONNX_FILE))
-        provenance = {
-            "checkpoint": {
-                "name": ckpt.name,
-                "sha256": _sha256(ckpt),
-                "step": checkpoint.step,
-                "epoch": checkpoint.epoch,
-                "videonorm": checkpoint.version,
-            },
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "versions": versions(),
-            "norms": _layers(network, lambda module: getattr(module, "is_norm", False)),
-            "convolutions": _layers(network, lambda module: isinstance(module, torch.nn.Conv3d)),
-            "input": dataclasses.asdict(card.input),
-            "files": {
-                file.name: {"sha256": _sha256(file), "largest_logit_difference": differences.get(file.name)}
-                for file in sorted(folder.iterdir())
-            },
-        }
-        write_json(folder / "provenance.json", provenance)
+    cpu = torch.device("cpu")
+    weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
+    (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+    (folder / CARD_FILE).write_text(yaml.safe_dump(dataclasses.asdict(card), sort_keys=False))
+    check(WEIGHTS_FILE, load_artifact(folder, cpu, trust).network)
+    if {"pt2", "onnx"} & set(formats):
+        traced = program.trace(network, card)
+    if "pt2" in formats:
+        program.save_program(traced, card, folder / PROGRAM_FILE)
+        check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust=True).network)  # as others do
+        check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust).network)
+    if "onnx" in formats:
+        program.save_onnx(traced, card, folder / ONNX_FILE)
+        check(ONNX_FILE, program.load_onnx(folder / ONNX_FILE))
+    provenance = {
+        "checkpoint": {
+            "name": ckpt.name,
+            "sha256": _sha256(ckpt),
+            "step": checkpoint.step,
+            "epoch": checkpoint.epoch,
+            "videonorm": checkpoint.version,
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": versions(),
+        "norms": _layers(network, lambda module: getattr(module, "is_norm", False)),
+        "convolutions": _layers(network, lambda module: isinstance(module, torch.nn.Conv3d)),
+        "input": dataclasses.asdict(card.input),
+        "files": {
+            file.name: {"sha256": _sha256(file), "largest_logit_difference": differences.get(file.name)}
+            for file in sorted(folder.iterdir())
+        },
+    }
+    write_json(folder / "provenance.json", provenance)
 
 
 def _layers(network: nn.Module, wanted: Callable[[nn.Module], bool]) -> dict[str, int]:
