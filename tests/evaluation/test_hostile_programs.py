@@ -55,7 +55,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> tuple[Members, Net]:
     path, network = tmp_path_factory.mktemp("program") / "model.pt2", Net().eval()
     save_program(trace(network, CARD), CARD, path)
     with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}, network
+        return {f"model/{name.partition('/')[2]}": archive.read(name) for name in archive.namelist()}, network
 
 
 def written(path: Path, members: Members) -> Path:
