@@ -3,6 +3,8 @@
 import io
 import json
 import pickle
+import random
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -308,6 +310,11 @@ def test_fields_that_cannot_be(program: tuple[Members, Net], tmp_path: Path) -> 
     refused("out of bounds for storage", of_weights(sizes=[{"as_int": 10**6}] * 5))
     refused("has a tensor of the size", of_weights(storage_offset={"as_int": -1}))
     refused("is damaged (KeyError", of_weights(dtype=99))
+    specs = "output_specs"
+    refused(
+        "has 1 inputs and the outputs []",
+        changed(members, lambda p: p["graph_module"]["signature"].update({specs: [{}]})),
+    )
     # Operators with arguments that do not fit, and numbers that grow without end.
     refused(
         "must run on clips of the shape (1, 3, 4, 8, 8)",
@@ -323,3 +330,28 @@ def test_fields_that_cannot_be(program: tuple[Members, Net], tmp_path: Path) -> 
         nodes[nodes.index(product) + 1 : 0] = [{**product, "inputs": inputs}] * 100
 
     refused("sizes must be below 2^63", changed(members, grow))
+
+
+@pytest.mark.slow
+def test_bytes_and_fields_changed_at_random(program: tuple[Members, Net], tmp_path: Path) -> None:
+    """Whatever is changed, it is refused in a sentence, or gives scores."""
+    path, rng = written(tmp_path / "bad.pt2", program[0]), random.Random(0)
+    good = path.read_bytes()
+    table = good.index(b"PK\x01\x02")
+    text = program[0]["model/models/model.json"].decode()
+    numbers = [match.span() for match in re.finditer(r"(?<=: )(\d+|\"\w+\"|null|\[\]|\{\})", text)]
+    for of in range(400):
+        bad = bytearray(good)
+        for _ in range(3):
+            bad[rng.randrange(table if of % 2 else 0, len(bad))] = rng.randrange(256)
+        start, end = rng.choice(numbers)
+        field = (
+            text[:start] + rng.choice(["-1", "1e400", '"x"', "[[]]", '{"a": 1}', "null", "true"]) + text[end:]
+        )
+        fields = {**program[0], "model/models/model.json": field.encode()}
+        for content in (bytes(bad), written(path, fields).read_bytes()):
+            path.write_bytes(content)
+            try:
+                load_artifact(path, CPU).network(torch.randn(1, 3, 4, 8, 8))
+            except UserError as error:
+                assert "\n" not in str(error)

@@ -13,6 +13,7 @@ import json
 import operator
 import os
 import re
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -119,7 +120,7 @@ def read_program(path: Path, device: torch.device) -> ReadProgram:
         raise UserError(
             f"{not_ours}, and has {error}; --trust reads it all the same, and lets it run any code"
         ) from error
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, struct.error, EOFError) as error:
         raise UserError(f"{not_ours}, and is no whole zip archive ({first_line(error)})") from error
     except DAMAGE as error:
         raise UserError(
@@ -245,7 +246,7 @@ def _graph(
             given[node] = constants[fields["tensor_constant_name"]]
         else:
             raise _ForeignError(f"an input of the kind {kind!r}")
-    outputs = [next(iter(spec)) for spec in module["signature"]["output_specs"]]
+    outputs = [kind for spec in module["signature"]["output_specs"] for kind in spec]
     if len(clips) != 1 or outputs != ["user_output"] or len(serialized["outputs"]) != 1:
         raise _ForeignError(f"{len(clips)} inputs and the outputs {outputs}")
     for node in serialized["nodes"]:
