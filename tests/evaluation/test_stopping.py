@@ -33,8 +33,16 @@ def asked(number: signal.Signals | None) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, None])
+@pytest.mark.parametrize(
+    "number, num_workers",
+    [
+        (signal.SIGINT, 0),
+        (signal.SIGTERM, 2),
+        (None, 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(signal.SIGINT, 2), (signal.SIGTERM, 0)]),
+        pytest.param(None, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_evaluate(
     checkpoint: Checkpoint,
     manifest: Path,

@@ -2,6 +2,9 @@
 
 jsonargparse imports whatever module a class path names, and an import runs the module's code. The recipe of
 `videonorm fit` is a person's own and names what it likes; a card or a checkpoint may come from anybody.
+
+What remains: a description can ask for a network of any size, and torchvision's and pytorchvideo's builders
+for the weights that these projects publish, which they download and unpickle.
 """
 
 import importlib
@@ -53,7 +56,7 @@ def _check_path(path: str, source: str) -> None:
         if not hasattr(found, name) and hasattr(found, "__path__"):
             try:
                 importlib.import_module(f"{found.__name__}.{name}")
-            except ModuleNotFoundError:
+            except ImportError:
                 return  # whoever builds the network will say that there is none
         if not hasattr(found, name):
             return
