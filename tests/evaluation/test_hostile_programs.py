@@ -257,6 +257,10 @@ def test_the_program_gives_what_its_network_does(program: tuple[Members, Net], t
         for num_clips, num_frames in ((1, 1), (3, 5)):
             clips = torch.randn(num_clips, 3, num_frames, 8, 8)
             torch.testing.assert_close(artifact.network(clips), network(clips))
+        with pytest.raises((UserError, RuntimeError), match="must have the program's size|to be equal to 8"):
+            artifact.network(torch.zeros(1, 3, 4, 16, 16))
+    meta = load_artifact(path, torch.device("meta")).network(torch.empty(2, 3, 4, 8, 8, device="meta"))
+    assert meta.is_meta and meta.shape == (2, 2)
 
 
 def damaged(path: Path, content: bytes) -> str:

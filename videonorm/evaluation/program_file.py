@@ -130,6 +130,8 @@ def read_program(path: Path, device: torch.device) -> ReadProgram:
     interpreter.extra_traceback = False
 
     def network(clips: Tensor) -> Tensor:
+        if clips.shape[3:] != crop:  # a network with a pool at its end would not notice
+            raise UserError(f"clips {tuple(clips.shape)} must have the program's size, {crop[0]} x {crop[1]}")
         try:
             logits: Tensor = interpreter.run(clips, initial_env=dict(given))
         except torch.OutOfMemoryError:
