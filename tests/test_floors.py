@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "sweep": set(),
     "bench": {"ops", "layers", "models", "data"},
 }
-EVERYWHERE = {"errors", "files", "machine", "messages", "options", "__version__"}
+EVERYWHERE = {"errors", "files", "interruption", "machine", "messages", "options", "__version__"}
 
 
 def imports(path: Path) -> set[str]:

@@ -104,22 +104,48 @@ def test_damaged_artifact(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
     refused("weights.safetensors", "no weights", "weights.safetensors must be a safetensors file")
     refused("model.yaml", "a: [1", "model.yaml must be YAML")
+    refused("model.yaml", "[" * 3000, "model.yaml must be YAML")
+    refused("model.yaml", "!!python/object/apply:os.getcwd []", "model.yaml must be YAML")
+    refused("model.yaml", "a: &a [x, x]\nb: &b [*a, *a]", "model.yaml must be written out in full")
     refused("model.yaml", "- 1", "model.yaml must be a model card, with a `backbone` entry")
     refused_card({"num_classes": "many"}, "model.yaml must be a model card .*num_classes")
+    refused_card({"num_classes": 2}, "must have a class for each of its class_names, and has 2 for 3")
     refused_card({"input": {**card["input"], "short_video": "stop"}}, "short_video")
+    refused_card({"input": {**card["input"], "crop_size": 0}}, "must have a crop_size of at least 1")
     refused_card({"colour": "blue"}, "colour")
     typo = {**card["backbone"], "class_path": "videonorm.models.ResNet3D"}
     refused_card({"backbone": typo}, "must describe a backbone that can be built .*ResNet3D")
+    refused_card({"backbone": {**card["backbone"], "init_args": {"depth": 10, "num_classes": 3}}}, "weights")
+    weights = (folder / "weights.safetensors").read_bytes()
+    for end in (0, 7, 100, len(weights) - 1):
+        (folder / "weights.safetensors").write_bytes(weights[:end])
+        with pytest.raises(UserError, match="weights.safetensors must be a safetensors file"):
+            load_artifact(folder, CPU)
+    (folder / "weights.safetensors").write_bytes(weights)
+    (folder / "model.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="model.yaml must be YAML .'utf-8' codec"):
+        load_artifact(folder, CPU)
+    (folder / "model.yaml").write_text(yaml.safe_dump(card))
     load_artifact(folder, CPU)
 
 
 def test_program_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "bad.pt2").write_bytes(b"not a program")
-    with pytest.raises(UserError, match=r"bad.pt2 must be a program that torch.export can load"):
+    with pytest.raises(
+        UserError, match=r"bad.pt2 must be a program made by `videonorm export`, and is no whole"
+    ):
         load_artifact(tmp_path / "bad.pt2", CPU)
+    with pytest.raises(UserError, match=r"bad.pt2 must be a program that torch.export can load"):
+        load_artifact(tmp_path / "bad.pt2", CPU, trust=True)
     torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.zeros(2),)), tmp_path / "relu.pt2")
-    with pytest.raises(UserError, match=r"relu.pt2 must be a program made by `videonorm export`"):
+    with pytest.raises(
+        UserError, match=r"and has a pickle in it .*as older versions wrote.*--trust reads it"
+    ):
         load_artifact(tmp_path / "relu.pt2", CPU)
+    with pytest.raises(
+        UserError, match=r"relu.pt2 must be a program made by `videonorm export`, with model.js"
+    ):
+        load_artifact(tmp_path / "relu.pt2", CPU, trust=True)
 
 
 def test_a_network_without_class_names(checkpoint: Checkpoint, tmp_path: Path) -> None:

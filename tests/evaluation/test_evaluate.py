@@ -209,6 +209,35 @@ def test_scores_that_are_no_numbers(checkpoint: Checkpoint, manifest: Path, tmp_
 def test_out_must_be_writable(artifact: Path, manifest: Path, tmp_path: Path) -> None:
     from videonorm.evaluation.evaluate import main
 
-    for out in (tmp_path, tmp_path / "none" / "result.json"):
+    for out in (tmp_path, tmp_path / "none" / "result.json", Path("/dev/null")):
         with pytest.raises(UserError, match=r"out \(.*\) must be a file in an existing folder"):
             main(["--artifact", str(artifact), "--data", str(manifest), "--out", str(out)])
+
+
+def test_a_result_that_cannot_be_written_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from videonorm.evaluation import evaluate
+
+    def disk_is_full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(evaluate, "evaluate_artifact", lambda **_: {"top1": 0.5})
+    monkeypatch.setattr(evaluate, "write", disk_is_full)
+    with pytest.raises(UserError, match=r"out \(.*r.json\) must be .* written \(No space left on device\)"):
+        evaluate.main(["--artifact", "a", "--data", "b", "--out", str(tmp_path / "r.json")])
+    assert json.loads(capsys.readouterr().out) == {"top1": 0.5}
+
+
+def test_a_place_that_is_read_only_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from videonorm.evaluation import evaluate
+
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match=r"out \(.*r.json\) must be a file that can be written"):
+        evaluate.main(["--artifact", "a", "--data", "b", "--out", str(tmp_path / "r.json")])
+
+
+def test_a_network_of_another_number_of_classes(artifact: Path, manifest: Path) -> None:
+    card = artifact / "model.yaml"
+    card.write_text(card.read_text().replace("num_classes: 3\nclass_names", "num_classes: 5\nclass_names"))
+    refused(r"artifact must give num_classes \(5\) scores of a clip, and gives \(3,\)", artifact, manifest)

@@ -17,7 +17,7 @@ from videonorm.errors import UserError
 from videonorm.evaluation.artifact import Card, load_artifact
 from videonorm.evaluation.checkpoint import build_backbone, load_checkpoint
 from videonorm.evaluation.export import export_checkpoint, main
-from videonorm.evaluation.program import trace
+from videonorm.evaluation.program import save_program, trace
 
 CPU = torch.device("cpu")
 SHAPES = [(1, 1), (3, 2), (1, 9), (2, 16)]  # B, T; the checkpoint's clips have T = 4
@@ -188,6 +188,22 @@ def test_existing_files_are_not_touched(checkpoint: Checkpoint, tmp_path: Path) 
     with pytest.raises(UserError, match=r"out \(.*artifact\) must be a new or empty folder"):
         export_checkpoint(checkpoint("bn"), out)
     assert [file.name for file in out.iterdir()] == ["notes.txt"]
+
+
+def test_the_place_is_tried_before_the_work(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="exists|Not a directory"):
+        export_checkpoint(tmp_path / "not looked at.ckpt", tmp_path / "file" / "artifact")
+
+
+def test_a_full_disk_is_named(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own writer of archives says of one that a position is unexpected."""
+    monkeypatch.setattr(torch.export, "save", lambda program, file, **_: file.write(b"a program"))
+    read = load_checkpoint(checkpoint("bn"))
+    with pytest.raises(OSError, match="No space left on device"):
+        save_program(nn.Module(), Card(read.backbone, read.input, 4, None), Path("/dev/full"))
 
 
 def test_failure_leaves_nothing(

@@ -2,6 +2,7 @@
 
 An artifact is a folder (`weights.safetensors` and `model.yaml`), or one `.pt2` file: a torch.export program
 in standard operators with the same card inside. Both load without Lightning; the program needs no model code.
+Neither can run code of its own, unless it is trusted.
 """
 
 import dataclasses
@@ -20,12 +21,16 @@ from torch.export.passes import move_to_device_pass
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import build_backbone, load_weights
+from videonorm.evaluation.program_file import read_program
 from videonorm.messages import first_line, one_line
 
 WEIGHTS_FILE = "weights.safetensors"
 CARD_FILE = "model.yaml"
 PROGRAM_FILE = "model.pt2"
 PROGRAM_CARD = "model.json"  # the card's name inside a .pt2
+
+# Brackets in brackets take the loader in Python minutes.
+SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,30 +54,33 @@ class Artifact:
     card: Card
 
 
-def load_artifact(path: Path, device: torch.device) -> Artifact:
+def load_artifact(path: Path, device: torch.device, trust: bool = False) -> Artifact:
     """Load an artifact folder or a `.pt2` file onto `device`, ready for inference.
 
-    Raises UserError if `path` is neither, if a file of it cannot be read, or if weights and model do not fit.
+    Args:
+        trust: let the artifact run any code: a card may name any importable class, and a program is
+            unpickled and compiled by torch.export, whoever made it.
+
+    Raises:
+        UserError: `path` is neither, a file of it cannot be read or may not without trust, or weights and
+            model do not fit.
     """
     if path.is_dir():
-        return _load_folder(path, device)
+        return _load_folder(path, device, trust)
     if path.is_file() and path.suffix == ".pt2":
-        return _load_program(path, device)
+        return _load_foreign_program(path, device) if trust else _load_program(path, device)
     raise UserError(f"artifact ({path}) must be a folder made by `videonorm export` or a .pt2 file")
 
 
-def _load_folder(folder: Path, device: torch.device) -> Artifact:
+def _load_folder(folder: Path, device: torch.device, trust: bool) -> Artifact:
     for name in (CARD_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise UserError(
                 f"artifact ({folder}) must hold {CARD_FILE} and {WEIGHTS_FILE}, and {name} is missing"
             )
     source = str(folder / CARD_FILE)
-    try:
-        card = parse_card(yaml.safe_load((folder / CARD_FILE).read_text()), source)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} must be YAML ({one_line(error)})") from error
-    network = build_backbone(card.backbone, source)
+    card = parse_card(_read_yaml(folder / CARD_FILE), source)
+    network = build_backbone(card.backbone, source, trust)
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
     except (safetensors.SafetensorError, OSError) as error:
@@ -83,7 +91,29 @@ def _load_folder(folder: Path, device: torch.device) -> Artifact:
     return Artifact(network.eval().to(device), card)
 
 
+def _read_yaml(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        # A few lines of references to one another would be a tree without end.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, SafeLoader)):
+            raise UserError(f"{path} must be written out in full, without references (*) to other parts")
+        return yaml.load(text, SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} must be YAML ({one_line(error)})") from error
+
+
 def _load_program(path: Path, device: torch.device) -> Artifact:
+    network, crop, text = read_program(path, device)
+    card = _card_of_program(path, text)
+    if crop != (card.input.crop_size, card.input.crop_size):
+        raise UserError(
+            f"{path}:{PROGRAM_CARD} must have the program's crop_size, and has {card.input.crop_size} "
+            f"instead of {crop[0]} x {crop[1]}"
+        )
+    return Artifact(network, card)
+
+
+def _load_foreign_program(path: Path, device: torch.device) -> Artifact:
     extra = {PROGRAM_CARD: ""}
     try:
         program = torch.export.load(path, extra_files=extra)
@@ -93,10 +123,17 @@ def _load_program(path: Path, device: torch.device) -> Artifact:
         ) from error
     if not extra[PROGRAM_CARD]:
         raise UserError(f"{path} must be a program made by `videonorm export`, with {PROGRAM_CARD} inside")
-    card = parse_card(json.loads(extra[PROGRAM_CARD]), f"{path}:{PROGRAM_CARD}")
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
-    return Artifact(program.module(), card)
+    return Artifact(program.module(), _card_of_program(path, extra[PROGRAM_CARD]))
+
+
+def _card_of_program(path: Path, text: str) -> Card:
+    source = f"{path}:{PROGRAM_CARD}"
+    try:
+        return parse_card(json.loads(text), source)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{source} must be JSON ({one_line(error)})") from error
 
 
 def parse_card(fields: Any, source: str) -> Card:
@@ -115,4 +152,11 @@ def parse_card(fields: Any, source: str) -> Card:
         card = parser.instantiate(parser.parse_object(others))
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise UserError(f"{source} must be a model card ({one_line(error)})") from error
+    if card.input.crop_size < 1:
+        raise UserError(f"{source} must have a crop_size of at least 1, and has {card.input.crop_size}")
+    if len(card.class_names or []) > card.num_classes:
+        raise UserError(
+            f"{source} must have a class for each of its class_names, and has {card.num_classes} for "
+            f"{len(card.class_names)}"
+        )
     return Card(fields["backbone"], card.input, card.num_classes, card.class_names)

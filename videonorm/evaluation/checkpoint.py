@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
+from videonorm.evaluation.classes import check_classes
 from videonorm.messages import one_line
 
 
@@ -48,8 +49,11 @@ def read_checkpoint(path: str | Path, option: str = "ckpt") -> dict[str, Any]:
     return checkpoint
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     """Load the network of a checkpoint of `videonorm fit`, on the CPU.
+
+    Args:
+        trust: let its description of the network name any class, and so run the code of any module.
 
     Raises:
         UserError: the file cannot be read, is no such checkpoint, or its weights do not fit its description.
@@ -60,7 +64,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         ours = checkpoint["videonorm"]
         read = Checkpoint(
-            network=build_backbone(ours["backbone"], f"ckpt ({path})"),
+            network=build_backbone(ours["backbone"], f"ckpt ({path})", trust),
             backbone=ours["backbone"],
             input=ClipSpec(**ours["input"]),
             class_names=ours["class_names"],
@@ -77,13 +81,23 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return read
 
 
-def build_backbone(description: Mapping[str, Any], source: str) -> nn.Module:
-    """Instantiate {"class_path", "init_args"} as a recipe's `model.backbone`, with random weights."""
+def build_backbone(description: Mapping[str, Any], source: str, trust: bool = False) -> nn.Module:
+    """Instantiate {"class_path", "init_args"} as a recipe's `model.backbone`, with random weights.
+
+    Args:
+        source: what the description comes from, for messages.
+        trust: let it name any class, and so run the code of any module.
+
+    Raises:
+        UserError: the description names what it may not without trust, or cannot be built.
+    """
+    if not trust:
+        check_classes(description, source)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--backbone", type=nn.Module)
     try:
         backbone = parser.instantiate(parser.parse_object({"backbone": copy.deepcopy(description)})).backbone
-    except (jsonargparse.ArgumentError, ValueError) as error:
+    except Exception as error:  # a constructor may fail in any way on arguments that are not its own
         raise UserError(f"{source} must describe a backbone that can be built ({one_line(error)})") from error
     assert isinstance(backbone, nn.Module)
     return backbone

@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 import time
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
 from videonorm.files import write
+from videonorm.interruption import stops
 from videonorm.options import Parser, fraction, positive_integer, seconds, whole_number
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -34,6 +36,13 @@ def main(argv: list[str]) -> None:
         type=Path,
         metavar="DIR|F.pt2",
         help="folder or .pt2 file of `videonorm export`",
+    )
+    what.add_argument(
+        "--trust",
+        action="store_true",
+        help="let the artifact run code, if you know who made it: a folder may then name any class that can "
+        "be imported, not just networks and layers of videonorm, torch.nn, torchvision and pytorchvideo, and "
+        "a .pt2 file may be any that torch.export can load, which unpickles it",
     )
     what.add_argument(
         "--data",
@@ -110,11 +119,12 @@ def main(argv: list[str]) -> None:
     options = vars(parser.parse_args(argv))
 
     out = options.pop("out")
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+    if out is not None and ((out.exists() and not out.is_file()) or not out.parent.is_dir()):
         raise UserError(f"out ({out}) must be a file in an existing folder")
     if out is not None and not os.access(out.parent, os.W_OK):
         raise UserError(f"out ({out}) must be a file that can be written")
-    text = json.dumps(evaluate_artifact(**options), indent=2) + "\n"
+    with stops("no result is kept, and the same command starts from the first video"):
+        text = json.dumps(evaluate_artifact(**options), indent=2) + "\n"
     if out is None:
         print(text, end="")
         return
@@ -129,6 +139,7 @@ def evaluate_artifact(
     artifact: Path,
     data: Path,
     *,
+    trust: bool = False,
     root: str | Path | None = None,
     split: Split | None = None,
     num_clips: int = 10,
@@ -166,11 +177,14 @@ def evaluate_artifact(
 
     started = time.perf_counter()
     where = choose_device(device)
-    loaded = load_artifact(artifact, where)
+    loaded = load_artifact(artifact, where, trust)
     card = loaded.card
-    manifest = read_manifest(
-        data, root, split=split, class_names=card.class_names, num_classes=card.num_classes
-    )
+    # A network without names knows its classes by their numbers alone.
+    names = card.class_names or [str(label) for label in range(card.num_classes)]
+    manifest = read_manifest(data, root, split=split, class_names=names)
+    smallest = int(manifest.entries.labels.min())
+    if smallest > 0 and data.is_file() and read_manifest(data, root, split=split).class_names is None:
+        warnings.warn(f"labels count from 0, and the smallest in {data} is {smallest}", stacklevel=2)
     clips = dataclasses.replace(
         card.input,
         num_frames=num_frames or card.input.num_frames,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from videonorm.errors import UserError
 from videonorm.files import new_folder, write_json
+from videonorm.interruption import stops
 from videonorm.options import Parser
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -48,18 +49,27 @@ def main(argv: list[str]) -> None:
         "program for any number of clips and frames, which runs without videonorm. onnx: also model.onnx "
         "(needs the extra [onnx])",
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="let the checkpoint run code, if you know who made it: it may then name any class that can be "
+        "imported, such as a network of your own, not just networks and layers of videonorm, torch.nn, "
+        "torchvision and pytorchvideo",
+    )
     options = parser.parse_args(argv)
-    export_checkpoint(options.ckpt, options.out, options.format)
+    with stops("nothing is written"):
+        export_checkpoint(options.ckpt, options.out, options.format, options.trust)
     print(f"{options.out}: {', '.join(sorted(file.name for file in options.out.iterdir()))}")
 
 
-def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -> None:
+def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = (), trust: bool = False) -> None:
     """Write the artifact folder `out` from a checkpoint, whole or not at all.
 
     Args:
         ckpt: a checkpoint of `videonorm fit`.
         out: does not exist, or is an empty folder.
         formats: files to write besides the weights; see `--format`.
+        trust: let the checkpoint name any class, and so run the code of any module.
 
     Raises:
         UserError: the checkpoint cannot be used, `out` is taken, a package is missing, or the logits of a
@@ -71,7 +81,12 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
         for package in ONNX_PACKAGES:
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"format (onnx) must have {package} installed: pip install 'videonorm[onnx]'")
+    with new_folder(out) as folder:  # before the minutes that a trace may take
+        _fill(folder, ckpt, formats, trust)
 
+
+def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) -> None:
+    """Write the files of an artifact, each of them checked."""
     import safetensors.torch
     import torch
     import yaml
@@ -87,7 +102,7 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
     from videonorm.evaluation.checkpoint import load_checkpoint
     from videonorm.machine import commit, versions
 
-    checkpoint = load_checkpoint(ckpt)
+    checkpoint = load_checkpoint(ckpt, trust)
     network = checkpoint.network
     size = checkpoint.input.crop_size
     clip = torch.randn(
@@ -106,40 +121,40 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = ()) -
                 f"{name} (logits {differences[name]:.1e} off) must agree with ckpt ({ckpt}) to {TOLERANCE}"
             )
 
-    with new_folder(out) as folder:
-        cpu = torch.device("cpu")
-        weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
-        (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
-        (folder / CARD_FILE).write_text(yaml.safe_dump(dataclasses.asdict(card), sort_keys=False))
-        check(WEIGHTS_FILE, load_artifact(folder, cpu).network)
-        if {"pt2", "onnx"} & set(formats):
-            traced = program.trace(network, card)
-        if "pt2" in formats:
-            program.save_program(traced, card, folder / PROGRAM_FILE)
-            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu).network)
-        if "onnx" in formats:
-            program.save_onnx(traced, card, folder / ONNX_FILE)
-            check(ONNX_FILE, program.load_onnx(folder / ONNX_FILE))
-        provenance = {
-            "checkpoint": {
-                "name": ckpt.name,
-                "sha256": _sha256(ckpt),
-                "step": checkpoint.step,
-                "epoch": checkpoint.epoch,
-                "videonorm": checkpoint.version,
-            },
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "versions": versions(),
-            "norms": _layers(network, lambda module: getattr(module, "is_norm", False)),
-            "convolutions": _layers(network, lambda module: isinstance(module, torch.nn.Conv3d)),
-            "input": dataclasses.asdict(card.input),
-            "files": {
-                file.name: {"sha256": _sha256(file), "largest_logit_difference": differences.get(file.name)}
-                for file in sorted(folder.iterdir())
-            },
-        }
-        write_json(folder / "provenance.json", provenance)
+    cpu = torch.device("cpu")
+    weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
+    (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+    (folder / CARD_FILE).write_text(yaml.safe_dump(dataclasses.asdict(card), sort_keys=False))
+    check(WEIGHTS_FILE, load_artifact(folder, cpu, trust).network)
+    if {"pt2", "onnx"} & set(formats):
+        traced = program.trace(network, card)
+    if "pt2" in formats:
+        program.save_program(traced, card, folder / PROGRAM_FILE)
+        check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust=True).network)  # as others do
+        check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust).network)
+    if "onnx" in formats:
+        program.save_onnx(traced, card, folder / ONNX_FILE)
+        check(ONNX_FILE, program.load_onnx(folder / ONNX_FILE))
+    provenance = {
+        "checkpoint": {
+            "name": ckpt.name,
+            "sha256": _sha256(ckpt),
+            "step": checkpoint.step,
+            "epoch": checkpoint.epoch,
+            "videonorm": checkpoint.version,
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": versions(),
+        "norms": _layers(network, lambda module: getattr(module, "is_norm", False)),
+        "convolutions": _layers(network, lambda module: isinstance(module, torch.nn.Conv3d)),
+        "input": dataclasses.asdict(card.input),
+        "files": {
+            file.name: {"sha256": _sha256(file), "largest_logit_difference": differences.get(file.name)}
+            for file in sorted(folder.iterdir())
+        },
+    }
+    write_json(folder / "provenance.json", provenance)
 
 
 def _layers(network: nn.Module, wanted: Callable[[nn.Module], bool]) -> dict[str, int]:

@@ -6,6 +6,7 @@ it, and what operators of ours remain is decomposed as their references say.
 
 import copy
 import dataclasses
+import io
 import json
 import operator
 from collections.abc import Callable
@@ -74,9 +75,12 @@ def _bound(card: Card, reason: str) -> UserError:
 
 
 def save_program(program: ExportedProgram, card: Card, path: Path) -> None:
-    """Write a `.pt2` file that carries its card, so that it can be evaluated by itself."""
+    """Write a `.pt2` file without a pickle, and with its card, so that it can be evaluated by itself."""
     text = json.dumps(dataclasses.asdict(card), indent=2)
-    torch.export.save(program, path, extra_files={PROGRAM_CARD: text})
+    program.example_inputs = None  # the clips of the trace, which would be one
+    buffer = io.BytesIO()  # torch's own writer says of a full disk that a position is unexpected
+    torch.export.save(program, buffer, extra_files={PROGRAM_CARD: text})
+    path.write_bytes(buffer.getbuffer())
 
 
 def save_onnx(program: ExportedProgram, card: Card, path: Path) -> None:

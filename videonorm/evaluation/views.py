@@ -63,6 +63,11 @@ def score_videos(
                 with torch.inference_mode(), autocast:
                     views, label = transform(batch.to(device))
                     logits = view_logits(artifact.network, views)
+                if logits.shape[2:] != (artifact.card.num_classes,):
+                    raise UserError(
+                        f"artifact must give num_classes ({artifact.card.num_classes}) scores of a clip, and "
+                        f"gives {tuple(logits.shape[2:])}"
+                    )
                 if not scores.add(batch.index, label.cpu(), logits.cpu()).isfinite().all():
                     scores.check_finite(f"artifact in {precision}", lambda row: manifest.entries[row].path)
             bad += batch.bad

@@ -76,6 +76,9 @@ class TrainingCLI(LightningCLI):
             args=argv,
         )
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would import and build what the hyper-parameters of a checkpoint name."""
+
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         return {self.command: LightningCLI.subcommands()[self.command]}
 

@@ -9,13 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-
-class Stopped(SystemExit):
-    """The process was asked to end; its exit code is a shell's for the signal, 143 or 130."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.signal = signal.Signals(number)
+from videonorm.interruption import Stopped as Stopped
 
 
 class Interruption(Callback):
