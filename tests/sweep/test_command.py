@@ -28,8 +28,10 @@ def test_a_sweep_from_file_to_report(fit, sweep_file, tmp_path, monkeypatch, cap
     names = {path.name for path in out.iterdir()}
     assert {"report.html", "results.csv", "summary.png", "sweep.json", "plots", "bn_4x2_b4_s0"} <= names
     printed = capsys.readouterr().out
-    assert "With 16 frames a step on 2 CPU cores, no single cell is best" in printed
-    assert "runs/tiny/report.html" in printed
+    assert "No clear winner: bn at T=8, B=2 leads with 58.0\u00a0% top-1" in printed
+    assert "16 frames a step, on 2 CPU cores" in printed and "peak MiB" not in printed
+    last = printed.splitlines()[-1]
+    assert last == "report: runs/tiny/report.html, beside it results.csv, results.md, summary.png"
 
     (out / "report.html").unlink()
     main(["--report", str(out)])

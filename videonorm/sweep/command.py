@@ -83,25 +83,21 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _show(output: Path) -> None:
-    """Write the report; print the table, the answer and where the files are."""
-    from videonorm.sweep.cells import cells_of
-    from videonorm.sweep.report import write_report
-    from videonorm.sweep.results import read_results
+    """Print the table and the answer; write the report, and say where it is."""
+    from videonorm.sweep.report import read_sweep, write_report
     from videonorm.sweep.tables import as_rich
     from videonorm.sweep.terminal import new_console
 
-    found = write_report(output)
-    results = read_results(output / "results.csv")
+    sweep = read_sweep(output)
     console = new_console()
-    if results:
-        console.print(as_rich(cells_of(results)))
-    for result in results:
+    if sweep.cells:
+        console.print(as_rich(sweep.cells))
+    for result in sweep.results:
         if not result.done:
             console.print(f"{result.run} failed: {result.error}", style="red", soft_wrap=True)
-    console.print(f"\n{found.headline}", style="bold")
-    for sentence in found.details:
+    console.print(f"\n{sweep.answer.headline}", style="bold")
+    for sentence in sweep.answer.details:
         console.print(f"- {sentence}")
-    console.print()
-    for file in ("report.html", "results.csv", "summary.png"):
-        if (output / file).exists():
-            console.print(str(output / file), soft_wrap=True)
+    write_report(output)  # after the answer is out, should the disk be full
+    beside = [name for name in ("results.csv", "results.md", "summary.png") if (output / name).exists()]
+    console.print(f"\nreport: {output / 'report.html'}, beside it {', '.join(beside)}", soft_wrap=True)

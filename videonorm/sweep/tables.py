@@ -74,8 +74,11 @@ def as_markdown(cells: Sequence[Cell], found: Answer, about: Mapping[str, Any]) 
 def device_name(origin: Mapping[str, Any]) -> str | None:
     """What runs were computed on, from an origin of sweep.json."""
     machine = origin.get("machine") or {}
-    cpu = machine.get("device") == "cpu"
-    return f"{machine.get('cores')} CPU cores" if cpu else machine.get("device")
+    return f"{machine.get('cores')} CPU cores" if is_cpu(origin) else machine.get("device")
+
+
+def is_cpu(origin: Mapping[str, Any]) -> bool:
+    return (origin.get("machine") or {}).get("device") == "cpu"
 
 
 def _made_on(origin: Mapping[str, Any]) -> str:
