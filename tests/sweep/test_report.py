@@ -4,9 +4,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from videonorm import files
 from videonorm.errors import UserError
-from videonorm.sweep.report import write_report
-from videonorm.sweep.results import COLUMNS, write_results
+from videonorm.sweep.cells import cells_of, has_memory
+from videonorm.sweep.report import pictures, read_sweep, write_report
+from videonorm.sweep.results import COLUMNS, read_results, write_results
 
 VOID = {"meta", "br", "link", "img"}  # HTML elements that are never closed
 
@@ -119,6 +121,61 @@ def test_what_users_write_is_no_markup(tmp_path, result):
     page = Page(html)
     assert page.text["h1"].startswith("<u>& at T=4, B=2 reaches 50.0\u00a0%")
     assert "8 frames a step, on <u>" in page.text["li"]
+
+
+def test_captions_say_what_is_true(result):
+    def captions(rows):
+        return " ".join(caption for _, caption in pictures(cells_of(rows), {}).values())
+
+    one_seed = [
+        result("gn", 4, 2, 0.5, best_possible_top1=None),
+        result("gn", 8, 2, 0.5, best_possible_top1=None),
+    ]
+    text = captions(one_seed)
+    assert not any(word in text for word in ("seed", "dashed", "failed", "training clips."))
+    assert "were not run." in text and "GPU memory" in text
+    more = captions(
+        [*one_seed, result("gn", 4, 2, 0.6, seed=1), result("bn", 4, 2, None), result("bn", 4, 4, 0.2)]
+    )
+    for words in (
+        "small dots single seeds",
+        "Above the dashed line",
+        "or have failed",
+        "saw 20 to 40 training clips.",
+    ):
+        assert words in more
+    assert "memory" not in captions([result("gn", 4, 2, 0.5, peak_memory_mib=None)])
+
+
+def test_peak_memory_of_a_cpu_is_left_out(tmp_path, result):
+    write_results(tmp_path / "results.csv", [result("gn", 4, 2, 0.5), result("gn", 8, 2, 0.5)])
+    origin = {"machine": {"device": "cpu", "cores": 2}}
+    (tmp_path / "sweep.json").write_text(json.dumps({"name": "tiny", "origins": [origin]}))
+    assert not has_memory(read_sweep(tmp_path).cells)
+    write_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "memory" not in html.lower().replace("peak_memory_mib", "memory") and "MiB" not in html
+    assert read_results(tmp_path / "results.csv")[0].peak_memory_mib == 504  # the table keeps it
+
+
+def test_the_page_has_a_set_of_figures_and_a_cue_for_a_phone(report):
+    folder, _ = report
+    html = (folder / "report.html").read_text()
+    assert html.count('class="on-wide"') == 4 and html.count('class="on-phone"') == 4 + 1
+    assert "swipe" in html and "@media (max-width: 40rem)" in html
+    assert len(re.findall(r'<div class="scroll"><table>', html)) == html.count("<table>") == 2
+
+
+def test_curves_are_drawn_from_the_folders_of_the_runs(tmp_path, result):
+    row = result("gn", 4, 2, 0.5)
+    write_results(tmp_path / "results.csv", [row])
+    metrics = "step,epoch,train/loss,val/top1\n0,0,2.0,0.1\n9,0,1.0,0.5\n"
+    files.write(tmp_path / row.run / "metrics.csv", metrics)
+    write_report(tmp_path)
+    assert {path.stem for path in (tmp_path / "plots").iterdir()} >= {"training_loss", "validation_top1"}
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.elements.count("svg") == 2 * 6
+    assert "Loss of the training batches, averaged over a twentieth of the run." in page.text["figcaption"]
 
 
 def test_the_pictures_are_written(report):

@@ -95,7 +95,8 @@ def is_tied(cells: Sequence[Cell]) -> bool:
 
 def has_memory(cells: Iterable[Cell]) -> bool:
     """Whether the peak memory of every cell with a result is known."""
-    return all(cell.peak_memory_mib is not None for cell in with_result(cells))
+    done = with_result(cells)
+    return bool(done) and all(cell.peak_memory_mib is not None for cell in done)
 
 
 def strides_differ(cells: Iterable[Cell]) -> bool:

@@ -64,13 +64,13 @@ def write_report(output: Path) -> Answer:
     sweep = read_sweep(output)
     results, cells, about, found = sweep.results, sweep.cells, sweep.about, sweep.answer
     columns = {key: of for key, of in COLUMNS.items() if key != "peak_memory_mib" or has_memory(cells)}
-    pictures: list[tuple[str, str, str]] = []  # caption, for a wide page, for a phone
+    drawn: list[tuple[str, str, str]] = []  # caption, for a wide page, for a phone
     if with_result(cells):
-        for name, (draw, caption) in _pictures(cells, read_curves(output, results)).items():
+        for name, (draw, caption) in pictures(cells, read_curves(output, results)).items():
             wide, narrow = draw(phone=False), draw(phone=True)
             if wide and narrow:
                 files.write(output / "plots" / f"{name}.png", plots.as_png(wide))
-                pictures.append((caption, plots.as_svg(wide, name), plots.as_svg(narrow, f"{name}-phone")))
+                drawn.append((caption, plots.as_svg(wide, name), plots.as_svg(narrow, f"{name}-phone")))
         files.write(output / "summary.png", plots.as_png(plots.summary_figure(cells)))
     files.write(output / "results.md", as_markdown(cells, found, about))
     environment = jinja2.Environment(
@@ -84,7 +84,7 @@ def write_report(output: Path) -> Answer:
         about={"name": "sweep", "num_runs": len(results), "sweep": "", "origins": [], **about},
         device=sweep.device,
         answer=found,
-        pictures=pictures,
+        pictures=drawn,
         cells=cells,
         figures=figures(cells),
         best=highest(cells),
@@ -99,7 +99,7 @@ def write_report(output: Path) -> Answer:
     return found
 
 
-def _pictures(cells: Sequence[Cell], curves: Curves) -> dict[str, tuple[Callable[..., Figure | None], str]]:
+def pictures(cells: Sequence[Cell], curves: Curves) -> dict[str, tuple[Callable[..., Figure | None], str]]:
     """How each picture is drawn, and its caption: what is true of these cells, and no more."""
     done = with_result(cells)
     several = any(len(cell.done) > 1 for cell in done)
