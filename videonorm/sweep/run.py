@@ -91,7 +91,7 @@ def run_sweep(
 class _Signals:
     """While it is entered, what asks the process to end is noted, to be raised where nothing is in work.
 
-    A signal that was ignored before, as under nohup, stays so. A second Ctrl-C waits for nothing.
+    SIGHUP that is ignored, as under nohup, stays so. A second Ctrl-C waits for nothing.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class _Signals:
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._ask)
         return self
 
