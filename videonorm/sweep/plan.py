@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -213,7 +214,7 @@ def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
-        parsed = parser.parse_object(dict(values))
+        parsed = parser.parse_object(deepcopy(dict(values)))  # it changes what it is given
     except jsonargparse.ArgumentError as error:
         raise UserError(f"{where}: {one_sentence(str(error))}") from error
     return kind(**vars(parsed))
