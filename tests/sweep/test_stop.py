@@ -99,6 +99,16 @@ def test_a_run_that_does_not_end_is_killed_and_named(sweep, stand_in, tmp_path, 
         assert f"{name} did not end within 0 s and was killed; see {tmp_path}/out/{name}/log.txt" in printed
 
 
+def test_a_run_that_has_recorded_its_end_but_hangs_is_killed(sweep, stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "SECONDS_TO_END", 0.2)
+    hangs = "record(status='failed', error='no luck') if num_frames == 4 else record()\ntime.sleep(60)"
+    started = time.monotonic()
+    rows = {row.run: row for row in sweep(stand_in(WORKER + hangs))}
+    assert time.monotonic() - started < 10
+    assert not left_running(tmp_path / "out")
+    assert rows["bn_4x2_b4_s0"].error == "no luck" and rows["bn_8x2_b2_s0"].done
+
+
 def test_nohup_is_heeded(sweep, stand_in):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -116,19 +126,13 @@ def test_a_killed_run_leaves_no_worker(sweep, stand_in, tmp_path):
     assert not left_running(tmp_path / "out")
 
 
-def test_a_run_that_says_nothing_is_named_once(sweep, stand_in, capsys, monkeypatch):
+def test_a_log_names_once_what_is_quiet_and_says_how_far_all_is(sweep, stand_in, capsys, monkeypatch):
     monkeypatch.setattr(run, "QUIET_SECONDS", 0.1)
-    sweep(stand_in("if folder.name.startswith('bn_4'): time.sleep(0.6)\nrecord()"))
-    printed = capsys.readouterr().out
-    assert (
-        printed.count("quiet   bn_4x2_b4_s0  nothing written for 0 min: a long validation, or it hangs") == 1
-    )
-
-
-def test_a_log_is_told_how_far_all_is(sweep, stand_in, capsys, monkeypatch):
     monkeypatch.setattr(terminal, "PROGRESS_SECONDS", 0.01)
-    sweep(stand_in("record()"))
-    assert "of 4 runs · 0:00:0" in capsys.readouterr().out
+    sweep(stand_in("if folder.name.startswith('bn_4'): time.sleep(0.4)\nrecord()"))
+    printed = capsys.readouterr().out
+    assert printed.count("quiet   bn_4x2_b4_s0  nothing written for 0 min: a long validation, or it hangs") == 1
+    assert "of 4 runs · 0:00:0" in printed
 
 
 def test_a_full_disk_ends_the_runs_and_keeps_the_table(sweep, stand_in, tmp_path, monkeypatch):

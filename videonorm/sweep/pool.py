@@ -45,6 +45,10 @@ class LocalPool:
             self._free.append(environment)
         return {name: how_it_ended(code) for name, code in over.items()}
 
+    def kill(self, name: str) -> None:
+        """End a command that will not by itself; ``ended`` then tells of it."""
+        kill_group(self._running[name][0])
+
     def stop(self) -> list[str]:
         """End what still runs. Returns the names of those that had to be killed."""
         processes = {name: process for name, (process, _) in self._running.items()}

@@ -50,6 +50,10 @@ class RayPool:
         except self._ray.exceptions.RayError as error:  # the node or its worker went away
             return " ".join(str(error).split())
 
+    def kill(self, name: str) -> None:
+        for task in [task for task, of in self._names.items() if of == name]:
+            self._ray.cancel(task)
+
     def stop(self) -> list[str]:
         killed: list[str] = []
         for task in self._names:

@@ -52,6 +52,11 @@ class RunFolder:
         return time.time() - max(path.stat().st_mtime for path in paths if path.exists())
 
     @property
+    def says_it_ended(self) -> bool:
+        """Whether ``fit`` has recorded an end, be it an error."""
+        return self.recorded.get("status") in ("done", "failed", "stopped")
+
+    @property
     def has_ended(self) -> bool:
         return self.status in ("done", "failed")
 

@@ -175,18 +175,22 @@ class _Sweep:
                         pool.start(folder.run.name, arguments, folder.log)
                         display.changed(folder, "resumed" if resumes else "started")
                     time.sleep(POLL_SECONDS)
-                    for name in running:
-                        self.runs[name].read()
-                        if self.runs[name].seconds_silent < QUIET_SECONDS:
+                    for name, before in running.items():
+                        folder = self.runs[name]
+                        folder.read()
+                        silent = folder.seconds_silent
+                        if folder.recorded != before and folder.says_it_ended and silent > SECONDS_TO_END:
+                            pool.kill(name)  # its record is complete, and its process hangs
+                        if silent < QUIET_SECONDS:
                             quiet.discard(name)
                         elif name not in quiet:
                             quiet.add(name)
-                            display.quiet(self.runs[name])
+                            display.quiet(folder)
                     for name, how in pool.ended().items():
                         folder = self.runs[name]
                         folder.read()
-                        before = running.pop(name)
-                        folder.end(None if folder.is_done else _why(folder, how, before))
+                        why = _why(folder, how, running.pop(name))
+                        folder.end(None if folder.is_done else why)
                         self.write()
                         display.changed(folder)
                     display.refresh()
