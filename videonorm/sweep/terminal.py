@@ -1,7 +1,7 @@
 """What a sweep shows: a table of T x B against arm that fills as it runs, or plain lines in a log."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from rich.console import Console, Group, RenderableType
@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from videonorm.sweep.look import arm_colors, percent
+from videonorm.sweep.look import arm_colors, percent, span
 from videonorm.sweep.plan import Plan
 from videonorm.sweep.records import RunFolder
 
@@ -67,10 +67,10 @@ class SweepDisplay:
             return
         parts = [f"{note or folder.status:<8}{folder.run.name}"]
         if folder.status == "done":
-            parts += [
-                f"top-1 {percent(folder.top1)}",
-                f"{folder.recorded.get('clips_per_second') or 0:.1f} clips/s",
-            ]
+            parts.append(f"top-1 {percent(folder.top1)}")
+            if clips := _clips_seen([folder]):
+                parts.append(f"{span(clips)} clips")
+            parts.append(f"{folder.recorded.get('clips_per_second') or 0:.1f} clips/s")
         if folder.status == "failed":
             parts.append(folder.error or "")
         if folder.has_ended:
@@ -121,13 +121,19 @@ class SweepDisplay:
         table = Table(title_justify="left", header_style="bold", border_style="dim")
         table.add_column("T x stride", justify="right")
         table.add_column("B", justify="right")
+        table.add_column("clips seen", justify="right")
         for arm, color in self._colors.items():
             table.add_column(arm, justify="right", header_style=f"bold {color}", min_width=12)
         for shape in dict.fromkeys(folder.run.shape for folder in self._runs):
             of_shape = [folder for folder in self._runs if folder.run.shape == shape]
             squares = (_square([of for of in of_shape if of.run.arm == arm]) for arm in self._colors)
-            table.add_row(shape.length(), str(shape.batch_size), *squares)
+            clips = _clips_seen(folder for folder in of_shape if folder.status == "done")
+            table.add_row(shape.length(), str(shape.batch_size), span(clips) if clips else "", *squares)
         return table
+
+
+def _clips_seen(runs: Iterable[RunFolder]) -> set[int]:
+    return {clips for folder in runs if (clips := folder.recorded.get("clips_seen"))}
 
 
 def _square(runs: Sequence[RunFolder]) -> Text:
