@@ -57,6 +57,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 2.2,
     "lines.markersize": 6.5,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with a $ is a name
 }
 
 Length = tuple[int, int]  # (num_frames, frame_stride)
