@@ -51,10 +51,10 @@ class RunFolder:
         paths = [self.path / name for name in ("run.json", "metrics.csv", "log.txt", "asked.json")]
         return time.time() - max(path.stat().st_mtime for path in paths if path.exists())
 
-    @property
-    def says_it_ended(self) -> bool:
-        """Whether ``fit`` has recorded an end, be it an error."""
-        return self.recorded.get("status") in ("done", "failed", "stopped")
+    def hangs_at_its_end(self, seconds: float) -> bool:
+        """Whether ``fit`` has recorded its end, be it an error, and has been silent since for so long."""
+        ended = self.recorded.get("status") in ("done", "failed", "stopped")
+        return ended and self.seconds_silent > seconds
 
     @property
     def has_ended(self) -> bool:

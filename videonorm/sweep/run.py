@@ -178,10 +178,9 @@ class _Sweep:
                     for name, before in running.items():
                         folder = self.runs[name]
                         folder.read()
-                        silent = folder.seconds_silent
-                        if folder.recorded != before and folder.says_it_ended and silent > SECONDS_TO_END:
-                            pool.kill(name)  # its record is complete, and its process hangs
-                        if silent < QUIET_SECONDS:
+                        if folder.recorded != before and folder.hangs_at_its_end(SECONDS_TO_END):
+                            pool.kill(name)
+                        if folder.seconds_silent < QUIET_SECONDS:
                             quiet.discard(name)
                         elif name not in quiet:
                             quiet.add(name)
