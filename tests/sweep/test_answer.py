@@ -143,12 +143,10 @@ def test_equal_budgets_are_not_mentioned(result):
 
 
 @pytest.mark.parametrize("strides", [(1,), (1, 2)])
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_the_headline_is_one_sentence_of_at_most_25_words(result, strides, seeds):
     draw = random.Random(0)
-    for arms, sizes, failing, spread in itertools.product(
-        (1, 4), ((2,), (2, 16)), (0.0, 0.3, 1.0), (0.02, 0.5)
-    ):
+    for arms, sizes, failing, spread in itertools.product((1, 4), ((2,), (2, 16)), (0.0, 0.3), (0.02, 0.5)):
         rows = [
             result(
                 arm,
