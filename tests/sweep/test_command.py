@@ -1,11 +1,13 @@
+import errno
 import subprocess
 import sys
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 
 from videonorm.errors import UserError
-from videonorm.sweep import run
+from videonorm.sweep import report, run
 from videonorm.sweep.command import main
 
 
@@ -28,8 +30,10 @@ def test_a_sweep_from_file_to_report(fit, sweep_file, tmp_path, monkeypatch, cap
     names = {path.name for path in out.iterdir()}
     assert {"report.html", "results.csv", "summary.png", "sweep.json", "plots", "bn_4x2_b4_s0"} <= names
     printed = capsys.readouterr().out
-    assert "With 16 frames a step on 2 CPU cores, no single cell is best" in printed
-    assert "runs/tiny/report.html" in printed
+    assert "No clear winner: bn at T=8, B=2 leads with 58.0\u00a0% top-1" in printed
+    assert "16 frames a step, on 2 CPU cores" in printed and "peak MiB" not in printed
+    last = printed.splitlines()[-1]
+    assert last == "report: runs/tiny/report.html, beside it results.csv, results.md, summary.png"
 
     (out / "report.html").unlink()
     main(["--report", str(out)])
@@ -43,6 +47,22 @@ def test_a_failed_run_is_told_by_the_exit_code(fit, sweep_file, tmp_path, capsys
     assert end.value.code == 1
     assert "bn_4x2_b4_s0 failed: no luck (exit code 1)" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_disk_that_cannot_be_written_is_one_sentence(fit, sweep_file, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/out: Not a directory; the results so far are kept"):
+        main(["-c", str(sweep_file), "--output", str(tmp_path / "file" / "out")])
+
+    fit("record()")
+    full = OSError(errno.ENOSPC, "No space left on device", "plots/heat_map.png")
+    monkeypatch.setattr(report, "write_report", Mock(side_effect=full))
+    with pytest.raises(
+        UserError, match=r"^plots/heat_map.png: No space left on device; the results so far are"
+    ):
+        main(["-c", str(sweep_file), "--output", str(tmp_path / "out")])
+    assert "No clear winner: bn at T=8" in capsys.readouterr().out  # the answer is told all the same
+    assert (tmp_path / "out" / "results.csv").exists()
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(sweep_file, tmp_path, monkeypatch, capsys):

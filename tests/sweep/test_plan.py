@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,12 @@ def test_kinetics_is_the_papers_table():
     assert shapes == [(32, 2, 8), (32, 2, 4), (64, 1, 4)] * 3
     assert list(dict.fromkeys(run.arm for run in plan.runs)) == ["bn", "gn", "gn_ws"]
     assert {shape.num_frames * shape.frame_stride for shape in shapes} == {64}
+
+
+def test_a_class_path_in_the_overrides_stays_as_it_is_written(sweep_file, tmp_path):
+    callbacks = [{"class_path": "own.Callback", "init_args": {"every": 2}}]
+    sweep_file.write_text(
+        sweep_file.read_text() + f"overrides: {{trainer.callbacks: {json.dumps(callbacks)}}}\n"
+    )
+    arguments = read_plan(sweep_file).runs[0].arguments(tmp_path)
+    assert f"--trainer.callbacks={json.dumps(callbacks)}" in arguments

@@ -1,5 +1,9 @@
+import itertools
+import re
+
 import matplotlib.colors
 import pytest
+from matplotlib.text import Text
 
 from videonorm.sweep import plots
 from videonorm.sweep.cells import cells_of
@@ -38,15 +42,16 @@ def arm_line(axes, color):
 
 def test_tied_axes_name_both(tied):
     (axes,) = plots.accuracy_against_num_frames(tied).axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["T=4\nB=16", "T=16\nB=4"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["T=4\nB=16\n160", "T=16\nB=4\n40"]
     assert list(axes.get_xticks()) == [2, 4]  # log2
     (axes,) = plots.accuracy_against_batch_size(tied).axes
     assert [
         label.get_text() for label in sorted(axes.get_xticklabels(), key=lambda t: t.get_position()[0])
     ] == [
-        "B=4\nT=16",
-        "B=16\nT=4",
+        "B=4\nT=16\n40",
+        "B=16\nT=4\n160",
     ]
+    assert axes.get_xlabel() == "T and B, 64 frames a step; clips seen"
 
 
 def test_a_line_an_arm_in_its_colour(tied):
@@ -71,8 +76,8 @@ def test_heat_map_has_a_square_a_cell(tied, grid):
     figure = plots.heat_map(tied)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["bn", "gn"]
     assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [
-        ["30.0", "20.0"],
-        ["40.0", "90.0"],
+        ["30.0\n160", "20.0\n40"],
+        ["40.0\n160", "90.0\n40"],
     ]
     assert [len(axes.patches) for axes in plots.heat_map(grid).axes] == [6, 6]
 
@@ -85,10 +90,66 @@ def test_speed_and_memory_are_those_of_the_runs(tied):
 
 
 def test_an_svg_takes_the_colour_of_the_page(tied):
-    svg = plots.as_svg(plots.summary_figure(tied))
+    svg = plots.as_svg(plots.summary_figure(tied), "summary")
     assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>")
     assert "currentColor" in svg and plots.INK not in svg
     assert "http" not in svg
+
+
+def test_equal_numbers_of_clips_are_on_no_tick(result):
+    rows = [result("gn", length, 4, 0.5) for length in (4, 8)]
+    (axes,) = plots.accuracy_against_num_frames(cells_of(rows)).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "8"]
+    assert axes.get_xlabel() == "T, frames per clip"
+
+
+def test_names_stand_beside_the_plot_and_on_no_line(tied):
+    figure = plots.accuracy_against_num_frames(tied)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert {text.get_text() for text in axes.texts} == {"bn", "gn", "best possible", "chance"}
+    assert all(box.x0 >= axes.get_window_extent().x1 for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plots.accuracy_against_num_frames,
+        plots.accuracy_against_batch_size,
+        plots.heat_map,
+        plots.speed_and_memory,
+    ],
+)
+def test_a_phone_has_panels_one_above_the_other(draw, tied, grid):
+    for cells in (tied, grid):
+        figure = draw(cells, phone=True)
+        assert figure.get_figwidth() == plots.PHONE_WIDTH
+        assert all(axes.get_subplotspec().colspan == range(0, 1) for axes in figure.axes)
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        page = 332 / (72 * plots.PHONE_WIDTH)  # CSS pixels of a unit on a page of 390 px
+        assert min(sizes) * page >= 9
+
+
+def test_a_phone_names_the_lines_in_a_legend(tied):
+    figure = plots.accuracy_against_num_frames(tied, phone=True)
+    assert not figure.axes[0].texts
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["bn", "gn", "best possible", "chance"]
+
+
+def test_memory_that_was_not_measured_has_no_panel(result):
+    cells = cells_of([result("gn", 4, 2, 0.5, peak_memory_mib=None), result("gn", 8, 2, 0.5)])
+    (speed,) = plots.speed_and_memory(cells).axes
+    assert speed.get_title(loc="left") == "Clips per second"
+    assert len(plots.summary_figure(cells).axes) == 2
+
+
+def test_what_an_svg_refers_to_is_its_own(tied):
+    figure = plots.speed_and_memory(tied)
+    ids = [set(re.findall(r'id="([^"]+)"', plots.as_svg(figure, name))) for name in ("one", "two")]
+    assert ids[0] and not ids[0] & ids[1]
 
 
 def test_arms_keep_their_colour_where_one_has_failed(result):

@@ -4,6 +4,8 @@ from videonorm import files
 from videonorm.sweep.plan import read_plan
 from videonorm.sweep.records import RunFolder
 
+DONE = {"status": "done", "val_top1": 0.5, "val_loss": 1.0, "val_videos": 4.0}
+
 
 def test_progress_is_read_from_run_json(sweep_file, tmp_path):
     folder = RunFolder(tmp_path / "out", read_plan(sweep_file).runs[0])
@@ -20,7 +22,7 @@ def test_settings_that_json_has_no_words_for_are_compared_too(sweep_file, tmp_pa
     (tmp_path / "recipe.yaml").write_text("data: {frame_stride: 2, day: 2020-01-01}\nmodel: {limit: .inf}\n")
     run = read_plan(sweep_file).runs[0]
     RunFolder(tmp_path / "out", run).start()
-    files.write_json(tmp_path / "out" / "run.json", {"status": "done", "val_top1": 0.5, "val_videos": 4})
+    files.write_json(tmp_path / "out" / "run.json", {**DONE, "val_videos": 4})
     folder = RunFolder(tmp_path / "out", run)
     assert folder.status == "done"
     folder.check_unchanged()
@@ -28,7 +30,7 @@ def test_settings_that_json_has_no_words_for_are_compared_too(sweep_file, tmp_pa
 
 def test_what_the_sweep_asked_is_in_the_row_whatever_was_recorded(sweep_file, tmp_path):
     folder = RunFolder(tmp_path / "out", read_plan(sweep_file).runs[3])
-    recorded = {"status": "done", "val_top1": 0.5, "val_videos": 4.0, "seed": 9, "num_frames": 3, "step": 7}
+    recorded = {**DONE, "seed": 9, "num_frames": 3, "step": 7}
     files.write_json(folder.path / "run.json", {**recorded, "frames_per_step": 32, "bad_videos": 0})
     folder.read()
     row = folder.result()

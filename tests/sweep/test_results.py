@@ -1,3 +1,4 @@
+import csv
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,43 @@ def test_a_table_is_read_as_it_was_written(tmp_path, result):
     write_results(tmp_path / "results.csv", rows)
     assert read_results(tmp_path / "results.csv") == rows
     assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=cmd|' /C calc'!A0",
+        "+1",
+        "-1 is no label",
+        "@SUM(A1)",
+        "\tx",
+        "'=1",
+        "''-1",
+        "'quoted'",
+        "a=1",
+    ],
+)
+def test_no_spreadsheet_computes_what_a_run_says(text, tmp_path, result):
+    row = result("bn", 4, 2, None, error=text, lr=-1.0)
+    write_results(tmp_path / "results.csv", [row])
+    with (tmp_path / "results.csv").open(newline="") as file:
+        (fields,) = csv.DictReader(file)
+    assert not fields["error"].startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert fields["lr"] == "-1.0"  # a number stays one
+    assert read_results(tmp_path / "results.csv") == [row]
+
+
+@pytest.mark.parametrize(
+    "column, text", [("val_loss", "nan"), ("val_loss", ""), ("val_top1", "inf"), ("val_top1", "")]
+)
+def test_a_row_without_a_finite_score_is_failed(column, text, tmp_path, result):
+    write_results(tmp_path / "results.csv", [result("bn", 4, 2, 0.123456, val_loss=9.87654)])
+    kept = (tmp_path / "results.csv").read_text()
+    (tmp_path / "results.csv").write_text(
+        kept.replace({"val_top1": "0.123456", "val_loss": "9.87654"}[column], text)
+    )
+    (row,) = read_results(tmp_path / "results.csv")
+    assert not row.done and row.error.startswith(f"{column} (null) must be a finite number")
 
 
 def test_a_table_must_be_a_sweeps(tmp_path):

@@ -111,8 +111,9 @@ record()
 def test_a_run_without_a_score_is_not_done(sweep, stand_in):
     rows = sweep(stand_in("if num_frames == 4: record(val_top1=None)"))
     errors = [row.error for row in rows.values()]
+    without_score = "val_top1 (null) must be a finite number: the run has no validation; see log.txt"
     without_run_json = "fit ended without a run.json that says done, see log.txt"
-    assert errors == ["fit ended without val_top1, see log.txt", without_run_json] * 2
+    assert errors == [without_score, without_run_json] * 2
 
 
 def test_run_again_keeps_what_is_done_and_resumes_what_is_not(sweep, stand_in, tmp_path):
@@ -161,13 +162,54 @@ def test_what_has_failed_from_the_start_may_be_mended(sweep, stand_in, tmp_path)
     assert {row.status for row in sweep(stand_in("record()")).values()} == {"done"}
 
 
-def test_runs_outside_the_sweep_file_are_told(sweep, stand_in, sweep_file, tmp_path, capsys):
-    sweep(stand_in("record()"))
-    sweep_file.write_text(sweep_file.read_text().replace("[4, 8]", "[4]"))
-    plan = read_plan(sweep_file)
-    rows = run.run_sweep(plan, tmp_path / "out", Console(width=200), command=stand_in("record()"))
-    assert len(rows) == 2
-    assert "2 run folders of" in capsys.readouterr().out
+def test_another_sweep_takes_no_results_away(sweep, stand_in, sweep_file, tmp_path):
+    sweep(stand_in("sys.exit('no luck') if folder.name.startswith('bn_4') else record()"))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    sweep_file.write_text(sweep_file.read_text().replace("[4, 8]", "[4, 16]"))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"out holds runs that .* has not \(bn_8x2_b2_s0 and 1 more\)"):
+            sweep(stand_in("record()"))
+        assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+        for path in (tmp_path / "out").glob("*_8x2_*/asked.json"):  # the table alone is enough
+            path.unlink()
+            before.pop(path)
+
+
+def test_a_sweep_may_grow_and_drop_what_never_worked(sweep, stand_in, sweep_file):
+    sweep(stand_in("sys.exit('no luck') if folder.name.startswith('bn') else record()"))
+    text = sweep_file.read_text().replace("bn: [bn.yaml], ", "").replace("[4, 8]", "[4, 8, 16]")
+    sweep_file.write_text(text)
+    rows = sweep(stand_in("record()"))
+    assert list(rows) == ["gn-ws_4x2_b4_s0", "gn-ws_8x2_b2_s0", "gn-ws_16x2_b1_s0"]
+
+
+def test_a_foreign_table_is_not_replaced(sweep, stand_in, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"results \(.*results.csv\) must have the columns of a sweep"):
+        sweep(stand_in("record()"))
+    assert (tmp_path / "out" / "results.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_a_run_without_a_finite_score_is_failed_and_named(sweep, stand_in):
+    rows = sweep(
+        stand_in("""
+record(**{
+    "bn_4x2_b4_s0": {"val_loss": float("nan")},
+    "bn_8x2_b2_s0": {"val_top1": "high"},
+    "gn-ws_4x2_b4_s0": {"status": "stopped", "error": "SIGTERM", "step": 4},
+    "gn-ws_8x2_b2_s0": {"status": "failed", "error": "weights must be finite"},
+}[folder.name])
+""")
+    )
+    assert [row.error for row in rows.values()] == [
+        "val_loss (null) must be a finite number: the run has diverged; see log.txt",
+        "val_top1 (high) must be a finite number: the run has no validation; see log.txt",
+        "stopped by SIGTERM at step 4, to go on from there",
+        "weights must be finite",
+    ]
+    for row in rows.values():
+        assert row.status == "failed" and row.val_top1 is row.val_top5 is row.val_loss is None
 
 
 def test_two_sweeps_do_not_share_a_folder(sweep, stand_in, tmp_path):

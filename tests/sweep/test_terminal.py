@@ -22,14 +22,15 @@ def runs(sweep_file, tmp_path):
 def test_a_terminal_sees_a_table_that_fills(runs):
     console = Console(width=100, file=io.StringIO(), force_terminal=True, color_system=None)
     with SweepDisplay(runs, console) as display:
-        runs[0].status, runs[0].recorded = "done", {"val_top1": 0.625}
+        runs[0].status, runs[0].recorded = "done", {"val_top1": 0.625, "clips_seen": 1280}
         runs[1].status, runs[1].recorded = "running", {"step": 5}
         runs[2].status, runs[2].error = "failed", "no"
         runs[3].status, runs[3].recorded = "done", {"val_top1": 0.25}
         display.changed(runs[3])
     last = console.file.getvalue().split("┏")[-1]
-    assert "62.5 % 1/2 ━━━━━━  50 %" in last
-    assert "25.0 % 1/2 1 failed" in last
+    assert "62.5\u00a0% 1/2 ━━━━━━  50 %" in last
+    assert "│ 1,280 │" in " ".join(last.split())
+    assert "25.0\u00a0% 1/2 1 failed" in last
     assert last.count("waiting") == 2
     assert "44 % · 3 of 8 runs" in last  # (3 + 0.5) / 8 of the frames
 
@@ -40,13 +41,13 @@ def test_a_log_gets_a_line_a_change(runs):
         runs[0].status = "running"
         display.changed(runs[0], "started")
         runs[0].status = "done"
-        runs[0].recorded = {"val_top1": 0.625, "clips_per_second": 9.0}
+        runs[0].recorded = {"val_top1": 0.625, "clips_per_second": 9.0, "clips_seen": 1280}
         display.changed(runs[0])
         runs[1].status, runs[1].error = "failed", "a long [sentence] that is not broken into two lines"
         display.changed(runs[1])
     assert console.file.getvalue().splitlines() == [
         "started bn_4x2_b4_s0",
-        "done    bn_4x2_b4_s0  top-1 62.5 %  9.0 clips/s  (1 of 8)",
+        "done    bn_4x2_b4_s0  top-1 62.5\u00a0%  1,280 clips  9.0 clips/s  (1 of 8)",
         "failed  bn_4x2_b4_s1  a long [sentence] that is not broken into two lines  (2 of 8)",
     ]
 

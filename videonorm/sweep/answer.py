@@ -9,14 +9,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from videonorm.sweep.cells import Cell, frames_per_step, highest, is_tied, strides_differ, with_result
+from videonorm.sweep.cells import (
+    Cell,
+    clips_seen,
+    frames_per_step,
+    highest,
+    is_tied,
+    strides_differ,
+    with_result,
+)
 from videonorm.sweep.intervals import Estimate
-from videonorm.sweep.look import percent
+from videonorm.sweep.look import CI, percent, points, span
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The headline, and what supports it: one sentence each."""
+    """The headline, of at most 25 words, and what supports it: one sentence each."""
 
     headline: str
     details: list[str]
@@ -39,13 +47,16 @@ def answer(cells: Sequence[Cell], device: str | None = None) -> Answer:
     of_size = [cell for cell in finding.done if tied or cell.shape.batch_size == shape.batch_size]
     of_length = [cell for cell in finding.done if cell.shape[:2] == shape[:2] and not tied]
     details = [
+        finding.score(device),
+        *finding.nearest(),
+        *finding.budgets(),
         *finding.other_arms(),
         *finding.changes("num_frames", of_size),
         *finding.changes("batch_size", of_length),
         *finding.bounds(),
         *_caveats(cells),
     ]
-    return Answer(finding.headline(device), details)
+    return Answer(finding.headline(), details)
 
 
 @dataclass(frozen=True)
@@ -56,39 +67,86 @@ class _Finding:
     best: Cell
 
     def _shape(self, cell: Cell) -> str:
-        return f"T={cell.shape.length(strides_differ(self.done))}, B={cell.shape.batch_size}"
+        num_frames, frame_stride, batch_size = cell.shape
+        stride = f"x{frame_stride}" if strides_differ(self.done) else ""
+        return f"T={num_frames}{stride}, B={batch_size}"
 
     def _name(self, cell: Cell) -> str:
         return f"{cell.arm} at {self._shape(cell)}"
 
-    def headline(self, device: str | None) -> str:
-        best, top1, seeds = self.best, self.best.top1, len(self.best.done)
-        frames = frames_per_step(self.done)
-        where = [f"with {frames} frames a step"] if frames else []
-        where += [f"on {device}"] if device else []
-        lead = " ".join(where or ["in this sweep"])
-        lead = f"{lead[0].upper()}{lead[1:]}, "
-        score = (
-            f"{top1.percent} top-1 (95 % CI {top1.interval}; {best.num_videos} videos, "
-            f"{seeds} {'seed' if seeds == 1 else 'seeds'})"
-        )
-        others = [cell for cell in self.done if cell is not best]
-        if not others:
-            return f"{lead}{self._name(best)} reaches {score}; no other cell has a result."
+    def _others(self) -> list[Cell]:
+        return [cell for cell in self.done if cell is not self.best]
 
-        together = 1 - 0.05 / len(others)  # confidence of each interval for 95 % of all
-        gaps = [(other, best.ahead_of(other, together)) for other in others]
-        rivals = [(other, gap) for other, gap in gaps if gap is None or not gap.excludes_zero]
+    def _gap(self, other: Cell) -> Estimate | None:
+        """To the best, with intervals that hold for all comparisons together; None without a common seed."""
+        return self.best.ahead_of(other, 1 - 0.05 / len(self._others()))
+
+    def _rivals(self) -> list[Cell]:
+        """Cells that cannot be told apart from the best."""
+        gaps = {id(other): self._gap(other) for other in self._others()}
+        return [cell for cell in self._others() if not ((gap := gaps[id(cell)]) and gap.excludes_zero)]
+
+    def headline(self) -> str:
+        name, top1 = self._name(self.best), f"{self.best.top1.percent} top-1"
+        others, rivals, all_clips = self._others(), self._rivals(), clips_seen(self.done)
+        if not others:
+            return f"{name} reaches {top1}; no other cell has a result."
+        if rivals:
+            count = "1 other" if len(rivals) == 1 else f"{len(rivals)} others"
+            budget = f"; cells saw {span(all_clips)} clips" if len(all_clips) > 1 else ""
+            return f"No clear winner: {name} leads with {top1}, but {count} cannot be told apart{budget}."
+        budget = ""
+        if len(all_clips) > 1:
+            seen = span(clips_seen(others)) if clips_seen(others) else "an unknown number"
+            budget = f", having seen {self.best.clips} clips; the others saw {seen}"
+        return f"{name} is best with {top1}{budget}."
+
+    def score(self, device: str | None) -> str:
+        """How sure the top-1 of the best is, and on what it was measured."""
+        best, seeds, frames = self.best, len(self.best.done), frames_per_step(self.done)
+        measured = [f"{best.num_videos} videos", f"{seeds} {'seed' if seeds == 1 else 'seeds'}"]
+        measured += [f"{frames} frames a step"] if frames else []
+        measured += [f"on {device}"] if device else []
+        return f"{self._name(best)}: {best.top1.percent} ({CI} {best.top1.interval}; {', '.join(measured)})."
+
+    def nearest(self) -> Iterable[str]:
+        """The highest of those that cannot be told apart from the best, or of those that can."""
+        others, rivals = self._others(), self._rivals()
+        if not others:
+            return
+        cell = max(rivals or others, key=lambda other: other.top1.value)
+        gap, which = self._gap(cell), f"{self._name(cell)} with {cell.top1.percent}"
+        by = f"{_points(gap, len(others))}{_clips(self.best, cell)}" if gap else "they share no seed"
         if not rivals:
-            return f"{lead}{self._name(best)} is best: {score}."
-        nearest, gap = max(rivals, key=lambda rival: rival[0].top1.value)
-        rest = f"{self._name(nearest)} with {nearest.top1.percent}"
-        if len(rivals) == 1:
-            rest += " cannot be told apart from it"
+            yield f"It is ahead of the nearest, {which}, by {by}."
+        elif len(rivals) == 1:
+            yield f"{which} cannot be told apart from it: {'difference ' if gap else ''}{by}."
         else:
-            rest = f"{len(rivals)} other cells cannot be told apart from it, the nearest {rest}"
-        by = f"difference {_points(gap, len(others))}" if gap else "they share no seed"
-        return f"{lead}no single cell is best: {self._name(best)} is highest with {score}, but {rest}: {by}."
+            yield (
+                f"{len(rivals)} others cannot be told apart from it, the nearest {which}: "
+                f"{'difference ' if gap else ''}{by}."
+            )
+
+    def budgets(self) -> Iterable[str]:
+        """What the cells saw, where that was not the same number of clips for all."""
+        if len(clips_seen(self.done)) < 2:
+            return
+        known = [cell for cell in self.done if cell.clips_seen]
+        least = min(known, key=lambda cell: min(cell.clips_seen))
+        most = max(known, key=lambda cell: max(cell.clips_seen))
+        runs = [result for cell in self.done for result in cell.done]
+        common = []
+        for what, counts in (
+            ("frames", {result.frames_seen for result in runs}),
+            ("steps", {result.steps for result in runs}),
+        ):
+            if len(counts) == 1 and (count := counts.pop()):
+                common.append(f"{count:,} {what}")
+        same = f", all in {' and '.join(common)}" if common else ""
+        yield (
+            f"The cells saw unequal numbers of clips, from {min(least.clips_seen):,} ({self._shape(least)}) "
+            f"to {max(most.clips_seen):,} ({self._shape(most)}){same}."
+        )
 
     def other_arms(self) -> Iterable[str]:
         """The other arms in the best cell's shape."""
@@ -98,7 +156,7 @@ class _Finding:
                 verdict = "is ahead by" if gap.excludes_zero else "cannot be told apart from it: difference"
                 yield (
                     f"At {self._shape(best)}, {other.arm} reaches {other.top1.percent}; "
-                    f"{best.arm} {verdict} {_points(gap)}."
+                    f"{best.arm} {verdict} {_points(gap)}{_clips(best, other)}."
                 )
 
     def changes(self, axis: Literal["num_frames", "batch_size"], cells: Sequence[Cell]) -> Iterable[str]:
@@ -114,7 +172,8 @@ class _Finding:
                 doubt = "" if gap.excludes_zero else "a change that cannot be told from none, "
                 yield (
                     f"From {self._shape(least)} to {self._shape(most)}, {arm} goes from "
-                    f"{least.top1.percent} to {most.top1.percent}: {doubt}{_points(gap)}."
+                    f"{least.top1.percent} to {most.top1.percent}: {doubt}{_points(gap)}"
+                    f"{_clips(least, most)}."
                 )
 
     def bounds(self) -> list[str]:
@@ -139,4 +198,10 @@ def _caveats(cells: Sequence[Cell]) -> Iterable[str]:
 
 def _points(gap: Estimate, comparisons: int = 1) -> str:
     over = f" over {comparisons} comparisons" if comparisons > 1 else ""
-    return f"{100 * gap.value:+.1f} points (95 % CI{over} {100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+    return f"{points(gap.value)} points ({CI}{over} {points(gap.low)} to {points(gap.high)})"
+
+
+def _clips(first: Cell, second: Cell) -> str:
+    """What two cells saw, where that differs."""
+    same = first.clips_seen == second.clips_seen
+    return "" if same else f", after {first.clips} and {second.clips} clips"

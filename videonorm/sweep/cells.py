@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from videonorm.sweep.intervals import Estimate, difference, mean_top1
+from videonorm.sweep.look import span
 from videonorm.sweep.results import Result
 from videonorm.sweep.shape import Shape
-
-HEADINGS = ("T x stride", "B", "top-1", "95 % interval", "clips/s", "peak MiB", "seeds done")
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,19 @@ class Cell:
         return fmean(result.clips_per_second or 0.0 for result in self.done)
 
     @property
-    def peak_memory_mib(self) -> float:
-        return max(result.peak_memory_mib or 0.0 for result in self.done)
+    def peak_memory_mib(self) -> float | None:
+        """None where it was not measured for every seed."""
+        peaks = [result.peak_memory_mib for result in self.done]
+        return max(peak for peak in peaks if peak) if all(peaks) else None
 
-    def figures(self) -> list[str]:
-        """Its row of a table, as HEADINGS name the columns."""
-        shape, seeds = self.shape, f"{len(self.done)} of {len(self.results)}"
-        found = ["failed", "", "", ""]
-        if self.done:
-            speed, memory = f"{self.clips_per_second:.1f}", f"{self.peak_memory_mib:,.0f}"
-            found = [self.top1.percent, self.top1.interval, speed, memory]
-        return [shape.length(), str(shape.batch_size), *found, seeds]
+    @property
+    def clips_seen(self) -> set[int]:
+        """Training clips that its seeds saw, as each run recorded it."""
+        return {result.clips_seen for result in self.done if result.clips_seen is not None}
+
+    @property
+    def clips(self) -> str:
+        return span(self.clips_seen) if self.clips_seen else "-"
 
     def ahead_of(self, other: "Cell", confidence: float = 0.95) -> Estimate | None:
         """Top-1 of this cell - top-1 of the other, over the seeds both have; None where they share none."""
@@ -92,8 +93,19 @@ def is_tied(cells: Sequence[Cell]) -> bool:
     return len(shapes) == len({shape[:2] for shape in shapes}) == len({shape.batch_size for shape in shapes})
 
 
+def has_memory(cells: Iterable[Cell]) -> bool:
+    """Whether the peak memory of every cell with a result is known."""
+    done = with_result(cells)
+    return bool(done) and all(cell.peak_memory_mib is not None for cell in done)
+
+
 def strides_differ(cells: Iterable[Cell]) -> bool:
     return len({cell.shape.frame_stride for cell in cells}) > 1
+
+
+def clips_seen(cells: Iterable[Cell]) -> set[int]:
+    """By the runs of all cells; more than one number where the cells had unequal budgets."""
+    return {clips for cell in cells for clips in cell.clips_seen}
 
 
 def frames_per_step(cells: Iterable[Cell]) -> int | None:

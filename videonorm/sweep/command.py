@@ -17,6 +17,12 @@ examples:
   videonorm sweep -c configs/sweep/quickstart.yaml --seeds 3 --output runs/three_seeds
   videonorm sweep -c configs/sweep/kinetics_t_b.yaml --dry_run
   videonorm sweep --report runs/quickstart
+
+exit codes:
+  0  every run is done
+  1  runs have failed: they are named, and the report is of the others
+  2  an option, the sweep file or the output folder cannot be used, or a file cannot be written
+  130, 143, 129  stopped by Ctrl-C, SIGTERM, SIGHUP; the same command goes on
 """
 
 
@@ -42,10 +48,18 @@ def main(argv: list[str]) -> None:
     """Run the command.
 
     Raises:
-        UserError: an option, the sweep file or the output folder cannot be used.
-        SystemExit: 1 if a run failed.
+        UserError: an option, the sweep file or the output folder cannot be used, or a file cannot be written.
+        SystemExit: 1 if a run failed; 128 + the signal's number if the sweep was stopped by one.
     """
     options = parser().parse_args(argv)
+    try:
+        _run(options)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise UserError(f"{what}; the results so far are kept, and the same command goes on") from error
+
+
+def _run(options: argparse.Namespace) -> None:
     if options.report:
         if any((options.output, options.seeds, options.jobs, options.ray, options.dry_run)):
             raise UserError("--report must stand alone")
@@ -62,36 +76,28 @@ def main(argv: list[str]) -> None:
         console.print(plan_table(plan))
         return
     output = options.output or Path("runs") / plan.name
-    try:
-        results = run_sweep(plan, output, console, jobs=options.jobs, ray=options.ray)
-    except KeyboardInterrupt:
-        console.print("\nStopped. The same command goes on from here.")
-        raise
+    results = run_sweep(plan, output, console, jobs=options.jobs, ray=options.ray)
     _show(output)
     if not all(result.done for result in results):
         raise SystemExit(1)
 
 
 def _show(output: Path) -> None:
-    """Write the report; print the table, the answer and where the files are."""
-    from videonorm.sweep.cells import cells_of
-    from videonorm.sweep.report import write_report
-    from videonorm.sweep.results import read_results
+    """Print the table and the answer; write the report, and say where it is."""
+    from videonorm.sweep.report import read_sweep, write_report
     from videonorm.sweep.tables import as_rich
     from videonorm.sweep.terminal import new_console
 
-    found = write_report(output)
-    results = read_results(output / "results.csv")
+    sweep = read_sweep(output)
     console = new_console()
-    if results:
-        console.print(as_rich(cells_of(results)))
-    for result in results:
+    if sweep.cells:
+        console.print(as_rich(sweep.cells))
+    for result in sweep.results:
         if not result.done:
             console.print(f"{result.run} failed: {result.error}", style="red", soft_wrap=True)
-    console.print(f"\n{found.headline}", style="bold")
-    for sentence in found.details:
+    console.print(f"\n{sweep.answer.headline}", style="bold")
+    for sentence in sweep.answer.details:
         console.print(f"- {sentence}")
-    console.print()
-    for file in ("report.html", "results.csv", "summary.png"):
-        if (output / file).exists():
-            console.print(str(output / file), soft_wrap=True)
+    write_report(output)  # after the answer is out, should the disk be full
+    beside = [name for name in ("results.csv", "results.md", "summary.png") if (output / name).exists()]
+    console.print(f"\nreport: {output / 'report.html'}, beside it {', '.join(beside)}", soft_wrap=True)

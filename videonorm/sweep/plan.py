@@ -8,7 +8,8 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -41,8 +42,7 @@ class SweepFile:
     frames_per_step: PositiveInt | None = None  # gives the batch size of each of num_frames
     cells: list[dict[str, Any]] | None = None  # or the shapes one by one
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0])
-    # Options of every run, by dotted name. As `Any` alone jsonargparse would read the text "007" as 7.
-    overrides: dict[str, str | Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)  # options of every run, by dotted name
     jobs: PositiveInt | Literal["auto"] = "auto"  # runs at a time; auto is one a GPU, or one a core
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Run:
     seed: int
     budget: Mapping[str, int]
     configs: tuple[Path, ...]  # the recipe, then the arm's overlays
-    overrides: Mapping[str, str | Any]
+    overrides: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -181,7 +181,10 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     Raises:
         UserError: a file is missing, or a key or value is not what a sweep needs.
     """
-    sweep = _typed(SweepFile, _read_yaml("sweep file", path), path.name)
+    values = _read_yaml("sweep file", path)
+    sweep = _typed(SweepFile, values, path.name)
+    # As they are written: jsonargparse makes objects of class paths in them, and 7 of the text "007".
+    sweep = replace(sweep, overrides=values.get("overrides", {}))
     seeds = sweep.seeds if num_seeds is None else range(num_seeds)
     runs: list[Run] = []
     on_cpu = False
@@ -211,7 +214,7 @@ def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
-        parsed = parser.parse_object(dict(values))
+        parsed = parser.parse_object(deepcopy(dict(values)))  # it changes what it is given
     except jsonargparse.ArgumentError as error:
         raise UserError(f"{where}: {one_sentence(str(error))}") from error
     return kind(**vars(parsed))

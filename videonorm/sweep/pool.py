@@ -11,7 +11,7 @@ from typing import Literal
 
 from videonorm.machine import available_cores, visible_gpus
 
-SECONDS_TO_END = 10.0  # from SIGTERM to SIGKILL
+SECONDS_TO_END = 20.0  # from SIGTERM to SIGKILL: a run finishes its step and saves itself
 
 
 class LocalPool:
@@ -35,24 +35,32 @@ class LocalPool:
         self._running[name] = process, environment
 
     def ended(self) -> dict[str, str]:
-        """Commands that have ended since the last call, and how: "" for success."""
+        """Commands that have ended since the last call, and how: "" for success. Their workers end too."""
         over = {
             name: code for name, (process, _) in self._running.items() if (code := process.poll()) is not None
         }
         for name in over:
-            self._free.append(self._running.pop(name)[1])
+            process, environment = self._running.pop(name)
+            kill_group(process)
+            self._free.append(environment)
         return {name: how_it_ended(code) for name, code in over.items()}
 
-    def stop(self) -> None:
-        """End what still runs."""
-        stop_processes([process for process, _ in self._running.values()])
+    def kill(self, name: str) -> None:
+        """End a command that will not by itself; ``ended`` then tells of it."""
+        kill_group(self._running[name][0])
+
+    def stop(self) -> list[str]:
+        """End what still runs. Returns the names of those that had to be killed."""
+        processes = {name: process for name, (process, _) in self._running.items()}
         self._running.clear()
+        killed = stop_processes(list(processes.values()))
+        return [name for name, process in processes.items() if process in killed]
 
 
 def start_process(
     command: Sequence[str], log: Path, environment: Mapping[str, str], keep_open: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own, so that its workers can be ended with it."""
+    """Start a command in a process group of its own, so that what is left of it can be ended with it."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -65,24 +73,35 @@ def start_process(
         )
 
 
-def stop_processes(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask each process group to end, and end it after SECONDS_TO_END."""
+def stop_processes(processes: Sequence[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
+    """Ask each process to end, and kill its whole group when it has, or after SECONDS_TO_END.
+
+    Only the process itself is asked: it needs its workers for what it does before it ends.
+
+    Returns:
+        Those that did not end when they were asked to.
+    """
+    killed: list[subprocess.Popen[bytes]] = []
     try:
         for process in processes:
-            _signal(process, signal.SIGTERM)
+            process.terminate()
         deadline = time.monotonic() + SECONDS_TO_END
         for process in processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                killed.append(process)
     finally:  # a second Ctrl-C does not wait
         for process in processes:
-            _signal(process, signal.SIGKILL)
+            kill_group(process)
             process.wait()
+    return killed
 
 
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started; what has ended before is no error."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def how_it_ended(code: int) -> str:

@@ -50,12 +50,19 @@ class RayPool:
         except self._ray.exceptions.RayError as error:  # the node or its worker went away
             return " ".join(str(error).split())
 
-    def stop(self) -> None:
+    def kill(self, name: str) -> None:
+        for task in [task for task, of in self._names.items() if of == name]:
+            self._ray.cancel(task)
+
+    def stop(self) -> list[str]:
+        killed: list[str] = []
         for task in self._names:
             self._ray.cancel(task)
         if self._names:
-            self._ray.wait(list(self._names), num_returns=len(self._names), timeout=30)
+            _, left = self._ray.wait(list(self._names), num_returns=len(self._names), timeout=30)
+            killed = [self._names[task] for task in left]
         self._ray.shutdown()
+        return killed
 
 
 def _run(command: list[str], log: Path, folder: str) -> int:

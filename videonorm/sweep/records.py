@@ -5,6 +5,8 @@
 """
 
 import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,9 @@ import yaml
 from videonorm import files
 from videonorm.errors import UserError
 from videonorm.sweep.plan import Run
-from videonorm.sweep.results import COLUMNS, Result
+from videonorm.sweep.results import COLUMNS, SCORES, Result, flaw
+
+LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
 class RunFolder:
@@ -28,7 +32,7 @@ class RunFolder:
         self.path = path
         self.run = run
         self.log = path / "log.txt"
-        self.last_checkpoint = path / "checkpoints" / "last.ckpt"
+        self.last_checkpoint = path / LAST_CHECKPOINT
         self.error: str | None = None
         self.read()
         self.status: Literal["waiting", "running", "done", "failed"] = "done" if self.is_done else "waiting"
@@ -39,8 +43,18 @@ class RunFolder:
 
     @property
     def is_done(self) -> bool:
-        scored = self.top1 is not None and bool(self.recorded.get("val_videos"))
-        return scored and self.recorded.get("status") == "done"
+        return _is_done(self.recorded)
+
+    @property
+    def seconds_silent(self) -> float:
+        """Since the run has last written into its record, its metrics or its log."""
+        paths = [self.path / name for name in ("run.json", "metrics.csv", "log.txt", "asked.json")]
+        return time.time() - max(path.stat().st_mtime for path in paths if path.exists())
+
+    def hangs_at_its_end(self, seconds: float) -> bool:
+        """Whether ``fit`` has recorded its end, be it an error, and has been silent since for so long."""
+        ended = self.recorded.get("status") in ("done", "failed", "stopped")
+        return ended and self.seconds_silent > seconds
 
     @property
     def has_ended(self) -> bool:
@@ -60,7 +74,7 @@ class RunFolder:
     def check_unchanged(self) -> None:
         """Raise UserError if the folder holds a result or a checkpoint of another configuration."""
         asked = read_json(self.path / "asked.json").get("asked")
-        if asked != self._asked() and (self.is_done or self.last_checkpoint.exists()):
+        if asked != self._asked() and holds_work(self.path):
             raise UserError(
                 f"{self.path} holds a run with other settings than {self.run.name} has now; "
                 "give another --output, or delete that folder"
@@ -82,6 +96,7 @@ class RunFolder:
         done = self.is_done
         if not done and closed.get("status") != "failed":
             return None
+        failed = {"status": "failed", "error": closed.get("error"), **dict.fromkeys(SCORES)}
         values = {
             **dict.fromkeys(COLUMNS),
             "frames_per_step": self.run.frames_per_step,
@@ -92,8 +107,7 @@ class RunFolder:
             "accumulate": self.run.accumulate,
             "seed": self.run.seed,
             "val_videos": int(self.recorded.get("val_videos") or 0) or None,
-            "status": "done" if done else "failed",
-            "error": None if done else closed.get("error"),
+            **({"status": "done", "error": None} if done else failed),
         }
         return Result(**values)
 
@@ -109,10 +123,22 @@ class RunFolder:
         return json.loads(asked, parse_constant=str)  # type: ignore[no-any-return]
 
 
+def holds_work(folder: Path) -> bool:
+    """Whether a run folder has a result or a checkpoint that would be lost."""
+    return (folder / LAST_CHECKPOINT).exists() or _is_done(read_json(folder / "run.json"))
+
+
+def _is_done(recorded: Mapping[str, Any]) -> bool:
+    return recorded.get("status") == "done" and flaw(recorded) is None
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Contents of a JSON object; empty where there is none, or where a power cut left half of one."""
+    """Contents of a JSON object; empty where there is none, or where a power cut left half of one.
+
+    Numbers that are not finite are None, as ``files.write_json`` writes them.
+    """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -1,7 +1,9 @@
 """The one table of a sweep, results.csv: a row for each run that has ended."""
 
 import csv
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ class Result:
     peak_memory_mib: float | None = column(
         "CUDA: most memory allocated by tensors; CPU: largest resident set of the process", ",.0f"
     )
-    status: str = column("done or failed")
+    status: str = column("done, or failed: then the run is in no comparison")
     val_videos: int | None = column("validation videos that were scored")
     best_possible_top1: float | None = column(
         "top-1 no model can exceed with clips of T frames, where the data set knows it", ".4f"
@@ -65,33 +67,63 @@ class Result:
 
 
 COLUMNS = {of.name: of for of in fields(Result)}
+SCORES = ("val_top1", "val_top5", "val_loss")  # of a run that has failed they are none
+
+# What a spreadsheet takes for a formula, and what is written of it: the same after an apostrophe.
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def flaw(recorded: Mapping[str, Any]) -> str | None:
+    """Why the scores of a run are no result: it has diverged, or was not validated. None: they are one."""
+    for name in ("val_top1", "val_loss", "val_videos"):
+        value = recorded.get(name)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            reason = "the run has diverged" if name == "val_loss" else "the run has no validation"
+            return f"{name} ({'null' if value is None else value}) must be a finite number: {reason}"
+    if not 0 <= recorded["val_top1"] <= 1 or recorded["val_videos"] < 1:
+        scores = f"val_top1 ({recorded['val_top1']}) of val_videos ({recorded['val_videos']})"
+        return f"{scores} must be a share of at least one video"
+    return None
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
+    """Write the table. A text that a spreadsheet would compute gets an apostrophe, as one is typed there."""
     with files.open_new(path) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(result) for result in results)
+        for result in results:
+            row = asdict(result)
+            texts = {key: f"'{of}" for key, of in row.items() if isinstance(of, str) and FORMULA.match(of)}
+            writer.writerow({**row, **texts})
 
 
 def read_results(path: Path) -> list[Result]:
-    """Rows of a results.csv.
+    """Rows of a results.csv, its texts without the apostrophes. What is no result (see ``flaw``) is failed.
 
     Raises:
         UserError: the file is missing, or is not a sweep's.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"results ({path}) must be a readable file: {error.strerror}") from error
     try:
-        return [Result(**{name: _value(of.type, row[name]) for name, of in COLUMNS.items()}) for row in rows]
-    except (KeyError, ValueError) as error:
+        return [_result({name: _value(of.type, row[name]) for name, of in COLUMNS.items()}) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"results ({path}) must have the columns of a sweep: {error}") from error
+
+
+def _result(values: dict[str, Any]) -> Result:
+    if values["status"] == "done" and (reason := flaw(values)):
+        values |= {"status": "failed", "error": reason, **dict.fromkeys(SCORES)}
+    return Result(**values)
 
 
 def _value(kind: Any, text: str) -> Any:
     """The text of a field as a ``kind`` of ``Result``, such as int or float | None."""
     wanted, *others = getattr(kind, "__args__", (kind,))
-    return None if others and not text else wanted(text)
+    if others and not text:
+        return None
+    value = wanted(text[1:] if wanted is str and text.startswith("'") and FORMULA.match(text) else text)
+    return None if others and wanted is float and not math.isfinite(value) else value

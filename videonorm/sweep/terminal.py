@@ -1,7 +1,7 @@
 """What a sweep shows: a table of T x B against arm that fills as it runs, or plain lines in a log."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from rich.console import Console, Group, RenderableType
@@ -10,9 +10,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from videonorm.sweep.look import arm_colors, percent
+from videonorm.sweep.look import arm_colors, percent, span
 from videonorm.sweep.plan import Plan
 from videonorm.sweep.records import RunFolder
+
+PROGRESS_SECONDS = 300.0
 
 
 def new_console() -> Console:
@@ -34,13 +36,16 @@ def plan_table(plan: Plan) -> Table:
 
 
 class SweepDisplay:
-    """Use as a context; call ``changed`` when a run starts or ends, ``refresh`` when steps were done."""
+    """Use as a context; call ``changed`` when a run starts or ends, ``refresh`` when steps were done.
+
+    A log gets a line for each change, and every PROGRESS_SECONDS one of how far all is.
+    """
 
     def __init__(self, runs: Sequence[RunFolder], console: Console) -> None:
         self._runs = runs
         self._console = console
         self._colors = arm_colors(folder.run.arm for folder in runs)
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
         self._cost_before = self._cost_done()
         live = console.is_terminal
         self._live = Live(self._render(), console=console, auto_refresh=False) if live else None
@@ -62,26 +67,39 @@ class SweepDisplay:
             return
         parts = [f"{note or folder.status:<8}{folder.run.name}"]
         if folder.status == "done":
-            parts += [
-                f"top-1 {percent(folder.top1)}",
-                f"{folder.recorded.get('clips_per_second') or 0:.1f} clips/s",
-            ]
+            parts.append(f"top-1 {percent(folder.top1)}")
+            if clips := _clips_seen([folder]):
+                parts.append(f"{span(clips)} clips")
+            parts.append(f"{folder.recorded.get('clips_per_second') or 0:.1f} clips/s")
         if folder.status == "failed":
             parts.append(folder.error or "")
         if folder.has_ended:
             parts.append(f"({sum(other.has_ended for other in self._runs)} of {len(self._runs)})")
-        self._console.print("  ".join(parts), markup=False, highlight=False, soft_wrap=True)
+        self._line("  ".join(parts))
+
+    def quiet(self, folder: RunFolder) -> None:
+        """Tell of a run that has not written anything for long."""
+        minutes = f"nothing written for {folder.seconds_silent / 60:.0f} min"
+        self._line(f"quiet   {folder.run.name}  {minutes}: a long validation, or it hangs; see {folder.log}")
 
     def refresh(self) -> None:
         if self._live:
             self._live.update(self._render(), refresh=True)
+        elif time.monotonic() - self._told > PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            self._line(self._progress())
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _cost_done(self) -> float:
         return sum(folder.run.cost * (1.0 if folder.has_ended else folder.fraction) for folder in self._runs)
 
-    def _render(self) -> RenderableType:
-        total = sum(folder.run.cost for folder in self._runs)
-        done = self._cost_done()
+    def _cost(self) -> int:
+        return sum(folder.run.cost for folder in self._runs)
+
+    def _progress(self) -> str:
+        total, done = self._cost(), self._cost_done()
         ended = sum(folder.has_ended for folder in self._runs)
         spent = time.monotonic() - self._started
         gained = done - self._cost_before
@@ -90,22 +108,32 @@ class SweepDisplay:
         if 0.02 * total < gained and ended < len(self._runs):
             left = timedelta(seconds=round(spent * (total - done) / gained))
             line += f" · about {left} left"
-        bar = ProgressBar(total, done, width=30, complete_style="cyan", finished_style="green")
+        return line
+
+    def _render(self) -> RenderableType:
+        done = self._cost_done()
+        bar = ProgressBar(self._cost(), done, width=30, complete_style="cyan", finished_style="green")
         bottom = Table.grid(padding=(0, 1))
-        bottom.add_row(bar, line)
+        bottom.add_row(bar, self._progress())
         return Group(self._table(), bottom)
 
     def _table(self) -> Table:
         table = Table(title_justify="left", header_style="bold", border_style="dim")
         table.add_column("T x stride", justify="right")
         table.add_column("B", justify="right")
+        table.add_column("clips seen", justify="right")
         for arm, color in self._colors.items():
             table.add_column(arm, justify="right", header_style=f"bold {color}", min_width=12)
         for shape in dict.fromkeys(folder.run.shape for folder in self._runs):
             of_shape = [folder for folder in self._runs if folder.run.shape == shape]
             squares = (_square([of for of in of_shape if of.run.arm == arm]) for arm in self._colors)
-            table.add_row(shape.length(), str(shape.batch_size), *squares)
+            clips = _clips_seen(folder for folder in of_shape if folder.status == "done")
+            table.add_row(shape.length(), str(shape.batch_size), span(clips) if clips else "", *squares)
         return table
+
+
+def _clips_seen(runs: Iterable[RunFolder]) -> set[int]:
+    return {clips for folder in runs if (clips := folder.recorded.get("clips_seen"))}
 
 
 def _square(runs: Sequence[RunFolder]) -> Text:
