@@ -1,4 +1,3 @@
-import fcntl
 import json
 import os
 import signal
@@ -11,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from videonorm.errors import UserError
+from videonorm.files import hold
 from videonorm.sweep import run
 from videonorm.sweep.plan import read_plan
 from videonorm.sweep.results import read_results
@@ -213,14 +213,8 @@ record(**{
 
 
 def test_two_sweeps_do_not_share_a_folder(sweep, stand_in, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write("4711")
-        lock.flush()
-        with pytest.raises(UserError, match=r"out is in use by another sweep \(process 4711\)"):
-            sweep(stand_in("record()"))
+    with hold(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="out is in use by process"):
+        sweep(stand_in("record()"))
     assert {row.status for row in sweep(stand_in("record()")).values()} == {"done"}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 import warnings
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
-from videonorm.files import write
+from videonorm.files import check_writable, write
 from videonorm.interruption import stops
 from videonorm.options import Parser, fraction, positive_integer, seconds, whole_number
 
@@ -119,10 +118,11 @@ def main(argv: list[str]) -> None:
     options = vars(parser.parse_args(argv))
 
     out = options.pop("out")
-    if out is not None and ((out.exists() and not out.is_file()) or not out.parent.is_dir()):
-        raise UserError(f"out ({out}) must be a file in an existing folder")
-    if out is not None and not os.access(out.parent, os.W_OK):
-        raise UserError(f"out ({out}) must be a file that can be written")
+    if out is not None:
+        try:
+            check_writable(out)
+        except OSError as error:
+            raise UserError(f"out ({out}) must be a file that can be written ({error.strerror})") from error
     with stops("no result is kept, and the same command starts from the first video"):
         text = json.dumps(evaluate_artifact(**options), indent=2) + "\n"
     if out is None:

@@ -3,7 +3,6 @@
 The axes are arm x shape x seed. What is given to every run alike is the budget.
 """
 
-import difflib
 import json
 import math
 import re
@@ -18,7 +17,7 @@ import yaml
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from videonorm.errors import UserError
-from videonorm.messages import one_sentence
+from videonorm.messages import did_you_mean, one_sentence
 from videonorm.sweep.shape import Shape
 
 T = TypeVar("T")
@@ -208,8 +207,7 @@ def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     keys = list(kind.__annotations__)
     for key in values:
         if key not in keys:
-            near = difflib.get_close_matches(str(key), keys, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(str(key), keys)
             raise UserError(f"{where} key ({key}) must be one of {', '.join(keys)}{hint}")
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)

@@ -3,20 +3,19 @@
 Called again on the same folder, finished runs are kept and the others go on from their last checkpoint.
 """
 
-import fcntl
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self, TextIO
+from typing import IO, Any, Self
 
 from rich.console import Console
 
 from videonorm import files
 from videonorm.errors import UserError
+from videonorm.files import hold
 from videonorm.sweep.plan import Plan
 from videonorm.sweep.pool import SECONDS_TO_END, LocalPool, environments
 from videonorm.sweep.ray_pool import RayPool
@@ -235,22 +234,15 @@ def _why(folder: RunFolder, how: str, recorded_before: object) -> str:
     return f"{last} ({how})" if last else how
 
 
-def _locked(output: Path) -> TextIO:
+def _locked(output: Path) -> IO[str]:
     """Hold the folder for this sweep until the file is closed.
 
     The runs inherit the lock: should this process be killed outright, the folder stays taken until they end.
     """
-    lock = (output / ".lock").open("a+")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return hold(output / ".lock")
     except BlockingIOError as error:
-        lock.seek(0)
-        holder = lock.read().strip()
-        lock.close()
         raise UserError(
-            f"{output} is in use by another sweep (process {holder}) or by runs that it left going; "
-            "wait for them or give another --output"
+            f"{output} {error.strerror}, another sweep or a run that it left going; "
+            "wait for it or give another --output"
         ) from error
-    lock.truncate(0)
-    print(os.getpid(), file=lock, flush=True)
-    return lock
