@@ -1,7 +1,6 @@
 """What the scripts share at their edge: exit codes, common options, the sentences of what they say."""
 
 import contextlib
-import errno
 import os
 import shutil
 import signal
@@ -20,21 +19,17 @@ Step = TypeVar("Step")
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
-    """Run ``main`` on the command line; what a user can mend is printed as one sentence with exit code 2."""
+    """Run ``main`` on the command line; what is the user's to mend is one sentence with exit code 2."""
     name = os.path.basename(sys.argv[0])
     warnings.formatwarning = lambda message, *_, **__: f"{name}: {message}\n"
     try:
         sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be printed
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        what = error.strerror or type(error).__name__
-        where = "" if error.filename is None else f"{printable(os.fsdecode(error.filename))}: "
-        print(f"{name}: {where}{what}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        reason = _reason(error) if isinstance(error, OSError) else error
+        print(f"{os.path.basename(sys.argv[0])}: {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -93,30 +88,21 @@ def add_max_bad_fraction(work: _ArgumentGroup) -> None:
     )
 
 
-FOLDER, FILE = "a folder that can be written", "a file that can be written"  # what --out must be
-
-
-def check_out(out: Path, must: str) -> None:
-    """Raise UserError for an --out that cannot be written, before work is done that would be lost."""
-    with writing(out, must):
-        if must == FILE and out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        folder = out.absolute() if must == FOLDER else out.absolute().parent
-        there = next(of for of in (folder, *folder.parents) if of.exists())
-        if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(there, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-
 @contextlib.contextmanager
 def writing(out: Path, must: str, option: str = "--out") -> Iterator[None]:
     """An error of writing becomes the user's: ``must`` completes "--out (OUT) must be"."""
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{option} ({printable(out)}) must be {must}: {reason}") from None
+        raise UserError(f"{option} ({printable(out)}) must be {must}: {_reason(error, out)}") from None
+
+
+def _reason(error: OSError, known: Path | None = None) -> str:
+    """What is wrong, and with which file unless that is ``known``."""
+    what = error.strerror or str(error) or type(error).__name__
+    if error.filename is None or os.fsdecode(error.filename) == str(known):
+        return what
+    return f"{printable(os.fsdecode(error.filename))}: {what}"
 
 
 @contextlib.contextmanager

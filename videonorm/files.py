@@ -38,15 +38,32 @@ def new_file(path: str | Path, made_in: Path | None = None) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     with _named(path, made_in):
-        if target.exists() and not target.is_file():  # a device, say: it would be replaced by a file
-            raise OSError(errno.EINVAL, "is no ordinary file", str(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _prepare(target)
         aside = _aside(made_in / target.name if made_in else target)
         try:
             yield aside
             _sync(aside)
             os.replace(aside, target)
             _sync(target.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out whether a file can be written, before the work whose result it is to hold.
+
+    What is there stays as it is. The folder is made if need be.
+
+    Raises:
+        OSError: it cannot; the error names ``path``, or the folder that cannot be made.
+    """
+    target = Path(os.path.realpath(path))
+    with _named(path):
+        _prepare(target)
+        aside = _aside(target)
+        try:
+            aside.write_bytes(b"0")
+            _sync(aside)  # a full disk may only say so now
         finally:
             aside.unlink(missing_ok=True)
 
@@ -95,6 +112,12 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             _sync(target.parent)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _prepare(target: Path) -> None:
+    if target.exists() and not target.is_file():  # a device, say: it would be replaced by a file
+        raise OSError(errno.EINVAL, "is no ordinary file", str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
 
 
 # What a spreadsheet takes for a formula.

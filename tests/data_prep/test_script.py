@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import script
-from script import FILE, FOLDER, check_out, unfinished_folder, writing
+from script import unfinished_folder, writing
 
 from videonorm.errors import UserError
 from videonorm.files import new_file
@@ -31,62 +31,57 @@ def test_what_a_killed_run_was_writing_goes_at_the_next_start_and_what_is_whole_
         assert [path.name for path in folder.iterdir()] == ["part"]
 
 
-def test_what_cannot_be_written_is_one_sentence(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError) as raised, writing(tmp_path / "file", "a folder to write in"):
-        (tmp_path / "file" / "below").mkdir()
-    assert str(raised.value) == f"--out ({tmp_path / 'file'}) must be a folder to write in: Not a directory"
-
-
-@pytest.mark.parametrize("must", [FILE, FOLDER])
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, must, monkeypatch):
-    (tmp_path / "file").touch()
-    for good in (tmp_path / "new", tmp_path / "a" / "b"):
-        check_out(good, must)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    with pytest.raises(UserError, match=rf"--out \(.*file/x\) must be {must}: Not a directory"):
-        check_out(tmp_path / "file" / "x", must)
-    if must == FILE:
-        with pytest.raises(UserError, match=r"must be a file that can be written: Is a directory"):
-            check_out(tmp_path, must)
-    monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(UserError, match=rf"--out \(.*new\) must be {must}: Permission denied"):
-        check_out(tmp_path / "new", must)
-
-
-@pytest.fixture
-def end_of(monkeypatch, capsys):
-    """``end_of(main)`` is the exit code and what is printed to stderr of a script with that main."""
-
-    def run(main):
-        monkeypatch.setattr(sys, "argv", ["/somewhere/verify.py"])
-        monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-        with pytest.raises(SystemExit) as ended:
-            script.run(main)
-        return ended.value.code, capsys.readouterr().err
-
-    return run
+def test_what_cannot_be_written_is_one_sentence_that_names_the_file(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    sentence = f"--out ({file}) must be a folder to write in: "
+    with pytest.raises(UserError) as raised, writing(file, "a folder to write in"):
+        (file / "below").mkdir()
+    assert str(raised.value) == f"{sentence}{file / 'below'}: Not a directory"
+    for error, reason in (
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device", str(file)), "No space left on device"),
+        (OSError("without a number"), "without a number"),
+        (TimeoutError(), "TimeoutError"),
+    ):
+        with pytest.raises(UserError) as raised, writing(file, "a folder to write in"):
+            raise error
+        assert str(raised.value) == sentence + reason
 
 
 @pytest.mark.parametrize(
     "error, sentence",
     [
-        (UserError("--fps (x) must be a number"), "--fps (x) must be a number"),
-        (PermissionError(errno.EACCES, "Permission denied", "/v/\udcff"), "/v/\ufffd: Permission denied"),
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (OSError(), "OSError"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", b"/m/\xff.csv"),
+            "/m/\ufffd.csv: Permission denied",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found"),
+            "No usable temporary directory",
+        ),
+        (UserError("--x (1) must be 2"), "--x (1) must be 2"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(error, sentence, end_of):
-    def main(argv):
+def test_what_nobody_foresaw_of_a_file_is_one_sentence_too(error, sentence, monkeypatch, capsys):
+    def main(arguments):
         raise error
 
-    assert end_of(main) == (2, f"verify.py: {sentence}\n")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/verify.py"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with pytest.raises(SystemExit) as ended:
+        script.run(main)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.startswith(f"verify.py: {sentence}") and printed.count("\n") == 1
 
 
-def test_a_warning_is_one_line(end_of):
-    def main(argv):
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    def main(arguments):
         print(warnings.formatwarning("files left out", UserWarning, "x.py", 3), end="", file=sys.stderr)
         return 1
 
-    assert end_of(main) == (1, "verify.py: files left out\n")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/verify.py"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with pytest.raises(SystemExit) as ended:
+        script.run(main)
+    assert (ended.value.code, capsys.readouterr().err) == (1, "verify.py: files left out\n")

@@ -73,15 +73,19 @@ def test_only_the_stretch_of_a_row_counts(folder, tmp_path):
     assert "has no frame between" in rows[0]["reason"] and "cannot be found" in rows[1]["reason"]
 
 
-def test_an_out_that_cannot_be_written_is_refused_before_the_videos_are_opened(folder, monkeypatch):
-    monkeypatch.delattr(verify, "run_all")
-    with pytest.raises(UserError, match=r"--out \(.*\) must be a file that can be written: Is a directory"):
-        run(folder, folder)
-
-
 def test_a_decoder_that_is_not_there(folder, tmp_path, monkeypatch):
     from videonorm.data import decoding
 
     monkeypatch.setattr(decoding, "_problem", lambda decoder: "it is not installed")
     with pytest.raises(UserError, match=r"decoder \(decord\) must be installed"):
         run(tmp_path / "bad.csv", folder, "--decoder", "decord")
+
+
+def test_the_place_of_the_result_is_tested_first(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify, "run_all", None)
+    file = tmp_path / "file"
+    file.touch()
+    for out, reason in ((file / "bad.csv", f"{file}: File exists"), (tmp_path, "is no ordinary file")):
+        with pytest.raises(UserError) as error:
+            run(out, folder)
+        assert str(error.value) == f"--out ({out}) must be a file that can be written: {reason}"
