@@ -17,9 +17,10 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from script import FOLDER, add_out_folder, add_work, check_out, help_of, run, writing
+from script import add_out_folder, add_work, help_of, run, writing
 
 from videonorm.errors import UserError
+from videonorm.files import check_writable
 from videonorm.options import Parser
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ LAYOUTS = {
     "ssv2": "Something-Something v2: labels.json, {train,validation,test}.json",
     "diving48": "Diving48: Diving48_V2_{train,test}.json, Diving48_vocab.json",
 }
+WRITABLE = "a folder that can be written"
 SPLITS: "tuple[Split, ...]" = ("train", "val", "test")
 
 
@@ -104,7 +106,6 @@ def main(argv: list[str]) -> int:
     _check_folder("--videos", options.videos)
     if options.out.exists():
         _check_folder("--out", options.out)
-    check_out(options.out, FOLDER)
     replacement = None
     if options.layout == "kinetics":
         replacement = options.replacement
@@ -129,8 +130,10 @@ def main(argv: list[str]) -> int:
             f"--videos ({videos.root}) must hold the videos of the lists: "
             f"none of {len(listing.videos)} is there, such as {listing.videos[0].name}"
         )
+    with writing(options.out, WRITABLE):
+        check_writable(options.out / "problems.csv")
     usable, unreadable = usable_of(matches, replacements, options)
-    with writing(options.out, FOLDER):
+    with writing(options.out, WRITABLE):
         write_all(listing, usable, problems + unreadable, options.out)
     show(listing, usable, problems + unreadable, options.out)
     return 0

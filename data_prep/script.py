@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from videonorm.errors import UserError
-from videonorm.files import check_writable
 from videonorm.machine import available_cores
 from videonorm.messages import of_file
 from videonorm.options import Parser, fraction, positive_integer, seconds
@@ -21,19 +20,17 @@ Step = TypeVar("Step")
 
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
-    """Run ``main`` on the command line; what a user can mend is printed as one sentence with exit code 2."""
+    """Run ``main`` on the command line; what is the user's to mend is one sentence with exit code 2."""
     name = os.path.basename(sys.argv[0])
     warnings.formatwarning = lambda message, *_, **__: f"{name}: {message}\n"
     try:
         sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be printed
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        print(f"{name}: {printable(of_file(error))}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        reason = printable(of_file(error)) if isinstance(error, OSError) else error
+        print(f"{name}: {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -90,15 +87,6 @@ def add_max_bad_fraction(work: _ArgumentGroup) -> None:
         metavar="X",
         help="share of the videos that may be bad (default: 0.05)",
     )
-
-
-FOLDER, FILE = "a folder that can be written", "a file that can be written"  # what --out must be
-
-
-def check_out(out: Path, must: str) -> None:
-    """Raise UserError for an --out that cannot be written, before work is done that would be lost."""
-    with writing(out, must):
-        check_writable(out if must == FILE else out / "manifest.csv")
 
 
 @contextlib.contextmanager

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from script import FILE, add_work, check_out, manifests_parser, printable, run, writing
+from script import add_work, manifests_parser, printable, run, writing
 from workers import Failed, run_all
 
 from videonorm.errors import UserError
-from videonorm.files import new_file
+from videonorm.files import check_writable, new_file
 from videonorm.options import Parser
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "videonorm",
 }
 DRAWN = ("duration_seconds", "fps", "width", "height")  # columns of a manifest
+WRITABLE = "a file that can be written"
 NAMED = 24  # classes that have room for their names
 SIZES = 8  # picture sizes told apart
 
@@ -88,11 +89,12 @@ def main(argv: list[str]) -> int:
 
     from rows import read_all
 
-    check_out(options.out, FILE)
+    with writing(options.out, WRITABLE):
+        check_writable(options.out)
     videos = _videos(read_all(options.manifests, options.root), options)
     figure = draw(videos)
     metadata = {"Date": None} if suffix == ".svg" else None  # the same picture is the same file
-    with writing(options.out, FILE), new_file(options.out) as aside:
+    with writing(options.out, WRITABLE), new_file(options.out) as aside:
         figure.savefig(aside, format=suffix[1:], dpi=150, metadata=metadata)
     print(f"{headline(videos)}: {printable(options.out)}")
     return 0

@@ -13,9 +13,10 @@ exit codes: 0 good enough; 1 more than --max_bad_fraction are bad; 2 an argument
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from script import FILE, add_max_bad_fraction, add_work, check_out, manifests_parser, run, writing
+from script import add_max_bad_fraction, add_work, manifests_parser, run, writing
 from workers import Failed, run_all
 
+from videonorm.files import check_writable
 from videonorm.options import Parser
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from videonorm.data import Decoder
 
 AT_A_TIME = 2048  # frames in memory under --full, of at most about 2 KiB each
+WRITABLE = "a file that can be written"
 SMALL = 16  # short side that --full scales to: every frame is decoded, few bytes are kept
 
 
@@ -66,17 +68,18 @@ def main(argv: list[str]) -> int:
     from videonorm.data import check_decoder
 
     check_decoder(options.decoder)
-    check_out(options.out, FILE)
     rows_of: dict[Check, list[Row]] = {}  # val and test may share a video
     for row in read_all(options.manifests, options.root):
         check = Check(row.path, row.start_seconds, row.end_seconds, options.decoder, options.full)
         rows_of.setdefault(check, []).append(row)
     checks = list(rows_of)
+    with writing(options.out, WRITABLE):
+        check_writable(options.out)
     bad = BadRows()
     for number, result in run_all(verify, checks, "Verifying", options):
         if isinstance(result, Failed) and bad.add(rows_of[checks[number]], result.reason):
             say_bad(checks[number].path, result.reason)
-    with writing(options.out, FILE):
+    with writing(options.out, WRITABLE):
         return bad.write(options.out, len(checks), options.max_bad_fraction)
 
 

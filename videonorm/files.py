@@ -94,6 +94,31 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     write(path, json.dumps(_finite(content), indent=2) + "\n")
 
 
+# What a spreadsheet takes for a formula.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def to_cell(text: str) -> str:
+    """Text for a CSV file that a spreadsheet may open: what it would compute gets an apostrophe before it.
+
+    So does what has one already, so that ``from_cell`` gives each text back. Numbers stay as they are.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def from_cell(text: str) -> str:
+    """The text that ``to_cell`` made a cell of."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """A folder beside ``path`` to write into, which takes its name at the end and vanishes on an error.
@@ -121,31 +146,6 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 def _check_ordinary(target: Path, path: str | Path) -> None:
     if target.exists() and not target.is_file():  # a device, say: it would be replaced by a file
         raise OSError(errno.EINVAL, "is no ordinary file", str(path))
-
-
-# What a spreadsheet takes for a formula.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-
-def to_cell(text: str) -> str:
-    """Text for a CSV file that a spreadsheet may open: what it would compute gets an apostrophe before it.
-
-    So does what has one already, so that ``from_cell`` gives each text back. Numbers stay as they are.
-    """
-    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
-
-
-def from_cell(text: str) -> str:
-    """The text that ``to_cell`` made a cell of."""
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def hold(path: str | Path) -> IO[str]:

@@ -222,7 +222,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_videos_are_opened(p
     put("videos/walk/a.mp4")
     Path("file").touch()
     monkeypatch.delattr("usable.run_all")
-    with pytest.raises(UserError, match=r"--out \(file/x\) must be a folder that can be written: Not a"):
+    with pytest.raises(UserError, match=r"--out \(file/x\) must be a folder that can be written: "):
         run("folders", "--out", "file/x", probe=True)
 
 

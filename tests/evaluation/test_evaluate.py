@@ -229,7 +229,9 @@ def test_a_result_that_cannot_be_written_is_printed(
     assert json.loads(capsys.readouterr().out) == {"top1": 0.5}
 
 
-def test_a_place_that_cannot_be_made_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_cannot_be_made_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from videonorm.evaluation import evaluate
 
     monkeypatch.setattr(evaluate, "evaluate_artifact", None)

@@ -251,7 +251,7 @@ def test_runs_outlive_a_killed_sweep_and_keep_the_folder(sweep, stand_in, sweep_
     process = start_sweeper(sweep_file, out, stand_in)
     process.kill()
     process.wait()
-    with pytest.raises(UserError, match="or by runs that it left going"):
+    with pytest.raises(UserError, match="or a run that it left going"):
         sweep(stand_in("record()"))
     (out / "go").touch()
     until(
