@@ -153,7 +153,7 @@ def test_compile(alone, grouped):
     compiled = torch.compile(grouped, backend="aot_eager", fullgraph=True)
     for ours, theirs in zip(outputs(grouped, compiled), outputs(alone), strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert all(conv.weight_at_hand is None for conv in convolutions(grouped))
+    assert not any(conv._weights_at_hand for conv in convolutions(grouped))
 
 
 def test_export(grouped):
@@ -200,7 +200,7 @@ def convolutions(model):
 def test_an_error_leaves_no_weights_behind(grouped):
     with pytest.raises(RuntimeError):
         grouped.stages[0](CLIPS)  # 3 channels for 4
-    assert all(conv.weight_at_hand is None for conv in convolutions(grouped))
+    assert not any(conv._weights_at_hand for conv in convolutions(grouped))
 
 
 def test_a_convolution_outside_its_group_is_alone(alone, grouped):
@@ -230,7 +230,7 @@ def test_effective_weight_is_computed_alone(grouped):
     weights = []
     conv = grouped.stages[0][0]
     conv.register_forward_hook(
-        lambda *_: weights.extend([conv.effective_weight(), conv.weight_at_hand.weight])
+        lambda *_: weights.extend([conv.effective_weight(), conv.weight_at_hand(torch.float32)])
     )
     grouped(CLIPS)
     assert torch.equal(*weights) and weights[0] is not weights[1]

@@ -2,7 +2,7 @@
 
 Where a kernel is longer than what it is laid over (3 frames over 2, 3 pixels over 1, with zeros around them),
 oneDNN's weight gradient in bf16 reads memory that nothing wrote, and writes beyond its own; from 5 taps on it
-can do so in fp32 too (torch 2.11 to 2.14, on a processor with AVX-512). y and grad_x are right, and so is that
+can do so in fp32 too (torch 2.11 to 2.14, on a processor with AVX-512). y and grad_x are right; so is that
 gradient if the zeros stand in memory. So they are put there, for that gradient alone.
 
 A model may hold any torch.nn.Conv3d. Therefore torch's own operator has this kernel for CPU tensors, from the
