@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from videonorm.layers.leaf import is_traced
 from videonorm.layers.reparametrized_conv import autocast_dtype
 from videonorm.layers.ws_conv import StandardizedConv3d
 from videonorm.ops.weight_standardize import weight_standardize_layers
@@ -47,7 +48,9 @@ def _convolutions(group: nn.Module) -> Iterator[StandardizedConv3d]:
 
 
 # The hooks look for the convolutions anew, which may have been copied, swapped or cast since.
-def _standardize(group: nn.Module, _arguments: tuple[Any, ...]) -> None:
+def _standardize(group: nn.Module, arguments: tuple[Any, ...]) -> None:
+    if is_traced(*arguments):
+        return  # a graph that torch.fx traces has no groups: each convolution is a node of its own
     alike: dict[Hashable, list[StandardizedConv3d]] = defaultdict(list)
     for conv in filter(_has_its_weight, _convolutions(group)):
         alike[_kind(conv)].append(conv)

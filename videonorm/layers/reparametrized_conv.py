@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from videonorm.layers.leaf import is_traced, leaf
 from videonorm.layers.saved_tensor_hooks import innermost_hooks
 
 
@@ -36,6 +37,8 @@ class ReparametrizedConv3d(nn.Conv3d):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_traced(x):
+            return leaf(self, x)
         dtype = autocast_dtype(x.device)
         weight = self.weight_at_hand(dtype)
         if weight is None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from videonorm.kernels import group_norm as kernels
-from videonorm.ops.registration import refuse, register
+from videonorm.ops.registration import needs_reference, refuse, register
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -45,7 +45,8 @@ def group_norm(
         relu: apply ReLU at the end.
 
     Returns:
-        y with the shape, dtype and memory format of x. Differentiable once.
+        y with the shape, dtype and memory format of x. Differentiable once; within torch.func's transforms
+        and in forward mode, where the reference runs, any number of times.
     """
     return group_norm_and_statistics(x, weight, bias, num_groups, eps, residual, relu)[0]
 
@@ -66,7 +67,8 @@ def group_norm_and_statistics(
     _check(x, weight, bias, num_groups, residual)
     if residual is not None:
         residual = residual.type_as(x)  # `to` would write the dtype met in tracing into an exported program
-    y, mean, rstd = torch.ops.videonorm.group_norm(x, weight, bias, residual, num_groups, eps, relu)
+    operator = group_norm_reference if needs_reference() else torch.ops.videonorm.group_norm
+    y, mean, rstd = operator(x, weight, bias, residual, num_groups, eps, relu)
     return y, mean, rstd
 
 

@@ -101,6 +101,16 @@ def register(
     DECOMPOSITIONS[getattr(torch.ops.videonorm, name).default] = reference
 
 
+def needs_reference() -> bool:
+    """Whether derivatives are asked for that the operators do not have: by torch.func or forward-mode AD.
+
+    torch.func's transforms (vmap, grad, jvp, ...) and dual levels take the references, which have them all.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
 def refuse(message: str) -> Callable[..., Any]:
     """The `backward` of an operator that has none."""
 
