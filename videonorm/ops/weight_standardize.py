@@ -165,7 +165,10 @@ def weight_standardize_reference(
         w = weight.to(_compute_dtype(weight))
         # Not torch.var_mean, which walks the filters number by number on a CPU.
         mean = w.mean(_filter(w), keepdim=True)
-        centered = w - mean
+        # Twice: what the rounding of the mean leaves is as large as all of a filter that is constant.
+        rest = (w - mean).mean(_filter(w), keepdim=True)
+        centered = w - mean - rest
+        mean = mean + rest
         var = centered.square().mean(_filter(w), keepdim=True)
         if unbiased:
             var = var * (fan_in(weight) / (fan_in(weight) - 1))
@@ -209,6 +212,7 @@ def _backward_reference(
         w, grad = weight.to(mean.dtype), grad_w_hats[index].to(mean.dtype)
         v = _per_filter(var_of_layer, w)
         centered = w - _per_filter(mean_of_layer, w)
+        centered -= centered.mean(_filter(w), keepdim=True)
         projection = (grad * (centered if center else w)).sum(_filter(w), keepdim=True)
         r = _inverse_std(v, eps[index], eps_placement) if scale else torch.ones_like(v)
         factor = torch.full_like(v, multipliers[index])
