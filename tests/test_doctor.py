@@ -13,6 +13,7 @@ from videonorm import doctor, kernels
 from videonorm.data import available_decoders
 from videonorm.kernels import compiler
 from videonorm.kernels.unit import KernelError, Unit
+from videonorm.ops import convolution_backward
 
 TINY = """
 extern "C" __global__ void reverse(float* x) {
@@ -70,6 +71,23 @@ def test_operators_are_those_of_the_dispatcher() -> None:
         assert cpu == "cpu: PyTorch operations"
         assert cuda.startswith("cuda: PyTorch" if "why" in rows else "cuda: compiled CUDA C++ kernels")
         assert ("no GPU" in cuda) == (not torch.cuda.is_available())
+
+
+@pytest.mark.parametrize(
+    "found, rows",
+    [
+        ((True, True), ["right", "right"]),
+        ((False, True), ["wrong where a kernel is longer than the clip", "right"]),
+        (
+            (False, False),
+            ["wrong where a kernel is longer than the clip", "wrong: train in 32-true on this CPU"],
+        ),
+    ],
+)
+def test_gradients_of_convolutions(monkeypatch: pytest.MonkeyPatch, found, rows) -> None:
+    assert dict(doctor.convolutions())["as used"] == "right"
+    monkeypatch.setattr(convolution_backward, "probe", lambda: found)
+    assert list(dict(doctor.convolutions()).values()) == rows
 
 
 def test_operators_without_kernels_say_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
         ("Packages", packages()),
         ("Video decoders", decoders()),
         ("Operators", operators()),
+        ("Gradients of convolutions in bf16 on the CPU", convolutions()),
     ):
         console.print(_table(title, rows))
     for table in kernels(console):
@@ -133,6 +134,15 @@ def operators() -> Iterator[Row]:
         yield name.removeprefix("videonorm::"), "cpu: {CPU}\ncuda: {CUDA}".format(**implementations)
     if problem is not None:
         yield "why", problem
+
+
+def convolutions() -> Iterator[Row]:
+    """Whether torch's own weight gradient over few frames is right here, and whether ours is."""
+    from videonorm.ops.convolution_backward import probe
+
+    right, right_with_zeros = probe()
+    yield "torch's own", "right" if right else "wrong where a kernel is longer than the clip"
+    yield "as used", "right" if right_with_zeros else "wrong: train in 32-true on this CPU"
 
 
 def kernels(console: Console) -> Iterator[Table]:

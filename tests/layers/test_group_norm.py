@@ -1,12 +1,20 @@
 import copy
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from videonorm.layers import BatchNorm3d, GroupNorm3d, InstanceNorm3d, LayerNorm3d, WSConv3d
+from videonorm.layers import (
+    BatchNorm3d,
+    GroupNorm3d,
+    InstanceNorm3d,
+    LayerNorm3d,
+    WSConv3d,
+    recompute_norms,
+)
 from videonorm.layers.group_norm import _warn_once
 
 
@@ -120,3 +128,15 @@ def test_accumulation_over_micro_batches(norm, equal):
     whole, parts = (torch.cat([g.flatten() for g in gradients(model, clips, size)]) for size in (8, 1))
     difference = (whole - parts).norm() / whole.norm()
     assert difference < 1e-12 if equal else difference > 0.05
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_no_clips(recompute):
+    """As torch.nn.GroupNorm: y is empty too, and the gradients of the parameters are 0."""
+    norm = GroupNorm3d(8, num_groups=4, activation="relu")
+    model = torch.nn.Sequential(torch.nn.Conv3d(8, 8, 1), norm, torch.nn.Conv3d(8, 8, 1))
+    with recompute_norms() if recompute else nullcontext():
+        y = model(torch.zeros(0, 8, 2, 4, 4))
+    y.sum().backward()
+    assert y.shape == (0, 8, 2, 4, 4)
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())

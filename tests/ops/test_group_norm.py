@@ -125,6 +125,31 @@ def test_dtype_and_memory_format_are_kept(dtype, memory_format):
         assert tensor.is_contiguous(memory_format=memory_format) and tensor.stride() == x.stride()
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_clips_are_as_torchs(dtype, with_residual, relu):
+    x, weight, bias, residual, _ = make_inputs((2, 8, 2, 3, 3), dtype=dtype)
+    leaves = [
+        t.requires_grad_() for t in (x[:0].detach(), weight.float(), bias.float(), residual[:0].detach())
+    ]
+    leaves = leaves[: 3 + with_residual]
+    y = group_norm(*leaves[:3], 4, 1e-5, leaves[3] if with_residual else None, relu)
+    grads = torch.autograd.grad(y.sum(), leaves)
+    assert (y.shape, y.dtype) == (x[:0].shape, dtype)
+    assert [g.shape for g in grads] == [t.shape for t in leaves]
+    assert not any(g.any() for g in grads)  # of the parameters: zeros
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 100.1])
+def test_a_constant_group(value):
+    """The reference gives 0; on the CPU, at most what torch's own layer gives."""
+    x = torch.full((2, 8, 3, 5, 5), value)
+    assert group_norm_reference(x, None, None, None, 2, 1e-5, False)[0].abs().max() <= 1e-6
+    torchs = F.group_norm(x, 2, torch.ones(8), torch.zeros(8))
+    assert group_norm(x, None, None, 2).abs().max() <= torchs.abs().max() + 1e-6
+
+
 def test_strided_input():
     x, weight, bias, residual, grad_y = make_inputs((4, 8, 4, 6, 6))
     views = [t[::2, :, 1:, ::2].requires_grad_() for t in (x, residual)]
@@ -256,7 +281,10 @@ X = torch.zeros(2, 48, 1, 2, 2)
             (X.to(torch.float8_e4m3fn), None, None, 1),
             r"x \(torch.float8_e4m3fn\) must have one of the dtypes",
         ),
-        ((X[:0], None, None, 1), r"x \(shape \(0, 48, 1, 2, 2\)\) must not be empty"),
+        (
+            (X[:, :, :0], None, None, 1),
+            r"x \(shape \(2, 48, 0, 2, 2\)\) must not be empty, but for the number",
+        ),
         ((X, None, None, 32), r"num_groups \(32\) must divide num_channels \(48\)"),
         ((X, None, None, 0), r"num_groups \(0\) must divide num_channels \(48\)"),
         ((X, X[0, :6, 0, 0, 0], None, 1), r"weight \(shape \(6,\)\) must have the shape \(48,\)"),

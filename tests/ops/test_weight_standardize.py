@@ -140,6 +140,37 @@ def test_a_constant_filter_has_finite_gradients(options):
     assert w_hat.isfinite().all() and weight.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, 100.1])
+def test_a_constant_filter_is_standardized_to_0(value):
+    for shape in ((4, 3, 1, 1, 1), (4, 64, 3, 3, 3), (4, 7, 3, 3, 3)):
+        assert weight_standardize(torch.full(shape, value)).abs().max() <= 1e-7
+
+
+@pytest.mark.parametrize("mean", [1.0, 10.0, 100.0, 1000.0])
+def test_far_off_centre(mean):
+    """The error, forward and backward, is at most that of a formula by var_mean, from mean / std = 10 on."""
+    weight, gain, grad = make_inputs((8, 64, 3, 3, 3), torch.float32, mean=mean)
+
+    def by_var_mean(w, g):
+        var, center = torch.var_mean(w, (1, 2, 3, 4), correction=0, keepdim=True)
+        return (w - center) * (torch.rsqrt(var + 1e-10) * g.view(-1, 1, 1, 1, 1))
+
+    def run(function, to):
+        leaves = [t.to(to).requires_grad_() for t in (weight, gain)]
+        w_hat = function(*leaves)
+        return [w_hat, *torch.autograd.grad(w_hat, leaves, grad.to(to))]
+
+    results = zip(
+        run(weight_standardize, torch.float32),
+        run(by_var_mean, torch.float32),
+        run(by_var_mean, torch.float64),
+        strict=True,
+    )
+    for got, base, exact in results:
+        error, allowed = ((t - exact).abs().max() for t in (got, base))
+        assert error <= 1.2 * allowed + 1e-6 * exact.abs().max()
+
+
 def test_double_backward_is_refused():
     weight = make_inputs()[0].requires_grad_()
     (grad,) = torch.autograd.grad(weight_standardize(weight).pow(3).sum(), weight, create_graph=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.layers.batch_norm import BatchNorm3d, batch_norm, statistics_dtype
+from videonorm.layers.leaf import is_traced, leaf
 from videonorm.layers.norm import Activation, Norm
 from videonorm.ops.group_norm import group_norm
 
@@ -78,6 +79,8 @@ class BatchChannelNorm3d(Norm):
         self.bias = nn.Parameter(torch.zeros(num_groups))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if is_traced(x):
+            return leaf(self, x, residual)
         z = self.batch_norm(x)
         channels_per_group = self.num_channels // self.num_groups
         weight = self.weight.repeat_interleave(channels_per_group)

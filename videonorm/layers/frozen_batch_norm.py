@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from videonorm.layers.batch_norm import batch_norm, statistics_dtype
 from videonorm.layers.norm import Activation, Norm
+from videonorm.ops.registration import needs_reference
 
 
 class FrozenBatchNorm3d(Norm):
@@ -51,7 +52,7 @@ class FrozenBatchNorm3d(Norm):
         self.register_buffer("num_batches_tracked", torch.tensor(0))  # only for the checkpoint's key
 
     def normalize(self, x: Tensor) -> Tensor:
-        apply = batch_norm if self.train_affine else _FixedAffine.apply
+        apply = batch_norm if self.train_affine or needs_reference() else _FixedAffine.apply
         y: Tensor = apply(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
         return y
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from videonorm.layers.leaf import is_traced, leaf
 from videonorm.layers.norm import Activation, Norm
 from videonorm.layers.recomputation import offer_recipe
 from videonorm.ops.group_norm import group_norm_and_statistics
@@ -72,6 +73,8 @@ class GroupNorm3d(Norm):
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if is_traced(x):
+            return leaf(self, x, residual)
         num_groups, eps, relu = self.num_groups, self.eps, self.activation == "relu"
         y, mean, rstd = group_norm_and_statistics(x, self.weight, self.bias, num_groups, eps, residual, relu)
         if residual is None:

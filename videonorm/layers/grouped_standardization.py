@@ -6,9 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from videonorm.layers.reparametrized_conv import WeightAtHand, autocast_dtype, place
+from videonorm.layers.leaf import is_traced
+from videonorm.layers.reparametrized_conv import autocast_dtype
 from videonorm.layers.ws_conv import StandardizedConv3d
 from videonorm.ops.weight_standardize import weight_standardize_layers
+
+STORED_DIMENSIONS = 5  # (C_out, C_in / groups, k_T, k_H, k_W)
 
 
 def group_weight_standardization(model: nn.Module) -> None:
@@ -19,8 +22,10 @@ def group_weight_standardization(model: nn.Module) -> None:
     gradients of a stage are on their way before those of the stage before it are computed. Outputs and
     gradients are the same to the bit as without.
 
-    A convolution standardizes its own weight where it is called without the forward of its group, under
-    another autocast than it, or in an activation checkpoint within it: checkpoint whole groups to have both.
+    A convolution standardizes its own weight wherever that of its group is not what it would compute itself:
+    where it is called without the forward of its group, under another autocast or grad mode than it, or in an
+    activation checkpoint within it (checkpoint whole groups to have both); and where its weight is made or
+    changed after the forward of its group began, by hooks, a parametrization, or FSDP around it.
 
     Calling this again groups what has come in since. ResNet3d and VGG3d are born grouped.
     """
@@ -43,9 +48,11 @@ def _convolutions(group: nn.Module) -> Iterator[StandardizedConv3d]:
 
 
 # The hooks look for the convolutions anew, which may have been copied, swapped or cast since.
-def _standardize(group: nn.Module, _arguments: tuple[Any, ...]) -> None:
+def _standardize(group: nn.Module, arguments: tuple[Any, ...]) -> None:
+    if is_traced(*arguments):
+        return  # a graph that torch.fx traces has no groups: each convolution is a node of its own
     alike: dict[Hashable, list[StandardizedConv3d]] = defaultdict(list)
-    for conv in _convolutions(group):
+    for conv in filter(_has_its_weight, _convolutions(group)):
         alike[_kind(conv)].append(conv)
     for convs in alike.values():
         w_hats = weight_standardize_layers(
@@ -55,7 +62,23 @@ def _standardize(group: nn.Module, _arguments: tuple[Any, ...]) -> None:
             autocast_dtype(convs[0].weight.device),
         )
         for conv, w_hat in zip(convs, w_hats, strict=True):
-            conv.weight_at_hand = WeightAtHand(w_hat, place())
+            conv.keep_at_hand(w_hat)
+
+
+def _has_its_weight(conv: StandardizedConv3d) -> bool:
+    """Whether the weight is there already and is whole.
+
+    Hooks and parametrizations (pruning, spectral norm) make it when the convolution is called; where FSDP
+    wraps parts of a group, it is a shard until then.
+    """
+    weight = conv._parameters.get("weight")
+    return (
+        weight is not None
+        and weight.dim() == STORED_DIMENSIONS
+        and not hasattr(weight, "device_mesh")
+        and type(conv).effective_weight is StandardizedConv3d.effective_weight
+        and ("gain" in conv._parameters or conv.gain is None)
+    )
 
 
 def _kind(conv: StandardizedConv3d) -> Hashable:
@@ -68,4 +91,4 @@ def _kind(conv: StandardizedConv3d) -> Hashable:
 
 def _forget(group: nn.Module, _arguments: tuple[Any, ...], _output: Any) -> None:
     for conv in _convolutions(group):
-        conv.weight_at_hand = None
+        conv.forget()

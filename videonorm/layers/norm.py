@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from videonorm.layers.leaf import is_traced, leaf
+
 Activation = Literal["relu"]
 
 
@@ -44,6 +46,8 @@ class Norm(nn.Module):
         self._activation: Activation | None = activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if is_traced(x):
+            return leaf(self, x, residual)
         y = self.normalize(x)
         if residual is not None:
             y = (y + residual).type_as(

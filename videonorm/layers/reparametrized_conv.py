@@ -1,24 +1,32 @@
 """The base of convolutions whose filters are a function of the stored weight."""
 
-from typing import NamedTuple
+import operator
+import threading
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from videonorm.layers.leaf import is_traced, leaf
 from videonorm.layers.saved_tensor_hooks import innermost_hooks
 
 
 class WeightAtHand(NamedTuple):
-    """An effective weight that was computed for the forward that runs now, and where: see `place`."""
+    """An effective weight that was computed for the forward that runs now."""
 
     weight: Tensor
-    place: object
+    sources: tuple[Tensor | None, ...]
+    """The tensors that it is made of."""
+    circumstances: tuple[object, ...]
+    """What else must be as it was: see `circumstances`."""
 
 
 class ReparametrizedConv3d(nn.Conv3d):
     """Conv3d that convolves with ``effective_weight()`` in place of ``weight``. Arguments as in nn.Conv3d."""
 
-    weight_at_hand: WeightAtHand | None = None
+    def __init__(self, *conv_args: Any, **conv_kwargs: Any) -> None:
+        super().__init__(*conv_args, **conv_kwargs)
+        self._weights_at_hand: dict[object, WeightAtHand] = {}  # by thread
 
     def effective_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """The weight that the convolution uses: an nn.Conv3d with it (and this bias) computes the same.
@@ -29,14 +37,38 @@ class ReparametrizedConv3d(nn.Conv3d):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = autocast_dtype(x.device) or self.weight.dtype
-        at_hand = self.weight_at_hand
-        if at_hand is not None and at_hand.weight.dtype == dtype and at_hand.place == place():
-            weight = at_hand.weight
-        else:
+        if is_traced(x):
+            return leaf(self, x)
+        dtype = autocast_dtype(x.device)
+        weight = self.weight_at_hand(dtype)
+        if weight is None:
             weight = self.effective_weight(dtype)
         y: Tensor = self._conv_forward(x, weight, self.bias)
         return y
+
+    def keep_at_hand(self, weight: Tensor) -> None:
+        """Offer this thread's next forward the effective weight, until `forget`."""
+        sources = self._sources()
+        self._weights_at_hand[_thread()] = WeightAtHand(weight, sources, circumstances(sources))
+
+    def weight_at_hand(self, dtype: torch.dtype | None = None) -> Tensor | None:
+        """What is kept at hand, if it is what ``effective_weight(dtype)`` would be here and now."""
+        at_hand = self._weights_at_hand.get(_thread())
+        if at_hand is None or at_hand.weight.dtype != (dtype or self.weight.dtype):
+            return None
+        sources = self._sources()
+        same = all(map(operator.is_, at_hand.sources, sources))
+        return at_hand.weight if same and at_hand.circumstances == circumstances(sources) else None
+
+    def forget(self) -> None:
+        self._weights_at_hand.pop(_thread(), None)
+
+    def _sources(self) -> tuple[Tensor | None, ...]:
+        return self.weight, getattr(self, "gain", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, which another thread may make at any time, is in no forward.
+        return {**super().__getstate__(), "_weights_at_hand": {}}  # type: ignore[no-untyped-call]
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -46,11 +78,20 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return None
 
 
-def place() -> object:
-    """What tells the inside of an activation checkpoint from its outside: the saved-tensor hooks in force.
+def circumstances(sources: tuple[Tensor | None, ...]) -> tuple[object, ...]:
+    """What a tensor that is made of `sources` depends on besides: grad mode, place, and what they hold.
 
-    What a checkpoint computes in backward, when no group runs, it must have computed in forward too.
+    The saved-tensor hooks in force tell the inside of an activation checkpoint from its outside: what a
+    checkpoint computes in backward, when no group runs, it must have computed in forward too.
     """
-    if torch.compiler.is_compiling():  # it knows checkpoints as such
-        return None
-    return innermost_hooks()
+    tensors = [source for source in sources if source is not None]
+    common = torch.is_grad_enabled(), *(tensor.requires_grad for tensor in tensors)
+    if torch.compiler.is_compiling():  # it knows checkpoints and changes in place as such
+        return common
+    # A tensor of inference mode counts no versions.
+    versions = [None if tensor.is_inference() else tensor._version for tensor in tensors]
+    return *common, torch.is_inference_mode_enabled(), innermost_hooks(), *versions
+
+
+def _thread() -> object:
+    return None if torch.compiler.is_compiling() else threading.get_ident()

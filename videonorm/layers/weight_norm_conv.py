@@ -26,14 +26,16 @@ class WeightNormConv3d(ReparametrizedConv3d):
     def reset_gain(self) -> None:
         """Make ``effective_weight()`` equal ``weight``."""
         with torch.no_grad():
-            self.gain.copy_(self._lengths().flatten())
+            self.gain.copy_(_lengths(self.weight).flatten())
 
     def effective_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        lengths = self._lengths()
-        w_hat = self.weight * (self.gain.to(lengths.dtype).view_as(lengths) / lengths)
-        return w_hat.to(dtype or self.weight.dtype)
+        weight = self.weight  # once: one that is parametrized is computed whenever it is asked for
+        lengths = _lengths(weight)
+        w_hat = weight * (self.gain.to(lengths.dtype).view_as(lengths) / lengths)
+        return w_hat.to(dtype or weight.dtype)
 
-    def _lengths(self) -> Tensor:
-        weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
-        lengths: Tensor = torch.linalg.vector_norm(weight, dim=(1, 2, 3, 4), keepdim=True)
-        return lengths
+
+def _lengths(weight: Tensor) -> Tensor:
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    lengths: Tensor = torch.linalg.vector_norm(wide, dim=(1, 2, 3, 4), keepdim=True)
+    return lengths

@@ -1,5 +1,6 @@
 """Convolutions with weight standardization, and its two halves for ablation."""
 
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -108,7 +109,8 @@ class WSConv3d(StandardizedConv3d):
 
     @property
     def formula(self) -> Formula:
-        v, n = VARIANTS[self.variant], fan_in(self.weight)
+        # Not of the weight: one that is parametrized is computed whenever it is asked for.
+        v, n = VARIANTS[self.variant], self.in_channels // self.groups * math.prod(self.kernel_size)
         return Formula(
             unbiased=v.unbiased,
             eps_placement=v.eps_placement,

@@ -119,7 +119,7 @@ class ResNet3d(nn.Module):
         norm_placement: "last_only" has a single norm, after the last block (Bjorck et al., arXiv:1806.02375),
             and biases in all convolutions.
         recompute_norms: keep fewer bytes for backward, at the price of making them again there: see
-            `videonorm.layers.recompute_norms`.
+            `videonorm.layers.recompute_norms`. A graph of torch.fx has not got it: call that in the context.
 
     Attributes:
         head: the classifier, an nn.Linear.

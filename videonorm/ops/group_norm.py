@@ -13,13 +13,14 @@ Shapes: x, y, residual (B, C, ...) with C channels in G groups; weight, bias (C,
 CPU tensors go to torch's native kernels, as contiguous memory; CUDA tensors to `videonorm.kernels`.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from videonorm.kernels import group_norm as kernels
-from videonorm.ops.registration import refuse, register
+from videonorm.ops.registration import needs_reference, refuse, register
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -36,7 +37,7 @@ def group_norm(
     """Normalize x over the C / G channels of a group and all of T, H, W; add the residual; rectify.
 
     Args:
-        x: (B, C, T, H, W), or any (B, C, ...), in fp32, fp16, bf16 or fp64.
+        x: (B, C, T, H, W), or any (B, C, ...), B being 0 or more, in fp32, fp16, bf16 or fp64.
         weight: (C,), in fp32 or the dtype of x; None for 1.
         bias: likewise; None for 0.
         num_groups: G, a divisor of C.
@@ -45,7 +46,8 @@ def group_norm(
         relu: apply ReLU at the end.
 
     Returns:
-        y with the shape, dtype and memory format of x. Differentiable once.
+        y with the shape, dtype and memory format of x. Differentiable once; within torch.func's transforms
+        and in forward mode, where the reference runs, any number of times.
     """
     return group_norm_and_statistics(x, weight, bias, num_groups, eps, residual, relu)[0]
 
@@ -66,7 +68,8 @@ def group_norm_and_statistics(
     _check(x, weight, bias, num_groups, residual)
     if residual is not None:
         residual = residual.type_as(x)  # `to` would write the dtype met in tracing into an exported program
-    y, mean, rstd = torch.ops.videonorm.group_norm(x, weight, bias, residual, num_groups, eps, relu)
+    operator = group_norm_reference if needs_reference() else torch.ops.videonorm.group_norm
+    y, mean, rstd = operator(x, weight, bias, residual, num_groups, eps, relu)
     return y, mean, rstd
 
 
@@ -77,8 +80,8 @@ def _check(
         raise ValueError(f"x (shape {tuple(x.shape)}) must have the dimensions (B, C, ...)")
     if x.dtype not in DTYPES:
         raise ValueError(f"x ({x.dtype}) must have one of the dtypes {', '.join(map(str, DTYPES))}")
-    if x.numel() == 0:
-        raise ValueError(f"x (shape {tuple(x.shape)}) must not be empty")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x (shape {tuple(x.shape)}) must not be empty, but for the number of clips")
     num_channels = x.shape[1]
     if num_groups < 1 or num_channels % num_groups:
         raise ValueError(f"num_groups ({num_groups}) must divide num_channels ({num_channels})")
@@ -120,6 +123,7 @@ def group_norm_reference(
     grouped = _grouped(x, num_groups)
     within_group = list(range(2, grouped.dim()))
     mean = grouped.mean(within_group, keepdim=True, dtype=_statistics_dtype(x))
+    mean = mean + (grouped - mean).mean(within_group, keepdim=True)  # what a long sum has lost
     var = (grouped - mean).square().mean(within_group)
     mean, rstd = mean.flatten(1), torch.rsqrt(var + eps)
     return _apply_reference(x, weight, bias, residual, mean, rstd, eps, relu), mean, rstd
@@ -230,7 +234,7 @@ def _as_in(x: Tensor, values: Tensor) -> Tensor:
 
 def _rows(x: Tensor) -> Tensor:
     """(B, C, ...) as contiguous (B, C, sites)."""
-    return x.contiguous().view(x.shape[0], x.shape[1], -1)
+    return x.contiguous().view(*x.shape[:2], math.prod(x.shape[2:]))
 
 
 def _forward_cpu(

@@ -30,7 +30,8 @@ def use(implementation: Implementation) -> AbstractContextManager[Any]:
     Args:
         implementation: "auto" (the default) runs the kernels, and where they cannot be had the PyTorch
             reference, which one warning says and explains; "cuda" makes that an error; "reference" never runs
-            the kernels. Tensors of float64 always go to the reference: that dtype is for checking.
+            the kernels. Tensors of float64 always go to the reference, as that dtype is for
+            checking; so do empty ones.
     """
     if implementation not in get_args(Implementation):
         raise ValueError(f"implementation ({implementation!r}) must be one of {get_args(Implementation)}")
@@ -71,9 +72,10 @@ def register(
     """
 
     def on_cuda(*args: Any) -> Any:
-        if _chosen == "reference" or any(map(_is_float64, args)):
+        first = args[0] if isinstance(args[0], Tensor) else args[0][0]
+        if _chosen == "reference" or any(map(_is_float64, args)) or not first.numel():
             return reference(*args)
-        device = (args[0] if isinstance(args[0], Tensor) else args[0][0]).device
+        device = first.device
         # A device is asked once: a compilation that fails takes a second, and would fail again.
         if _chosen == "auto" and device in _without_kernels:
             return reference(*args)
@@ -99,6 +101,16 @@ def register(
     else:
         LIBRARY.impl(name, _differentiable(name, backward, setup_context), "Autograd")  # type: ignore[no-untyped-call]
     DECOMPOSITIONS[getattr(torch.ops.videonorm, name).default] = reference
+
+
+def needs_reference() -> bool:
+    """Whether derivatives are asked for that the operators do not have: by torch.func or forward-mode AD.
+
+    torch.func's transforms (vmap, grad, jvp, ...) and dual levels take the references, which have them all.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def refuse(message: str) -> Callable[..., Any]:

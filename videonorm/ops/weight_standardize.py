@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from videonorm.kernels import weight_standardize as kernels
-from videonorm.ops.registration import refuse, register
+from videonorm.ops.registration import needs_reference, refuse, register
 
 EpsPlacement = Literal["under_root", "on_std", "floor"]
 
@@ -66,7 +66,8 @@ def weight_standardize(
         dtype: of the result; that of weight if None. An autocast convolution's own dtype saves its cast.
 
     Returns:
-        w_hat with the shape and memory format of weight. Differentiable once.
+        w_hat with the shape and memory format of weight. Differentiable once; within torch.func's transforms
+        and in forward mode, where the reference runs, any number of times.
     """
     (w_hat,) = weight_standardize_layers([weight], [] if gain is None else [gain], [formula], dtype)
     return w_hat
@@ -90,7 +91,8 @@ def weight_standardize_layers(
     _check(weights, gains, formulas, dtype)
     center, scale, unbiased, eps_placement, _, _ = formulas[0]
     eps, multipliers = [f.eps for f in formulas], [f.multiplier for f in formulas]
-    w_hats: list[Tensor] = torch.ops.videonorm.weight_standardize(
+    operator = weight_standardize_reference if needs_reference() else torch.ops.videonorm.weight_standardize
+    w_hats: list[Tensor] = operator(
         weights, gains, center, scale, unbiased, eps, eps_placement, multipliers, dtype
     )[0]
     return w_hats
@@ -163,7 +165,10 @@ def weight_standardize_reference(
         w = weight.to(_compute_dtype(weight))
         # Not torch.var_mean, which walks the filters number by number on a CPU.
         mean = w.mean(_filter(w), keepdim=True)
-        centered = w - mean
+        # Twice: what the rounding of the mean leaves is as large as all of a filter that is constant.
+        rest = (w - mean).mean(_filter(w), keepdim=True)
+        centered = w - mean - rest
+        mean = mean + rest
         var = centered.square().mean(_filter(w), keepdim=True)
         if unbiased:
             var = var * (fan_in(weight) / (fan_in(weight) - 1))
@@ -207,6 +212,7 @@ def _backward_reference(
         w, grad = weight.to(mean.dtype), grad_w_hats[index].to(mean.dtype)
         v = _per_filter(var_of_layer, w)
         centered = w - _per_filter(mean_of_layer, w)
+        centered -= centered.mean(_filter(w), keepdim=True)
         projection = (grad * (centered if center else w)).sum(_filter(w), keepdim=True)
         r = _inverse_std(v, eps[index], eps_placement) if scale else torch.ones_like(v)
         factor = torch.full_like(v, multipliers[index])
