@@ -173,7 +173,8 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _num_channels(norm: nn.Module) -> int:
-    count = norm.num_features if isinstance(norm, _BatchNorm | _InstanceNorm) else norm.num_channels
+    of_torch = isinstance(norm, _BatchNorm | _InstanceNorm) and not _is_ours(norm)
+    count = norm.num_features if of_torch else norm.num_channels
     assert isinstance(count, int)
     return count
 

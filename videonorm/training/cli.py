@@ -101,7 +101,7 @@ class TrainingCLI(LightningCLI):
                 f"trainer.default_root_dir ({folder}) must be a folder without a run; "
                 "--ckpt_path last goes on with the one that is there"
             )
-        if config.trainer.sync_batchnorm:  # knows torch's batch norm only, and would leave ours as it is
+        if config.trainer.sync_batchnorm:  # makes torch's layers, in whose place ours refuse to be put
             raise UserError(
                 "trainer.sync_batchnorm (true) must be false: videonorm.layers.SyncBatchNorm3d is "
                 "synchronized, see configs/norm/sync_bn.yaml"
