@@ -86,7 +86,7 @@ def test_averaged_models_average_them(norm):
 
 
 def test_precise_batch_norm(norm):
-    """fvcore's: a momentum of 1, the statistics of each batch read from the layer, their mean written back."""
+    """fvcore's: a momentum of 1, each batch's statistics read from the layer, their mean written back."""
     model, batches = make_model(norm), make_batches()
     model.train()
     assert precise_bn.get_bn_modules(model) == [model[1]]
