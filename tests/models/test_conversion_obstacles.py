@@ -172,7 +172,7 @@ def test_lazy_modules_are_left_until_they_have_seen_a_clip():
     assert len(convert(model, norm=layers.LayerNorm3d, conv=nn.Conv3d).changed) == 2
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_scripted_and_quantized_modules_are_left_and_named():
     quantized = torch.ao.nn.quantized
     model = nn.Sequential(torch.jit.script(network()), torch.jit.script(nn.ReLU()), quantized.BatchNorm3d(4))
