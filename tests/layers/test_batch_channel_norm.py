@@ -52,6 +52,14 @@ def test_the_rate_can_be_set_while_training(x):
     torch.testing.assert_close(layer.batch_norm.running_mean, x.mean((0, 2, 3, 4)))
 
 
+def test_of_no_clips_the_micro_batch_form_takes_no_statistics(x):
+    inner = BatchChannelNorm3d(8, 4, statistics="estimated").double().batch_norm
+    inner(x)
+    before = inner.running_mean.clone(), inner.running_var.clone()
+    assert inner(x[:0]).shape == x[:0].shape
+    assert torch.equal(inner.running_mean, before[0]) and torch.equal(inner.running_var, before[1])
+
+
 def test_errors(x):
     with pytest.raises(ValueError, match=r"num_groups \(32\) must divide num_channels \(48\)"):
         BatchChannelNorm3d(48)

@@ -58,9 +58,17 @@ def test_too_few_clips(x, clips, min_clips):
     layer.train()(x[:clips])
 
 
-def test_torch_does_not_convert_it(x):
-    """torch's SyncBatchNorm would take neither the residual nor the activation."""
-    model = nn.Sequential(BatchNorm3d(6, activation="relu"))
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    assert type(converted[0]) is BatchNorm3d
-    assert (converted(x) >= 0).all()
+def test_no_clips_and_constant_clips_do_what_they_do_in_torch(x):
+    for clips in (x[:0], torch.full_like(x, 7.3)):
+        for training in (True, False):
+            results = []
+            for layer in (BatchNorm3d(6).train(training), nn.BatchNorm3d(6).train(training)):
+                leaf = clips.clone().requires_grad_()
+                y = layer(leaf)
+                y.square().sum().backward()
+                results.append(
+                    [y, leaf.grad, layer.weight.grad, layer.bias.grad, *layer.state_dict().values()]
+                )
+            assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        BatchNorm3d(6, min_clips=1)(x[:1, :, :1, :1, :1])

@@ -50,6 +50,14 @@ def test_reset_running_stats(x):
     assert all(torch.equal(value, fresh[key]) for key, value in layer.state_dict().items())
 
 
+def test_no_clips_leave_the_statistics(x):
+    layer = SubBatchNorm3d(4, 3).double()
+    layer(x)
+    before = {key: value.clone() for key, value in layer.state_dict().items() if "batches" not in key}
+    assert layer(x[:0]).shape == x[:0].shape
+    assert all(torch.equal(layer.state_dict()[key], value) for key, value in before.items())
+
+
 def test_errors(x):
     with pytest.raises(ValueError, match=r"num_splits \(4\) must divide batch_size \(6\)"):
         SubBatchNorm3d(4, 4).double()(x)

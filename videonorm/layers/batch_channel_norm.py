@@ -14,19 +14,23 @@ from videonorm.ops.group_norm import group_norm
 class EstimatedBatchNorm3d(BatchNorm3d):
     """Batch norm by running statistics, in training too, with no gradient through them: one clip will do.
 
-    In training the batch enters the running statistics first, its variance about the mean from before it.
+    In training the batch enters the running statistics first, its variance about the mean from before it; or
+    about its own where it is all that they are of (a share of 1).
     """
 
     def _normalize_by_batch(self, x: Tensor) -> Tensor:
         share = self._count_batch()
-        with torch.no_grad():
-            wide, sites = x.to(statistics_dtype(x)), [0, 2, 3, 4]
-            old_mean, old_var = self.running_mean.to(wide.dtype), self.running_var.to(wide.dtype)
-            # New tensors: those that an earlier call left to its backward stay as they were.
-            mean = torch.lerp(old_mean, wide.mean(sites), share)
-            var = torch.lerp(old_var, (wide - old_mean.view(-1, 1, 1, 1)).square().mean(sites), share)
-            self.running_mean.copy_(mean)
-            self.running_var.copy_(var)
+        mean, var = self.running_mean, self.running_var
+        if share is not None and x.shape[0] > 0:
+            with torch.no_grad():
+                wide, sites = x.to(statistics_dtype(x)), [0, 2, 3, 4]
+                old_mean, old_var, new_mean = mean.to(wide.dtype), var.to(wide.dtype), wide.mean(sites)
+                about = new_mean if share == 1 else old_mean
+                # New tensors: those that an earlier call left to its backward stay as they were.
+                mean = torch.lerp(old_mean, new_mean, share)
+                var = torch.lerp(old_var, (wide - about.view(-1, 1, 1, 1)).square().mean(sites), share)
+                self.running_mean.copy_(mean)
+                self.running_var.copy_(var)
         return batch_norm(x, mean, var, self.weight, self.bias, self.eps)
 
 

@@ -37,7 +37,8 @@ def group_weight_standardization(model: nn.Module) -> None:
 
 def _groups(model: nn.Module) -> Iterator[nn.Module]:
     for child in model.children():
-        if type(child).forward is nn.Module.forward:  # nn.Module has one that raises
+        # nn.Module has one that raises, and the class of a scripted module has none.
+        if getattr(type(child), "forward", None) is nn.Module.forward:
             yield from _groups(child)
         elif not isinstance(child, StandardizedConv3d) and any(_convolutions(child)):
             yield child

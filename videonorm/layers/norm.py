@@ -29,7 +29,7 @@ class Norm(nn.Module):
     """Whether the convolution before this layer must have a bias, because the layer adds none."""
 
     def __init__(self, num_channels: int, *, activation: Activation | None = None) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # not super(): a batch norm has torch's as its next base
         if num_channels < 1:
             raise ValueError(f"num_channels ({num_channels}) must be at least 1")
         self.num_channels = num_channels

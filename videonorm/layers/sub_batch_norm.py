@@ -49,8 +49,9 @@ class SubBatchNorm3d(BatchNorm3d):
 
     def reset_running_stats(self) -> None:
         super().reset_running_stats()
-        self.split_mean.zero_()
-        self.split_var.fill_(1)
+        if self.track_running_stats:
+            self.split_mean.zero_()
+            self.split_var.fill_(1)
 
     def statistics_batch(self, batch_size: int) -> int:
         if batch_size % self.num_splits:
@@ -59,11 +60,14 @@ class SubBatchNorm3d(BatchNorm3d):
 
     def _normalize_by_batch(self, x: Tensor) -> Tensor:
         share = self._count_batch()
-        splits = zip(x.chunk(self.num_splits), self.split_mean, self.split_var, strict=True)
+        untracked = [None] * self.num_splits
+        means, variances = (untracked, untracked) if share is None else (self.split_mean, self.split_var)
+        splits = zip(x.chunk(self.num_splits), means, variances, strict=True)
         y = torch.cat([batch_norm(*split, self.weight, self.bias, self.eps, share) for split in splits])
-        mean = self.split_mean.mean(0)
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(self.split_var.mean(0) + (self.split_mean - mean).square().mean(0))
+        if share is not None:
+            mean = self.split_mean.mean(0)
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(self.split_var.mean(0) + (self.split_mean - mean).square().mean(0))
         return y
 
     def extra_repr(self) -> str:

@@ -53,8 +53,10 @@ class SyncBatchNorm3d(BatchNorm3d):
         return self._normalize_on_cuda(x) if x.is_cuda else self._normalize_by_all_reduce(x)
 
     def _normalize_on_cuda(self, x: Tensor) -> Tensor:
-        dtype = statistics_dtype(x)
-        mean, var = self.running_mean.to(dtype), self.running_var.to(dtype)
+        dtype, share = statistics_dtype(x), self._count_batch()
+        mean, var = (
+            None if share is None else running.to(dtype) for running in (self.running_mean, self.running_var)
+        )
         y: Tensor = CudaSyncBatchNorm.apply(
             x,
             self.weight.to(dtype),
@@ -62,12 +64,13 @@ class SyncBatchNorm3d(BatchNorm3d):
             mean,
             var,
             self.eps,
-            self._count_batch(),
+            share or 0.0,
             self.process_group or dist.group.WORLD,
             self._num_processes(),
         )
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(var)
+        if mean is not None and var is not None:
+            self.running_mean.copy_(mean)
+            self.running_var.copy_(var)
         return y
 
     def _normalize_by_all_reduce(self, x: Tensor) -> Tensor:
@@ -76,13 +79,16 @@ class SyncBatchNorm3d(BatchNorm3d):
         count = wide.new_tensor([x.numel() / x.shape[1]])
         # Two reductions, so that the variance is a sum of squares about the common mean.
         total = self._sum(torch.cat([wide.sum(sites), count]))
+        if total[-1] == 0:
+            return super()._normalize_by_batch(x)
         mean, n = total[:-1] / total[-1], total[-1]
         centered = wide - mean.view(per_channel)
         var = self._sum(centered.square().sum(sites)) / n
         share = self._count_batch()
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-            self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), share)
+        if share is not None:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+                self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), share)
         scale = self.weight * torch.rsqrt(var + self.eps)
         y: Tensor = centered * scale.view(per_channel) + self.bias.view(per_channel)
         return y.to(x.dtype)
@@ -125,7 +131,8 @@ def convert_sync_batch_norm(model: nn.Module, process_group: dist.ProcessGroup |
             process_group=process_group,
         )
         sync.weight, sync.bias = model.weight, model.bias
-        for name, buffer in model.named_buffers():
+        sync.track_running_stats = model.track_running_stats
+        for name, buffer in model._buffers.items():
             sync.register_buffer(name, buffer)
         return sync.train(model.training)
     for name, child in model.named_children():

@@ -1,7 +1,8 @@
 """Networks for clips with norm and convolution as parts, and the conversion of other people's networks."""
 
 from videonorm.models.conv_norm import ConvFactory, NormFactory
-from videonorm.models.conversion import Change, ConversionReport, Left, convert
+from videonorm.models.conversion import convert
+from videonorm.models.conversion_report import Change, ConversionReport, Left
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.vgg3d import VGG3d

@@ -64,7 +64,9 @@ class ConvNorm(nn.Module):
         self.norm = layer
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y: Tensor = self.norm(self.conv(x), residual)
+        # By its name: a hook that gives back (x,) for the arguments, as fvcore's precise batch norm does,
+        # would take away a residual that stands beside it.
+        y: Tensor = self.norm(self.conv(x), residual=residual)
         return y
 
 

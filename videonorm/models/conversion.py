@@ -4,9 +4,8 @@ A swap of norms does not keep the function (BatchNorm in evaluation is an affine
 keeps what was learnt and can be kept: gamma, beta, the weights of the convolutions.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,58 +15,30 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from videonorm.layers import (
     BatchChannelNorm3d,
+    FrozenBatchNorm3d,
+    GroupNorm3d,
     NoNorm,
     ReparametrizedConv3d,
     SubBatchNorm3d,
     WeightNormConv3d,
     group_weight_standardization,
 )
+from videonorm.layers.batch_channel_norm import EstimatedBatchNorm3d
 from videonorm.models.conv_norm import ConvFactory, NormFactory
+from videonorm.models.conversion_report import Change, ConversionReport, Left
+from videonorm.models.obstacles import (
+    VOLUME_NORMS,
+    StaysError,
+    check_movable,
+    holders,
+    is_quantized,
+    is_scripted,
+    shared_tensors,
+)
 
-VOLUME_NORMS = (nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm3d, nn.GroupNorm)
 OTHER_NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A module that was swapped, and which of its tensors moved over and which did not, by name."""
-
-    name: str
-    before: str
-    after: str
-    kept: tuple[str, ...]
-    dropped: tuple[str, ...]
-
-    @property
-    def summary(self) -> str:
-        kept = f", keeps {' '.join(self.kept)}" if self.kept else ""
-        dropped = f", drops {' '.join(self.dropped)}" if self.dropped else ""
-        return f"{self.before} -> {self.after.partition('(')[0]}{kept}{dropped}"
-
-
-@dataclass(frozen=True)
-class Left:
-    """A norm or convolution that was asked for and stays what it was."""
-
-    name: str
-    module: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """What `convert` did: a row for each module in the order of the network, and `str()` of it to read."""
-
-    changed: list[Change] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        summaries = Counter(change.summary for change in self.changed)
-        lines = [f"{count} x {summary}" for summary, count in summaries.items()]
-        lines += [f"  {change.name}: {change.before} -> {change.after}" for change in self.changed]
-        lines += [f"{len(self.left)} left as they were"]
-        lines += [f"  {left.name}: {left.module}, {left.reason}" for left in self.left]
-        return "\n".join(lines)
+BATCH_NORMS = (_BatchNorm, FrozenBatchNorm3d)
+GROUP_NORMS = (nn.GroupNorm, nn.InstanceNorm3d, GroupNorm3d)
 
 
 @dataclass(frozen=True)
@@ -88,18 +59,24 @@ def convert(
     The norms it swaps are those over (B, C, T, H, W): torch's BatchNorm3d, SyncBatchNorm, InstanceNorm3d,
     GroupNorm and their subclasses, and all of `videonorm.layers` but NoNorm. Parameters and buffers that old
     and new norm both have, by name and shape, move over; so do the activation of our norms, the training
-    flag, and eps and momentum where both have running statistics. BatchChannelNorm3d takes part with its
-    batch norm. The tensors themselves move: device, dtype and memory format stay, and an optimizer that holds
-    them still does.
+    flag, eps between batch norms and between group norms, and momentum and whether statistics are tracked
+    between batch norms. BatchChannelNorm3d takes part with its batch norm. The tensors themselves move:
+    device, dtype and memory format stay, and an optimizer that holds them still does. New parameters learn
+    where those of the old module did (where the weight did, in a convolution); where it had none, where any
+    of the model does. The random state stays.
 
     The convolutions it swaps are Conv3d and its subclasses; weight and bias move over. A reparametrized one,
     such as WSConv3d, goes only where a norm follows, because only a norm makes good the scale that it loses:
     where the next module in order of registration, Identity and dropout apart, is a norm over the channels of
     the convolution. So a convolution before a pool, before another convolution or within
     squeeze-and-excitation stays, and so does a classifier, convolutional or linear. A plain convolution in
-    the place of a reparametrized one gets its effective weight: the function stays the same. Somebody's
-    subclass of Conv3d with a forward of its own stays where a plain one would lose what that does. No
-    convolution gains or loses a bias. WSConv3d standardize together, as by `group_weight_standardization`.
+    the place of a reparametrized one gets its effective weight: the function stays the same. No convolution
+    gains or loses a bias. WSConv3d standardize together, as by `group_weight_standardization`.
+
+    What does more than its class, its options and its tensors say stays, and the report names it: a module
+    with a parametrized tensor (weight_norm, spectral_norm, pruning, in their older forms too), with hooks or
+    a forward of its own, one that is lazy, quantized or compiled, one that an attribute holds beside the
+    submodules, and one that shares a tensor which the new module would have for itself.
 
     Args:
         norm: makes the new norm from a number of channels. Where the old one is of `videonorm.layers`, the
@@ -107,39 +84,52 @@ def convert(
         conv: makes the new convolution from (in_channels, out_channels, kernel_size) and Conv3d's keywords.
 
     Raises:
-        ValueError: there is nothing to do, or `norm` or `conv` refuses a place, which the message names. The
-            model is then as it was.
+        ValueError: there is nothing to do, the model is compiled by TorchScript, or `norm` or `conv` refuses
+            a place, which the message names. The model is then as it was.
     """
     if norm is None and conv is None:
         raise ValueError("norm (None) and conv (None) must not both be None")
     if _is_norm(model) or isinstance(model, _ConvNd):
         raise ValueError(f"model ({type(model).__name__}) must hold what is to be swapped as submodules")
+    if is_scripted(model):
+        raise ValueError(f"model ({type(model).__name__}) must not be compiled by TorchScript")
 
     places = list(_places(model))
-    report = ConversionReport()
-    new: dict[nn.Module, nn.Module] = {}  # by the old one: a module that hangs in two places stays one module
-    seen: set[nn.Module] = set()
+    indices: dict[nn.Module, list[int]] = {}  # a module that hangs in two places stays one module
     for index, place in enumerate(places):
-        old = place.module
-        if old in seen:
-            continue
-        seen.add(old)
-        try:
-            with torch.device(_device(old, model)):
-                if norm is not None and _is_norm(old):
-                    fresh = _new_norm(norm, old)
-                elif conv is not None and isinstance(old, _ConvNd):
-                    fresh = _new_convolution(conv, old, places[index + 1 :])
-                else:
-                    continue
-        except _StaysError as reason:
-            report.left.append(Left(place.name, type(old).__name__, str(reason)))
-            continue
-        except ValueError as error:
-            raise ValueError(f"{error}, at {place.name}") from error
-        kept, dropped = _move_tensors(old, fresh)
-        report.changed.append(Change(place.name, type(old).__name__, _title(fresh), kept, dropped))
-        new[old] = fresh.train(old.training)
+        indices.setdefault(place.module, []).append(index)
+    held, shared = holders(model), shared_tensors(model)
+    report = ConversionReport()
+    new: dict[nn.Module, nn.Module] = {}  # by the old one
+    with torch.random.fork_rng(_cuda_devices(model)):
+        for old, where in indices.items():
+            if not _is_asked(old, norm, conv):
+                continue
+            name = places[where[0]].name
+            try:
+                check_movable(old)
+                if any(places[index].key == "_orig_mod" for index in where):  # whose parent runs it compiled
+                    raise StaysError("it is compiled")
+                if old in held:
+                    raise StaysError(f"the attribute {held[old]} holds it too")
+                with torch.device(_device(old, model)):
+                    if isinstance(old, _ConvNd):
+                        assert conv is not None
+                        fresh = _new_convolution(conv, old, [places[index + 1 :] for index in where])
+                    else:
+                        assert norm is not None
+                        fresh = _new_norm(norm, old)
+                kept = _move_tensors(old, fresh, model, shared)
+            except StaysError as reason:
+                report.left.append(Left(name, type(old).__name__, str(reason)))
+                continue
+            except ValueError as error:
+                raise ValueError(f"{error}, at {name}") from error
+            dropped, added = (
+                tuple(key for key in _tensors(module) if key not in kept) for module in (old, fresh)
+            )
+            report.changed.append(Change(name, type(old).__name__, _title(fresh), kept, dropped, added))
+            new[old] = fresh.train(old.training)
     for place in places:
         if place.module in new:
             setattr(place.parent, place.key, new[place.module])
@@ -148,20 +138,24 @@ def convert(
     return report
 
 
-class _StaysError(Exception):
-    """The module stays what it is; the message is the reason."""
-
-
 def _places(module: nn.Module, prefix: str = "") -> Iterator[_Place]:
-    """Norms, convolutions and childless modules below `module`, in order of registration."""
+    """Norms, convolutions, scripted and childless modules below `module`, in order of registration."""
     for key, child in module._modules.items():
         if child is None:
             continue
         place = _Place(module, key, f"{prefix}{key}", child)
-        if _is_norm(child) or isinstance(child, _ConvNd) or not child._modules:
+        if _is_norm(child) or isinstance(child, _ConvNd) or is_scripted(child) or not child._modules:
             yield place
         else:
             yield from _places(child, f"{place.name}.")
+
+
+def _is_asked(module: nn.Module, norm: NormFactory | None, conv: ConvFactory | None) -> bool:
+    if is_scripted(module) or is_quantized(module):  # which are of other classes
+        names = [getattr(part, "original_name", type(part).__name__) for part in module.modules()]
+        asked = ["Norm"] * (norm is not None) + ["Conv"] * (conv is not None)
+        return any(kind in name for kind in asked for name in names)
+    return (norm is not None and _is_norm(module)) or (conv is not None and isinstance(module, _ConvNd))
 
 
 def _is_ours(module: nn.Module) -> bool:
@@ -173,16 +167,17 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _num_channels(norm: nn.Module) -> int:
-    count = norm.num_features if isinstance(norm, _BatchNorm | _InstanceNorm) else norm.num_channels
+    of_torch = isinstance(norm, _BatchNorm | _InstanceNorm) and not _is_ours(norm)
+    count = norm.num_features if of_torch else norm.num_channels
     assert isinstance(count, int)
     return count
 
 
 def _new_norm(norm: NormFactory, old: nn.Module) -> nn.Module:
     if isinstance(old, NoNorm):
-        raise _StaysError("it does not normalize")
+        raise StaysError("it does not normalize")
     if not _is_ours(old) and not isinstance(old, VOLUME_NORMS):
-        raise _StaysError("it is not a norm over (B, C, T, H, W)")
+        raise StaysError("it is not a norm over (B, C, T, H, W)")
     fresh = norm(_num_channels(old))
     if _is_ours(old):
         if not _is_ours(fresh):
@@ -190,22 +185,34 @@ def _new_norm(norm: NormFactory, old: nn.Module) -> nn.Module:
             raise ValueError(f"norm ({name}) must be one of videonorm.layers, like the norm it replaces")
         fresh.activation = old.activation
     before, after = _batch_norm(old), _batch_norm(fresh)
-    if hasattr(before, "running_mean") and hasattr(after, "running_mean"):
-        for name in ("eps", "momentum"):
-            if hasattr(before, name) and hasattr(after, name):
-                setattr(after, name, getattr(before, name))
+    if any(isinstance(before, kind) and isinstance(after, kind) for kind in (BATCH_NORMS, GROUP_NORMS)):
+        after.eps = before.eps
+    if getattr(before, "running_mean", None) is None and isinstance(after, FrozenBatchNorm3d):
+        raise StaysError("it has no running statistics to freeze")
+    if isinstance(before, _BatchNorm) and isinstance(after, _BatchNorm):
+        _move_tracking(before, after)
     return fresh
+
+
+def _move_tracking(before: _BatchNorm, after: _BatchNorm) -> None:
+    after.momentum = before.momentum
+    if after.running_mean is not None:
+        after.track_running_stats = before.track_running_stats
+    if before.running_mean is None:
+        if isinstance(after, EstimatedBatchNorm3d):
+            raise StaysError("it has no running statistics to normalize by")
+        after.track_running_stats = False
+        after.running_mean = after.running_var = after.num_batches_tracked = None
 
 
 def _batch_norm(norm: nn.Module) -> nn.Module:
     return norm.batch_norm if isinstance(norm, BatchChannelNorm3d) else norm
 
 
-def _new_convolution(conv: ConvFactory, old: _ConvNd, following: Sequence[_Place]) -> nn.Module:
+def _new_convolution(conv: ConvFactory, old: _ConvNd, following: Sequence[Sequence[_Place]]) -> nn.Module:
+    """`following` has what comes after the convolution, for each place where it hangs."""
     if not isinstance(old, nn.Conv3d):
-        raise _StaysError("it is not a Conv3d")
-    if "weight" not in old._parameters:  # but made of others before each forward
-        raise _StaysError("its weight is parametrized")
+        raise StaysError("it is not a Conv3d")
     make: Callable[..., nn.Conv3d] = conv
     fresh = make(
         old.in_channels,
@@ -218,18 +225,9 @@ def _new_convolution(conv: ConvFactory, old: _ConvNd, following: Sequence[_Place
         bias=old.bias is not None,
         padding_mode=old.padding_mode,
     )
-    if isinstance(fresh, ReparametrizedConv3d):
-        if not _norm_follows(old, following):
-            raise _StaysError("no norm follows it")
-    elif type(fresh) is nn.Conv3d and not isinstance(old, ReparametrizedConv3d) and _has_own_forward(old):
-        raise _StaysError("its forward is its own")
+    if isinstance(fresh, ReparametrizedConv3d) and not all(_norm_follows(old, after) for after in following):
+        raise StaysError("no norm follows it")
     return fresh
-
-
-def _has_own_forward(conv: nn.Conv3d) -> bool:
-    return any(
-        getattr(type(conv), name) is not getattr(nn.Conv3d, name) for name in ("forward", "_conv_forward")
-    )
 
 
 def _norm_follows(conv: nn.Conv3d, following: Sequence[_Place]) -> bool:
@@ -243,44 +241,57 @@ def _norm_follows(conv: nn.Conv3d, following: Sequence[_Place]) -> bool:
     )
 
 
-def _move_tensors(old: nn.Module, fresh: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give `fresh` those tensors of `old` that it has a place for; return their names and the others'."""
+def _move_tensors(old: nn.Module, fresh: nn.Module, model: nn.Module, shared: set[int]) -> tuple[str, ...]:
+    """Give `fresh` those tensors of `old` that it has a place for, and return their names.
+
+    Raises:
+        StaysError: a tensor that is `shared` with another module would be this one's alone.
+    """
     if isinstance(old, BatchChannelNorm3d) != isinstance(fresh, BatchChannelNorm3d):
         source, target = _batch_norm(old), _batch_norm(fresh)
     else:
         source, target = old, fresh
     movable, places = _tensors(source), _tensors(target)
-    like = next((tensor for tensor in movable.values() if tensor.is_floating_point()), None)
+    like = next((t for t in (*movable.values(), *model.parameters()) if t.is_floating_point()), None)
     if like is not None:
         fresh.to(dtype=like.dtype)
-    kept = []
+    moved: dict[str, Tensor] = {}
     for name, tensor in movable.items():
         if name not in places or places[name].shape != tensor.shape:
             continue
+        moved[name] = tensor
+        if isinstance(places[name], nn.Parameter) != isinstance(tensor, nn.Parameter):
+            value = tensor.detach().clone()
+            moved[name] = nn.Parameter(value) if isinstance(places[name], nn.Parameter) else value
         owner, _, key = name.rpartition(".")
-        if isinstance(places[name], nn.Parameter) == isinstance(tensor, nn.Parameter):
-            moved = tensor
-        elif isinstance(places[name], nn.Parameter):
-            moved = nn.Parameter(tensor.clone())
-        else:
-            moved = tensor.detach().clone()
-        setattr(target.get_submodule(owner), key, moved)
-        kept.append(name)
+        setattr(target.get_submodule(owner), key, moved[name])
 
     if isinstance(old, ReparametrizedConv3d) and not isinstance(fresh, ReparametrizedConv3d):
-        fresh.weight = nn.Parameter(old.effective_weight().detach(), requires_grad=old.weight.requires_grad)
-    if isinstance(fresh, WeightNormConv3d) and "gain" not in kept:
+        effective = nn.Parameter(old.effective_weight().detach(), requires_grad=old.weight.requires_grad)
+        moved["weight"] = fresh.weight = effective
+    if isinstance(fresh, WeightNormConv3d) and "gain" not in moved:
         fresh.reset_gain()
-    if isinstance(fresh, SubBatchNorm3d) and "split_mean" not in kept:
+        if not fresh.gain.is_meta and not fresh.gain.all():
+            raise StaysError("a filter of it is all zeros, which has no direction")
+    if isinstance(fresh, SubBatchNorm3d) and "split_mean" not in moved and fresh.running_mean is not None:
         fresh.split_mean.copy_(fresh.running_mean.expand_as(fresh.split_mean))
         fresh.split_var.copy_(fresh.running_var.expand_as(fresh.split_var))
+    for name, tensor in movable.items():
+        parted = name in moved and (moved[name] is not tensor or "gain" in places.keys() - moved.keys())
+        if parted and id(tensor) in shared:
+            raise StaysError(f"its {name} is shared with another module")
+    learnt = [old.weight] if isinstance(old, nn.Conv3d) else [*old.parameters()] or [*model.parameters()]
+    if not any(parameter.requires_grad for parameter in learnt):
+        ids = {id(tensor) for tensor in movable.values()}
+        for parameter in fresh.parameters():
+            parameter.requires_grad_(parameter.requires_grad and id(parameter) in ids)
     prefix = "" if source is old else "batch_norm."
-    moved_names = [prefix + name for name in kept]
-    return tuple(moved_names), tuple(name for name in _tensors(old) if name not in moved_names)
+    return tuple(prefix + name for name in moved)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    named = (module.named_parameters, module.named_buffers)
+    return {name: tensor for tensors in named for name, tensor in tensors(remove_duplicate=False)}
 
 
 def _device(module: nn.Module, model: nn.Module) -> torch.device:
@@ -289,6 +300,10 @@ def _device(module: nn.Module, model: nn.Module) -> torch.device:
         for tensor in (*owner.parameters(), *owner.buffers()):
             return tensor.device
     return torch.get_default_device()
+
+
+def _cuda_devices(model: nn.Module) -> list[int]:
+    return sorted({t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda})
 
 
 def _title(module: nn.Module) -> str:

@@ -107,7 +107,7 @@ class TrainingCLI(LightningCLI):
             raise UserError(
                 f"trainer.default_root_dir ({folder}) must be a folder that can be written: {error.strerror}"
             ) from error
-        if config.trainer.sync_batchnorm:  # knows torch's batch norm only, and would leave ours as it is
+        if config.trainer.sync_batchnorm:  # makes torch's layers, in whose place ours refuse to be put
             raise UserError(
                 "trainer.sync_batchnorm (true) must be false: videonorm.layers.SyncBatchNorm3d is "
                 "synchronized, see configs/norm/sync_bn.yaml"
