@@ -44,7 +44,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path, result):
     "text",
     [
         "=cmd|' /C calc'!A0",
-        "+1",
+        "+1+1",
         "-1 is no label",
         "@SUM(A1)",
         "\tx",

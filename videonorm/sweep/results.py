@@ -2,14 +2,13 @@
 
 import csv
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from videonorm import files
 from videonorm.errors import UserError
+from videonorm.files import from_cell, open_new, to_cell
 from videonorm.sweep.shape import Shape
 
 
@@ -69,9 +68,6 @@ class Result:
 COLUMNS = {of.name: of for of in fields(Result)}
 SCORES = ("val_top1", "val_top5", "val_loss")  # of a run that has failed they are none
 
-# What a spreadsheet takes for a formula, and what is written of it: the same after an apostrophe.
-FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
 
 def flaw(recorded: Mapping[str, Any]) -> str | None:
     """Why the scores of a run are no result: it has diverged, or was not validated. None: they are one."""
@@ -87,18 +83,17 @@ def flaw(recorded: Mapping[str, Any]) -> str | None:
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Write the table. A text that a spreadsheet would compute gets an apostrophe, as one is typed there."""
-    with files.open_new(path) as file:
+    """Write the table; see ``to_cell``."""
+    with open_new(path) as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for result in results:
             row = asdict(result)
-            texts = {key: f"'{of}" for key, of in row.items() if isinstance(of, str) and FORMULA.match(of)}
-            writer.writerow({**row, **texts})
+            writer.writerow({key: to_cell(of) if isinstance(of, str) else of for key, of in row.items()})
 
 
 def read_results(path: Path) -> list[Result]:
-    """Rows of a results.csv, its texts without the apostrophes. What is no result (see ``flaw``) is failed.
+    """Rows of a results.csv. What is no result (see ``flaw``) is failed.
 
     Raises:
         UserError: the file is missing, or is not a sweep's.
@@ -125,5 +120,5 @@ def _value(kind: Any, text: str) -> Any:
     wanted, *others = getattr(kind, "__args__", (kind,))
     if others and not text:
         return None
-    value = wanted(text[1:] if wanted is str and text.startswith("'") and FORMULA.match(text) else text)
+    value = wanted(from_cell(text) if wanted is str else text)
     return None if others and wanted is float and not math.isfinite(value) else value

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from videonorm.data import Split
-from videonorm.files import open_new, write_json
+from videonorm.files import open_new, to_cell, write_json
 from videonorm.training.callbacks import parts, say
 from videonorm.training.classifier import VideoClassifier
 
@@ -80,7 +80,7 @@ def _write_videos(
     predicted = classifier.scores.probabilities.argmax(dim=1).tolist()
     with open_new(path) as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "predicted", *columns])
+        writer.writerow(["path", "label", "predicted", *map(to_cell, columns)])
         for video, good, best, row in zip(videos, scored, predicted, results, strict=True):
             label = "" if video.label is None else video.label
-            writer.writerow([video.path, label, *([best, *row] if good else [""] * (len(row) + 1))])
+            writer.writerow([to_cell(video.path), label, *([best, *row] if good else [""] * (len(row) + 1))])
