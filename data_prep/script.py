@@ -3,7 +3,9 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
+import warnings
 from argparse import _ArgumentGroup
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,8 +20,13 @@ Step = TypeVar("Step")
 
 def run(main: Callable[[list[str]], int]) -> NoReturn:
     """Run ``main`` on the command line; what is the user's to mend is one sentence with exit code 2."""
+    name = os.path.basename(sys.argv[0])
+    warnings.formatwarning = lambda message, *_, **__: f"{name}: {message}\n"
     try:
         sys.exit(main(sys.argv[1:]))
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be printed
+        sys.exit(128 + signal.SIGPIPE)
     except (UserError, OSError) as error:
         reason = _reason(error) if isinstance(error, OSError) else error
         print(f"{os.path.basename(sys.argv[0])}: {reason}", file=sys.stderr)

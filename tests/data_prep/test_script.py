@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 
 import pytest
 import script
@@ -67,7 +68,20 @@ def test_what_nobody_foresaw_of_a_file_is_one_sentence_too(error, sentence, monk
         raise error
 
     monkeypatch.setattr(sys, "argv", ["/somewhere/verify.py"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     with pytest.raises(SystemExit) as ended:
         script.run(main)
     printed = capsys.readouterr().err
     assert ended.value.code == 2 and printed.startswith(f"verify.py: {sentence}") and printed.count("\n") == 1
+
+
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    def main(arguments):
+        print(warnings.formatwarning("files left out", UserWarning, "x.py", 3), end="", file=sys.stderr)
+        return 1
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/verify.py"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with pytest.raises(SystemExit) as ended:
+        script.run(main)
+    assert (ended.value.code, capsys.readouterr().err) == (1, "verify.py: files left out\n")
