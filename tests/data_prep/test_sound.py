@@ -74,10 +74,10 @@ def test_sound(tmp_path):
         ("v.avi", "libmp3lame", 44_100, "mono", "mpeg4"),  # counts in packets of 1152 samples
         ("v.avi", "ac3", 48_000, "5.1", "mpeg4"),
         ("v.flv", "libmp3lame", 22_050, "stereo", "flv"),
-        ("v.mpg", "mp2", 32_000, "stereo", "mpeg2video"),
-        ("v.webm", "libopus", 48_000, "stereo", "libvpx"),
+        pytest.param("v.mpg", "mp2", 32_000, "stereo", "mpeg2video", marks=pytest.mark.slow),
+        pytest.param("v.webm", "libopus", 48_000, "stereo", "libvpx", marks=pytest.mark.slow),
         ("v.mkv", "pcm_s16le", 12_345, "mono", "libx264"),  # a rate that AAC has not
-        ("v.mkv", "flac", 96_000, "stereo", "libx264"),
+        pytest.param("v.mkv", "flac", 96_000, "stereo", "libx264", marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_sound_keeps_its_time(name, codec, rate, layout, pictures, tmp_path):
