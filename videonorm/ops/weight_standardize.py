@@ -166,7 +166,7 @@ def weight_standardize_reference(
         # Not torch.var_mean, which walks the filters number by number on a CPU.
         mean = w.mean(_filter(w), keepdim=True)
         # Twice: what the rounding of the mean leaves is as large as all of a filter that is constant.
-        rest = (w - mean).mean(_filter(w), keepdim=True)
+        rest = _mean_left(w - mean)
         centered = w - mean - rest
         mean = mean + rest
         var = centered.square().mean(_filter(w), keepdim=True)
@@ -212,7 +212,7 @@ def _backward_reference(
         w, grad = weight.to(mean.dtype), grad_w_hats[index].to(mean.dtype)
         v = _per_filter(var_of_layer, w)
         centered = w - _per_filter(mean_of_layer, w)
-        centered -= centered.mean(_filter(w), keepdim=True)
+        centered -= _mean_left(centered)
         projection = (grad * (centered if center else w)).sum(_filter(w), keepdim=True)
         r = _inverse_std(v, eps[index], eps_placement) if scale else torch.ones_like(v)
         factor = torch.full_like(v, multipliers[index])
@@ -259,6 +259,12 @@ def _compute_dtype(weight: Tensor) -> torch.dtype:
 
 def _filter(w: Tensor) -> list[int]:
     return list(range(1, w.dim()))
+
+
+def _mean_left(centered: Tensor) -> Tensor:
+    """The mean of filters without their mean: of an infinite filter 0, as there is nothing to make good."""
+    mean = centered.mean(_filter(centered), keepdim=True)
+    return torch.where(mean.isfinite(), mean, 0)
 
 
 def _per_filter(values: Tensor, like: Tensor) -> Tensor:
