@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from videonorm.layers import BatchNorm3d, SubBatchNorm3d, SyncBatchNorm3d, convert_sync_batch_norm
 
-CASES = {  # (dtype, clips in both processes together)
-    "fp32": (torch.float32, 4),
-    "fp64": (torch.float64, 4),
-    "bf16": (torch.bfloat16, 4),
-    "one_clip_each": (torch.float32, 2),
+CASES = {  # (dtype, clips in the first process, in the other)
+    "fp32": (torch.float32, 2, 2),
+    "fp64": (torch.float64, 2, 2),
+    "bf16": (torch.bfloat16, 2, 2),
+    "one_clip_each": (torch.float32, 1, 1),
+    "no_clip_in_one": (torch.float32, 0, 4),
 }
 Results = dict[str, dict[str, Tensor]]
 
@@ -52,16 +53,30 @@ def step(model: nn.Module, x: Tensor, grad_y: Tensor) -> dict[str, Tensor]:
     return {"y": y.detach(), "grad x": x.grad, **grads, **model.state_dict(), "evaluated": evaluated}
 
 
+def assert_no_clips_leave_the_statistics() -> None:
+    """Where no process has any, and where they are not tracked."""
+    model, twin = convert_sync_batch_norm(make_model()), make_model()
+    clips, _ = make_clips(torch.float32, 2)
+    model(clips)
+    before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
+    assert model(clips[:0]).shape == clips[:0].shape
+    for module in model.modules():
+        module.track_running_stats = False
+    torch.testing.assert_close(model(clips), twin(clips))  # both processes have the same clips
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
 def run_half(rank: int, directory: Path) -> Results:
     store = f"file://{directory / 'store'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(minutes=2))
     try:
         results = {}
-        for name, (dtype, batch_size) in CASES.items():
+        for name, (dtype, *sizes) in CASES.items():
             model = convert_sync_batch_norm(make_model()).to(dtype)
-            half = slice(rank * batch_size // 2, (rank + 1) * batch_size // 2)
-            results[name] = step(model, *(t[half] for t in make_clips(dtype, batch_size)))
+            halves = (t.split(sizes)[rank] for t in make_clips(dtype, sum(sizes)))
+            results[name] = step(model, *halves)
         assert SyncBatchNorm3d(5).statistics_batch(3) == 6
+        assert_no_clips_leave_the_statistics()
     finally:
         dist.destroy_process_group()
     return results
@@ -83,8 +98,8 @@ def halves(tmp_path_factory) -> tuple[Results, Results]:
 @pytest.mark.parametrize("name", CASES)
 def test_two_halves_equal_the_whole(halves, name):
     """Values join, parameters' gradients add up, and both processes have the whole's running statistics."""
-    dtype, batch_size = CASES[name]
-    clips = make_clips(dtype, batch_size)
+    dtype, *sizes = CASES[name]
+    clips = make_clips(dtype, sum(sizes))
     whole = step(make_model().to(dtype), *clips)
     exact = step(make_model().double(), *(t.double() for t in clips))
     for key, want in exact.items():
@@ -119,13 +134,14 @@ def test_too_few_clips():
 
 def test_conversion_keeps_parameters_and_options():
     norm = BatchNorm3d(5, eps=1e-3, momentum=None, min_clips=3, activation="relu").eval()
+    norm.track_running_stats = False
     model = nn.ModuleDict({"norm": norm, "inner": nn.Sequential(copy.deepcopy(norm), SubBatchNorm3d(5, 2))})
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     assert convert_sync_batch_norm(model) is model
     sync = model["norm"]
     assert [type(m) for m in (sync, *model["inner"])] == [SyncBatchNorm3d, SyncBatchNorm3d, SubBatchNorm3d]
     assert (sync.eps, sync.momentum, sync.min_clips) == (1e-3, None, 3)
-    assert (sync.activation, sync.training) == ("relu", False)
+    assert (sync.activation, sync.training, sync.track_running_stats) == ("relu", False, False)
     assert all(p is parameters[name] for name, p in model.named_parameters())
     assert all(b is buffers[name] for name, b in model.named_buffers())
     assert type(convert_sync_batch_norm(norm)) is SyncBatchNorm3d
