@@ -15,10 +15,10 @@ from videonorm.data.decoding.location import BadVideoError
 class Reader(ABC):
     """One open video file.
 
-        Frame ``i`` is the i-th picture in display order, in every decoder. Pictures are turned and mirrored
-            upright as the file's display matrix asks (orientation.py); pixels count as square whatever their aspect
-        in the file, as in PyTorchVideo, decord and torchcodec; ``data_prep/transcode.py`` makes them so. Use it
-            as a context manager, inside the process that opened it.
+    Frame ``i`` is the i-th picture in display order, in every decoder. Pictures are turned and mirrored
+    upright as the file's display matrix asks (orientation.py); pixels count as square whatever their aspect
+    in the file, as in PyTorchVideo, decord and torchcodec; ``data_prep/transcode.py`` makes them so. Use it
+    as a context manager, inside the process that opened it.
     """
 
     path: str
