@@ -113,6 +113,14 @@ def test_names_stand_beside_the_plot_and_on_no_line(tied):
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
+def test_a_ceiling_below_the_scale_is_named_at_its_edge(result):
+    (axes,) = plots.accuracy_against_num_frames(
+        cells_of([result("gn", 4, 2, 0.9, best_possible_top1=0.2)])
+    ).axes
+    heights = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert heights["best possible"] == 0.0 and 0 < heights["gn"] < 1
+
+
 @pytest.mark.parametrize(
     "draw",
     [

@@ -229,7 +229,7 @@ class Drawing:
         """Write each line's name right of its end; names that would overlap move apart."""
         low, high = axes.get_ylim()
         names = sorted(ends, key=lambda name: ends[name])
-        heights = [(ends[name] - low) / (high - low) for name in names]
+        heights = [min(1.0, max(0.0, (ends[name] - low) / (high - low))) for name in names]
         for _ in range(100):
             for i in range(1, len(heights)):
                 overlap = LABEL_HEIGHT - (heights[i] - heights[i - 1])
