@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from videonorm.errors import UserError
+from videonorm.messages import of_file
 from videonorm.options import Parser, positive_integer
 
 DESCRIPTION = """\
@@ -55,8 +56,9 @@ def main(argv: list[str]) -> None:
     try:
         _run(options)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise UserError(f"{what}; the results so far are kept, and the same command goes on") from error
+        raise UserError(
+            f"{of_file(error)}; the results so far are kept, and the same command goes on"
+        ) from error
 
 
 def _run(options: argparse.Namespace) -> None:
