@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from odd_videos import ODD
 
 Write = Callable[..., Path]
 COUNT = 40
@@ -111,3 +112,7 @@ MATRIX: dict[str, Kind] = {
     "spoilt_hevc.mp4": Kind(changed(partial(spoil, number=14), **HEVC), is_good=False, is_slow=True),
     "spoilt.ts": Kind(changed(spoil_middle), is_good=False, is_slow=True),
 }
+
+# Of the kinds in which a picture is easily taken for another, one each of the quick ones.
+QUICK = ("by_dts.mp4", "b.mxf", "b.asf", "fields.mp4", "radl.mkv", "vvc.mkv", "sorenson.flv")
+MATRIX |= {name: Kind(make, is_slow=name not in QUICK) for name, make in ODD.items()}

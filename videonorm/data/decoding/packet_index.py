@@ -38,7 +38,7 @@ _DECLARE_DURATION = ("avi", "flv", "matroska,webm")  # in the header; for others
 
 _PACKETS_TRIED = 100  # until one picture is decoded, which says how all are to be laid
 _NO_PTS = -(2**63)  # FFmpeg's own number for a timestamp that is missing
-_VERSION = 3  # of the bytes of an index
+_VERSION = 4  # of the bytes of an index
 
 
 class Format(NamedTuple):
