@@ -71,6 +71,7 @@ def spoil_middle(path: Path, content: bytearray) -> bytearray:
     return content
 
 
+CENC = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "00" * 16, "encryption_kid": "00" * 16}
 FASTSTART = {"muxer": {"movflags": "faststart"}}
 MATRIX: dict[str, Kind] = {
     "b_frames.mp4": Kind(plain()),
@@ -101,6 +102,7 @@ MATRIX: dict[str, Kind] = {
     "cut.avi": Kind(changed(cut, **MPEG4), is_good=False, is_slow=True),
     "cut.ts": Kind(changed(partial(cut, share=0.7))),  # nothing says that there was more, but half a packet
     "no_moov.mp4": Kind(changed(cut), is_good=False),
+    "encrypted.mp4": Kind(plain(muxer=CENC), is_good=False),
     "empty.mp4": Kind(changed(partial(cut, share=0.0)), is_good=False, is_slow=True),
     # A packet of which others are made up, at the end of one group and in the next; one of which none is.
     "spoilt_14.mp4": Kind(changed(partial(spoil, number=14)), is_good=False),
