@@ -61,7 +61,7 @@ def test_seven_taps_in_fp32():
     assert_close(gradients(conv, x, grad_y), exact)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_under_autocast_and_compiled(compiled):
     torch.manual_seed(0)
     conv, x = nn.Conv3d(16, 16, 3, padding=1), torch.randn(2, 16, 2, 4, 4)
