@@ -21,6 +21,7 @@ def use(path, num_workers, how, started):
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the traceback
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # other tests may have left handlers
     entries = Entries.of([Entry(path, 0, 0.0, 1 + number / 1e6) for number in range(5000)])
     manifest = Manifest(Path("/nowhere/m.csv"), entries, num_classes=1)
     workers = decoding_workers(num_workers, "auto", 600, loader_module.torch.device("cpu"))
