@@ -36,7 +36,6 @@ def parser():
 
 
 @pytest.mark.parametrize("file", FILES)
-@pytest.mark.filterwarnings("ignore:num_groups")
 def test_opens_with_the_command_that_runs_it(parser, file, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = shlex.split((ROOT / file).read_text().splitlines()[0])

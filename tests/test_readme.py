@@ -86,7 +86,6 @@ def test_the_test_line_is_what_ci_runs():
     )
 
 
-@pytest.mark.filterwarnings("ignore:num_groups")
 def test_python_example(capsys):
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})

@@ -36,7 +36,6 @@ def randomize(model: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
 
 
-@pytest.mark.filterwarnings("ignore:num_groups")
 @pytest.mark.parametrize(("name", "num_norms"), [("r3d_18", 20), ("mc3_18", 20), ("r2plus1d_18", 37)])
 def test_torchvisions_networks_become_group_norm_with_standardized_weights(name, num_norms):
     with torch.device("meta"):

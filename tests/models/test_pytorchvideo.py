@@ -14,7 +14,6 @@ from videonorm.models.pytorchvideo import Name, TwoPathways
 group_norm = partial(layers.GroupNorm3d, on_indivisible="divisor")
 
 
-@pytest.mark.filterwarnings("ignore:num_groups")
 @pytest.mark.parametrize("name", get_args(Name))
 def test_every_model_takes_one_frame_and_has_upstreams_keys(name):
     with torch.device("meta"):

@@ -14,11 +14,14 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    StochasticWeightAveraging,
 )
+from torch import nn
 
 import videonorm.__main__
 from videonorm.errors import UserError
 from videonorm.files import hold
+from videonorm.layers import BatchNorm3d
 from videonorm.training import run_folder
 from videonorm.training.cli import main
 from videonorm.training.run_folder import folder_of
@@ -144,7 +147,25 @@ UNFIT = [LearningRateFinder(), BatchSizeFinder(), GradientAccumulationScheduler(
 @pytest.mark.parametrize("callback", UNFIT, ids=lambda callback: type(callback).__name__)
 def test_callbacks_that_do_not_fit(callback):
     with pytest.raises(UserError, match=rf"callbacks \({type(callback).__name__}\) must be left out: \w+"):
-        check_callbacks([Callback(), callback])
+        check_callbacks([Callback(), callback], nn.Identity(), resumes=False)
+
+
+def test_averaged_weights_with_batch_norms_are_the_end(recipe, tmp_path):
+    """Their statistics are taken in an epoch more, of which a run that goes on would count the steps."""
+    swa = StochasticWeightAveraging(swa_lrs=0.01)
+    check_callbacks([swa], nn.BatchNorm3d(3), resumes=False)
+    check_callbacks([swa], nn.GroupNorm(1, 3), resumes=True)
+    with pytest.raises(UserError, match=r"\(StochasticWeightAveraging\) must be left out of a run that goes"):
+        check_callbacks([swa], nn.Sequential(BatchNorm3d(3)), resumes=True)
+
+
+def without_batch_norm(recipe, folder):
+    with_batch_norm = "norm: {class_path: videonorm.layers.BatchNorm3d, init_args: {momentum: 0.2}}"
+    text = recipe.read_text()
+    assert with_batch_norm in text
+    other = folder / "recipe.yaml"
+    other.write_text(text.replace(with_batch_norm, "norm: videonorm.layers.LayerNorm3d"))
+    return other
 
 
 def test_a_callback_that_does_not_fit_leaves_nothing(recipe, tmp_path):
@@ -169,6 +190,8 @@ def test_callbacks_that_fit(recipe, tmp_path, name, options):
     """A run goes on with them, and what it saves can be judged."""
     given = [f"--trainer.callbacks+=lightning.pytorch.callbacks.{name}"]
     given += [word for key, value in options.items() for word in (f"--trainer.callbacks.{key}", value)]
+    if name == "StochasticWeightAveraging":
+        recipe = without_batch_norm(recipe, tmp_path)
     given += ["--trainer.default_root_dir", tmp_path, "--trainer.max_steps", -1, "--trainer.max_epochs"]
     run("fit", recipe, *given, 3)
     run("fit", recipe, *given, 4, "--ckpt_path", "last")

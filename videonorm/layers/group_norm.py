@@ -1,7 +1,5 @@
 """Group normalization and its two ends, layer normalization (G = 1) and instance normalization (G = C)."""
 
-import functools
-import warnings
 from typing import ClassVar, Literal
 
 import torch
@@ -28,7 +26,8 @@ class GroupNorm3d(Norm):
         eps: added to the variance.
         on_indivisible: what happens where G does not divide C into groups: "error"; or "divisor", which takes
             the largest divisor of C that is at most G and leaves at least 2 channels a group (one alone is
-            instance normalization, which G = 32 would silently be at C = 32), and warns once a case.
+            instance normalization, which G = 32 would silently be at C = 32). The layer's representation
+            has the groups that it has.
         activation: "relu" or None.
 
     Raises:
@@ -59,12 +58,7 @@ class GroupNorm3d(Norm):
         if channels_per_group is not None:
             num_groups = -(-num_channels // channels_per_group)
         if on_indivisible == "divisor":
-            asked, num_groups = num_groups, _largest_divisor(num_channels, num_groups)
-            if num_channels % value or num_groups != asked:
-                _warn_once(
-                    f"{name} ({value}) does not divide num_channels ({num_channels}) into groups of 2 or"
-                    f" more: {num_groups} groups of {num_channels // num_groups} channels are used"
-                )
+            num_groups = _largest_divisor(num_channels, num_groups)
         elif num_channels % value:
             raise ValueError(f"{name} ({value}) must divide num_channels ({num_channels})")
         self.num_groups = num_groups
@@ -105,8 +99,3 @@ def _largest_divisor(num_channels: int, num_groups: int) -> int:
     """The largest divisor of C that is at most G and leaves at least 2 channels a group, or else 1."""
     largest = max(1, min(num_groups, num_channels // 2))
     return next(divisor for divisor in range(largest, 0, -1) if num_channels % divisor == 0)
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=3)

@@ -28,6 +28,16 @@ def parts(trainer: Trainer) -> tuple[VideoClassifier, VideoDataModule | None]:
 class ProgressBar(RichProgressBar):
     """Lightning's, but for the number of epochs: training that is measured in steps has none."""
 
+    @property
+    def total_train_batches(self) -> int | float:
+        """Of an epoch, or of what is left of it in steps; of a resumed epoch those before it went on too."""
+        trainer = self.trainer
+        if trainer.max_steps < 0:
+            return trainer.num_training_batches
+        before = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        left: int = (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
+        return min(trainer.num_training_batches, before + left)
+
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch + 1}"
 

@@ -132,7 +132,8 @@ class VideoClassifier(LightningModule):
         # Before loggers make the run folder: a batch that the norms cannot be trained on must leave nothing
         # behind, nor a run in a folder that is taken.
         if self.trainer.state.fn == TrainerFn.FITTING:
-            check_callbacks(self.trainer.callbacks)  # type: ignore[attr-defined]
+            resumes = self.trainer.ckpt_path is not None
+            check_callbacks(self.trainer.callbacks, self.backbone, resumes)  # type: ignore[attr-defined]
             _ = self.batch_sizes
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, FolderLock):

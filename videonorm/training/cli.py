@@ -45,7 +45,6 @@ NOISE = (
     r"callbacks used to create the checkpoint need to be provided",  # an evaluated one
     r"does not have many workers",  # on a CPU, training has the cores
     r"smaller than the logging interval",  # the interval is fitted to the run
-    r"num_groups \(\d+\) does not divide",  # a recipe asks for the rule by name
 )
 
 
@@ -137,7 +136,9 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config, objects = self.config[self.subcommand], self.config_init[self.subcommand].trainer
         folder = Path(config.trainer.default_root_dir)
-        callbacks: list[Callback] = [BadVideoReport(), EvaluationRecord()]
+        # What is said at the end is said behind the bar.
+        bar = [ProgressBar()] if config.trainer.enable_progress_bar is not False else []
+        callbacks: list[Callback] = [*bar, BadVideoReport(), EvaluationRecord()]
         interruption = Interruption(folder / "checkpoints" / "last.ckpt")
         lock = []
         if self.subcommand == "fit":
@@ -158,8 +159,6 @@ class TrainingCLI(LightningCLI):
             if config.trainer.enable_model_summary is None:
                 kwargs["enable_model_summary"] = False
                 callbacks.append(ModelLine())
-        if config.trainer.enable_progress_bar is not False:
-            callbacks.append(ProgressBar())
         loggers: list[Any] = []
         if self.subcommand == "fit":  # whatever others there are, metrics.csv is always written
             table = MetricsTable(folder, resume=bool(config.ckpt_path))

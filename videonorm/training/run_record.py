@@ -74,6 +74,7 @@ class RunRecord(Callback):
         self.batches_per_epoch: int | None = None
         self.constants: dict[str, Any] = {}
         self.written = 0.0
+        self.is_done = False
 
     # The record
 
@@ -157,6 +158,11 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, "done")
+        self.is_done = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not self.is_done:
+            return
         best, step = self.best["best_val_top1"], self.best["best_step"]
         scored = "not validated" if best is None else f"best val/top1 {best:.4f} at step {step}"
         say(trainer, f"{trainer.default_root_dir}: {trainer.global_step} steps, {scored}")

@@ -8,7 +8,10 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    StochasticWeightAveraging,
 )
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from videonorm.errors import UserError
 
@@ -20,9 +23,16 @@ UNFIT: dict[type[Callback], str] = {
 }
 
 
-def check_callbacks(callbacks: Iterable[Callback]) -> None:
+def check_callbacks(callbacks: Iterable[Callback], network: nn.Module, resumes: bool) -> None:
     """Raise UserError for a callback that would leave records untrue, or fail."""
     for callback in callbacks:
+        name = type(callback).__name__
         for kind, reason in UNFIT.items():
             if isinstance(callback, kind):
-                raise UserError(f"trainer.callbacks ({type(callback).__name__}) must be left out: {reason}")
+                raise UserError(f"trainer.callbacks ({name}) must be left out: {reason}")
+        averages = isinstance(callback, StochasticWeightAveraging)
+        if resumes and averages and any(isinstance(module, _BatchNorm) for module in network.modules()):
+            raise UserError(
+                f"trainer.callbacks ({name}) must be left out of a run that goes on: it ends with an epoch "
+                "for the statistics of batch norms, which is no epoch of training"
+            )
