@@ -70,7 +70,7 @@ def test_nothing_is_left(decoder, how, num_workers, videos, monkeypatch):
     while process.is_alive() and time.monotonic() < deadline:
         if how != "exception":  # again: one that falls into a callback of a library is lost in Python
             os.kill(process.pid, how)
-        process.join(1)
+        process.join(3)
     try:
         assert process.exitcode == (-how if how in (signal.SIGTERM, signal.SIGKILL) else 1)
         while left := processes_of(process.pid):
