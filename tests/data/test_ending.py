@@ -1,36 +1,44 @@
 """A program that uses the loader as it is ends within seconds, however it ends, and leaves no process."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from videonorm.data import Entries, Entry, Manifest, RandomClips, VideoDataset, VideoLoader, dataset
-from videonorm.data import loader as loader_module
-from videonorm.data.loader import decoding_workers
-
 SECONDS = 10.0
 
+# A program of its own: python -c PROGRAM VIDEO NUM_WORKERS works|hangs on|exception
+PROGRAM = """
+import sys, time
+from pathlib import Path
 
-def use(path, num_workers, how, started):
-    """Load without end, in a session of its own; nothing is closed."""
-    os.setsid()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the traceback
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # other tests may have left handlers
-    entries = Entries.of([Entry(path, 0, 0.0, 1 + number / 1e6) for number in range(5000)])
-    manifest = Manifest(Path("/nowhere/m.csv"), entries, num_classes=1)
-    workers = decoding_workers(num_workers, "auto", 600, loader_module.torch.device("cpu"))
-    data = VideoDataset(manifest, RandomClips(2, 1), replace_bad=True)
-    for number, _ in enumerate(VideoLoader(data, 1, workers)):
-        if number == 3:
-            started.send(None)
-            if how == "exception":
-                raise RuntimeError("as a model would")
+import torch
+
+from videonorm.data import Entries, Entry, Manifest, RandomClips, VideoDataset, VideoLoader, dataset
+from videonorm.data.loader import decoding_workers
+
+path, num_workers, decoder, how = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
+real, opened = dataset.open_video, iter(range(5))
+
+def open_or_hang(*arguments):
+    next(opened, None) is not None or time.sleep(1000)
+    return real(*arguments)
+
+if decoder == "hangs":
+    dataset.open_video = open_or_hang
+entries = Entries.of([Entry(path, 0, 0.0, 1 + number / 1e6) for number in range(50_000)])
+manifest = Manifest(Path("/nowhere/m.csv"), entries, num_classes=1)
+workers = decoding_workers(num_workers, "auto", 600, torch.device("cpu"))
+data = VideoDataset(manifest, RandomClips(2, 1), replace_bad=True)
+for number, _ in enumerate(VideoLoader(data, 1, workers)):  # nothing is closed
+    if number == 3:
+        print("started", flush=True)
+        if how == "exception":
+            raise RuntimeError("as a model would")
+"""
 
 
 def processes_of(group):
@@ -39,43 +47,42 @@ def processes_of(group):
     return [state for state in found.split() if not state.startswith("Z")]
 
 
-QUICK = [("works", "exception", 2), ("works", signal.SIGINT, 0), ("hangs", signal.SIGTERM, 2)]
+QUICK = [("works", signal.SIGINT, 0), ("hangs", signal.SIGTERM, 2)]
 CASES = [
     ("works", how, num_workers)
     for how in ("exception", signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
     for num_workers in (0, 2)
 ] + [("hangs", how, 2) for how in ("exception", signal.SIGINT, signal.SIGTERM, signal.SIGKILL)]
+CODES = {"exception": 1, signal.SIGINT: -signal.SIGINT, signal.SIGTERM: -signal.SIGTERM, signal.SIGKILL: -9}
 
 
 @pytest.mark.parametrize(
     "decoder, how, num_workers",
     [pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES],
 )
-def test_nothing_is_left(decoder, how, num_workers, videos, monkeypatch):
-    if decoder == "hangs":
-        opened = iter(range(5))
-
-        def open_or_hang(*arguments):
-            next(opened, None) is not None or time.sleep(1000)
-            return real(*arguments)
-
-        real = dataset.open_video
-        monkeypatch.setattr(dataset, "open_video", open_or_hang)
-    context = multiprocessing.get_context("fork")
-    here, there = context.Pipe()
-    process = context.Process(target=use, args=(videos("intra.mp4"), num_workers, how, there))
-    process.start()
-    assert here.poll(30)
-    deadline = time.monotonic() + SECONDS
-    while process.is_alive() and time.monotonic() < deadline:
-        if how != "exception":  # again: one that falls into a callback of a library is lost in Python
-            os.kill(process.pid, how)
-        process.join(3)
+def test_nothing_is_left(decoder, how, num_workers, videos):
+    arguments = [videos("intra.mp4"), str(num_workers), decoder, "exception" if how == "exception" else "on"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
-        assert process.exitcode == (-how if how in (signal.SIGTERM, signal.SIGKILL) else 1)
+        assert process.stdout is not None and process.stdout.readline() == b"started\n"
+        deadline = time.monotonic() + SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            if how != "exception":  # again: one that falls into a callback of a library is lost in Python
+                os.kill(process.pid, how)
+            try:
+                process.wait(3)
+            except subprocess.TimeoutExpired:
+                continue
+        assert process.returncode == CODES[how]
         while left := processes_of(process.pid):
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
     finally:
         if processes_of(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
