@@ -186,6 +186,7 @@ def test_a_forked_process_leaves_the_connections_of_its_parent_alone(server, mon
     monkeypatch.setattr(remote, "NO_ANSWER_SECONDS", 5.0)
     server.files["v.mp4"] = b"content"
     check_file(server.url("v.mp4"))
+    gc.collect()  # decoders of other tests, with threads that a forked process has not, and would wait for
     if (child := os.fork()) == 0:
         check_file(server.url("v.mp4"))
         gc.collect()  # of what is its parent's, too
