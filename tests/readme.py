@@ -16,6 +16,7 @@ FEW = {  # contenders, or cases
     "loader": ["--loader", "ours_pyav", "--memory_clips", "40"],
     "decode": ["--loader", "limit_disposable", "ours_pyav"],
     "views": ["--loader", "ours", "--num_clips", "2"],
+    "plan": ["--norms", "gn_ws_recompute", "--num_frames", "16"],
 }
 
 
@@ -34,7 +35,7 @@ def run(home: Path, command: str, **environment: str) -> None:
     command = command.replace("motion_v1_seed0_400_400_200", "motion_v1_seed0_16_4_4")
     program, *options = shlex.split(command)
     assert program == "videonorm", command
-    if options[0] == "bench":  # fewer contenders
+    if options[0] in ("bench", "frontier"):  # fewer contenders
         options += FEW.get(options[1], [])
     options = [option.replace("~", str(home), 1) for option in options]
     python = [sys.executable, "-m", "videonorm"]

@@ -17,10 +17,11 @@ MAY_IMPORT = {
     "data": set(),
     "training": {"evaluation", "data"},
     "evaluation": {"ops", "models", "data"},
+    "frontier": {"evaluation"},
     "sweep": set(),
     "bench": {"ops", "layers", "models", "data"},
 }
-EVERYWHERE = {"errors", "files", "interruption", "machine", "messages", "options", "__version__"}
+EVERYWHERE = {"errors", "files", "interruption", "look", "machine", "messages", "options", "__version__"}
 
 
 def imports(path: Path) -> set[str]:

@@ -47,6 +47,11 @@ def clone(tmp_path_factory):
         trainer={"max_epochs": 1, "limit_train_batches": 1, "precision": "32-true"},
     )
 
+    r50 = folder / "configs" / "kinetics400_r50.yaml"
+    backbone = yaml.safe_load(r50.read_text())["model"]["backbone"]
+    backbone["init_args"] |= {"depth": 10, "width": 8}
+    cut_short(r50, model={"backbone": backbone}, data={"crop_size": 32})
+
     quickstart = folder / "configs" / "sweep" / "quickstart.yaml"
     content = yaml.safe_load(quickstart.read_text())
     content |= {"norms": {"gn_ws": content["norms"]["gn_ws"]}, "num_frames": [2], "budget": {"steps": 2}}

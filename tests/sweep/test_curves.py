@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from videonorm.errors import UserError
+from videonorm.look import arm_colors
 from videonorm.sweep.cells import cells_of
 from videonorm.sweep.curves import read_curves, training_loss, validation_top1
-from videonorm.sweep.look import arm_colors
 from videonorm.sweep.results import Result
 
 

@@ -5,9 +5,9 @@ import matplotlib.colors
 import pytest
 from matplotlib.text import Text
 
+from videonorm.look import arm_colors
 from videonorm.sweep import plots
 from videonorm.sweep.cells import cells_of
-from videonorm.sweep.look import arm_colors
 
 
 @pytest.fixture

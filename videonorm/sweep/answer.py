@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from videonorm.look import CI, percent, points, span
 from videonorm.sweep.cells import (
     Cell,
     clips_seen,
@@ -19,7 +20,6 @@ from videonorm.sweep.cells import (
     with_result,
 )
 from videonorm.sweep.intervals import Estimate
-from videonorm.sweep.look import CI, percent, points, span
 
 
 @dataclass(frozen=True)

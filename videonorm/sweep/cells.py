@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from videonorm.look import span
 from videonorm.sweep.intervals import Estimate, difference, mean_top1
-from videonorm.sweep.look import span
 from videonorm.sweep.results import Result
 from videonorm.sweep.shape import Shape
 

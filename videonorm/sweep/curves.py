@@ -16,9 +16,9 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from videonorm.errors import UserError
+from videonorm.look import PERCENT, STYLE
 from videonorm.sweep.cells import Cell, strides_differ, with_result
-from videonorm.sweep.look import PERCENT
-from videonorm.sweep.plots import STYLE, Drawing, panel_grid
+from videonorm.sweep.plots import Drawing, panel_grid
 from videonorm.sweep.results import Result
 
 LOSS, TOP1 = "train/loss", "val/top1"  # columns of metrics.csv

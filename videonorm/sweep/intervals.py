@@ -22,7 +22,7 @@ from statistics import fmean
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from videonorm.sweep.look import percent
+from videonorm.look import percent
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
+from videonorm.look import INK, MUTED, PERCENT, STYLE, arm_colors, span
 from videonorm.sweep.cells import (
     Cell,
     clips_seen,
@@ -30,35 +31,11 @@ from videonorm.sweep.cells import (
     strides_differ,
     with_result,
 )
-from videonorm.sweep.look import PERCENT, arm_colors, span
 
-INK = "#1a1d21"  # all text and lines that are not data; `as_svg` makes it the colour of the text around it
-MUTED = "#7d848c"
 LABEL_HEIGHT = 0.055  # of a norm's name, in heights of its axes
 PHONE_WIDTH = 4.3  # inches of 72 units: a page of 390 px shows letters a little larger than they are set
 BEST_POSSIBLE: dict[str, Any] = {"color": MUTED, "linewidth": 1.4, "linestyle": (0, (4, 2))}
 CHANCE: dict[str, Any] = {**BEST_POSSIBLE, "linestyle": (0, (1, 2))}
-STYLE: dict[Any, Any] = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
-    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), MUTED),
-    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "axes.facecolor": "none",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.grid.axis": "y",
-    "grid.alpha": 0.25,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "lines.linewidth": 2.2,
-    "lines.markersize": 6.5,
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a name with a $ is a name
-}
 
 Length = tuple[int, int]  # (num_frames, frame_stride)
 Axis = Callable[[Cell], Any]  # what a plot has on its x axis: `_length` or `_batch_size`

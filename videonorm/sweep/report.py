@@ -13,11 +13,11 @@ import jinja2
 from matplotlib.figure import Figure
 
 from videonorm import files
+from videonorm.look import CI, arm_colors, span
 from videonorm.sweep import plots
 from videonorm.sweep.answer import Answer, answer
 from videonorm.sweep.cells import Cell, cells_of, clips_seen, has_memory, highest, with_result
 from videonorm.sweep.curves import Curves, read_curves, training_loss, validation_top1
-from videonorm.sweep.look import CI, arm_colors, span
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import COLUMNS, Result, read_results
 from videonorm.sweep.tables import as_markdown, device_name, figures, is_cpu

@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from videonorm.look import PERCENT, arm_colors, span
 from videonorm.sweep.answer import Answer
 from videonorm.sweep.cells import Cell, clips_seen, has_memory, with_result
-from videonorm.sweep.look import PERCENT, arm_colors, span
 
 
 def figures(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from videonorm.sweep.look import arm_colors, percent, span
+from videonorm.look import arm_colors, percent, span
 from videonorm.sweep.plan import Plan
 from videonorm.sweep.records import RunFolder
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from itertools import cycle
+from typing import Any
 
 # Okabe & Ito, "Color Universal Design" (2008): told apart with any colour vision, on white and on black.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -11,6 +12,31 @@ def arm_colors(arms: Iterable[str]) -> dict[str, str]:
     """A colour for each arm, by order of appearance."""
     return dict(zip(dict.fromkeys(arms), cycle(PALETTE), strict=False))
 
+
+INK = "#1a1d21"  # all text and lines that are not data; in a page's SVG, the colour of the text around it
+MUTED = "#7d848c"
+# Of matplotlib.
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "axes.facecolor": "none",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.grid.axis": "y",
+    "grid.alpha": 0.25,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "lines.linewidth": 2.2,
+    "lines.markersize": 6.5,
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a name with a $ is a name
+}
 
 PERCENT = "\u00a0%"  # no line ends before the sign
 CI = f"95{PERCENT} CI"
