@@ -62,6 +62,20 @@ def test_from_options_to_table_picture_and_sentence(recipe, tmp_path, monkeypatc
     assert "0.3 GiB hold 4 x" in printed and printed.endswith(f"{out}, {out.with_suffix('.png')}\n")
 
 
+def test_what_fits_nowhere(recipe, tmp_path, monkeypatch):
+    """Of one crop, and of all: then nothing is drawn, and the table says how far it is."""
+    monkeypatch.setattr(planning, "plan", in_this_process)
+    monkeypatch.setattr(recipe_module, "read_recipe", lambda configs: recipe)
+    out = tmp_path / "p.csv"
+    options = ["plan", "-c", RECIPE, "--reserve_gib", "0.001", "--num_frames", "2", "--out", str(out)]
+    main([*options, "--memory_gib", "0.02", "--crop_size", "32", "1024"])
+    assert [row["max_batch_size"] == "0" for row in csv.DictReader(out.open())] == [False, True]
+    out.with_suffix(".png").unlink()
+    with pytest.raises(UserError, match=r"^--memory_gib \(0.02\) must hold a batch beside .* a clip"):
+        main([*options, "--memory_gib", "0.02", "--crop_size", "1024"])
+    assert out.exists() and not out.with_suffix(".png").exists()
+
+
 def with_group_norm(recipe):
     norm = {"class_path": "videonorm.layers.GroupNorm3d", "init_args": {"num_groups": 4}}
     backbone = {**recipe.backbone, "init_args": {**recipe.backbone["init_args"], "norm": norm}}

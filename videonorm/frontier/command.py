@@ -111,6 +111,13 @@ def main(argv: list[str]) -> None:
                 questions.append(Question(norm, recipe, num_frames, crop_size))
     points = list(_progress(plan(questions, memory, options.reserve_gib), len(questions)))
     write_csv(points, options.out)
+    if not any(point.max_batch_size for point in points):
+        least = min(points, key=lambda point: point.gib_fixed + point.gib_peak_per_clip)
+        raise UserError(
+            f"--memory_gib ({memory:g}) must hold a batch beside --reserve_gib ({options.reserve_gib:g}): of "
+            f"{least.num_frames} frames of {least.crop_size} x {least.crop_size} {least.norm} takes "
+            f"{least.gib_peak_per_clip:.3g} GiB a clip and {least.gib_fixed:.3g} for itself"
+        )
     picture = options.out.with_suffix(".png")
     write(picture, as_png(iso_memory(points)))
     _show(points)

@@ -12,8 +12,11 @@ from videonorm.look import STYLE, arm_colors
 
 
 def iso_memory(points: Sequence[Point]) -> Figure:
-    """Largest B against T, on scales of powers, a panel a crop; where no clip fits there is no point."""
-    crops = sorted({point.crop_size for point in points})
+    """Largest B against T, on scales of powers, a panel a crop; where no batch fits there is none.
+
+    At least one has to fit.
+    """
+    crops = sorted({point.crop_size for point in points if point.max_batch_size})
     colors = arm_colors(point.norm for point in points)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.4 + 5.2 * len(crops), 4.2), layout="constrained")
