@@ -184,6 +184,8 @@ class _Lengths:
         self._short: list[int] = []  # their frames
 
     def add(self, batch: Batch) -> None:
+        if self._said:
+            return
         span = self._dataset.sampling.span
         before = self._videos
         self._videos += len(batch)

@@ -102,12 +102,13 @@ def main(argv: list[str]) -> None:
             f"--out ({options.out}) must be a file that can be written: {error.strerror}"
         ) from error
     overlays = _overlays(options.config[0], options.norms)
+    crop_sizes, lengths = (_each_once(name, getattr(options, name)) for name in ("crop_size", "num_frames"))
     with ThreadPoolExecutor(available_cores()) as pool:  # each waits for a process
         recipes = list(pool.map(read_recipe, ([*options.config, *overlay] for overlay in overlays.values())))
     questions = []
     for norm, recipe in zip(overlays, recipes, strict=True):
-        for crop_size in _each_once("crop_size", options.crop_size) or [recipe.crop_size]:
-            for num_frames in _each_once("num_frames", options.num_frames) or [recipe.num_frames]:
+        for crop_size in crop_sizes or [recipe.crop_size]:
+            for num_frames in lengths or [recipe.num_frames]:
                 questions.append(Question(norm, recipe, num_frames, crop_size))
     points = list(_progress(plan(questions, memory, options.reserve_gib), len(questions)))
     write_csv(points, options.out)

@@ -41,9 +41,8 @@ class FiniteLoss:
 def check_finite_weights(model: nn.Module, step: int) -> None:
     """Raise UserError, naming the first, if trained weights are not finite."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad and p.numel()}
-    local = [
-        p.to_local() if hasattr(p, "to_local") else p for p in trained.values()
-    ]  # of this process's share
+    # Of FSDP's, the share of this process.
+    local = [p.to_local() if hasattr(p, "to_local") else p for p in trained.values()]
     finite = torch.stack([p.isfinite().all() for p in local]).tolist() if local else []
     for name, good in zip(trained, finite, strict=True):
         if not good:

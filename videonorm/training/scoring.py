@@ -45,9 +45,8 @@ class EpochScores:
         sampler = getattr(loader, "sampler", None)
         # Lightning's has some videos twice to even the shares out.
         self._videos = len(sampler.dataset) if isinstance(sampler, DistributedSampler) else None  # type: ignore[arg-type]
-        self._seen: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # rows, labels and logits, before a table is made
+        # Rows, labels and logits, until it is known how large a table they make.
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self._count = 0
         self.table = VideoScores(len(self._manifest.entries) if self._manifest else 0, num_classes, device)
 

@@ -41,8 +41,7 @@ def check_proved(format: Format, proved: Mapping[str, Collection[str]]) -> None:
         proved: codecs by container, for which tests compare every frame.
     """
     if format.codec not in proved.get(format.container, ()):
-        container = format.container.partition(",")[0]
-        container = "mp4" if "mp4" in format.container else container
+        container = "mp4" if format.container == MP4 else format.container.partition(",")[0]
         raise RefusalError(f"is not proved to read {format.codec.upper()} in {container.upper()} files right")
 
 
