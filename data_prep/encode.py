@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import av
 from av.container import OutputContainer
-from pictures import Shaper
+from pictures import Box, Shaper
 from sound import Sound
 from video import Facts, probe
 
@@ -48,6 +48,7 @@ class Job(NamedTuple):
     start_seconds: float | None
     end_seconds: float | None
     settings: Settings
+    crop: Box | None = None
 
 
 class Made(NamedTuple):
@@ -86,6 +87,7 @@ def _record(job: Job, status: FileStatus) -> dict[str, Any]:
     return {
         "made_by": "transcode.py 2",
         **job.settings._asdict(),
+        **({"crop": list(job.crop)} if job.crop else {}),
         "start_seconds": job.start_seconds,
         "end_seconds": job.end_seconds,
         "source": without_credentials(job.source),
@@ -156,7 +158,7 @@ class _Encoding(Pictures):
             first = (stream.start_time or 0) if index.counted else int(index.pts[0])
             self._clock = float(first * index.format.time_base)
         orientation = Orientation.of(index.format.matrix)
-        self._shaper = Shaper(settings.short_side, settings.fps, aspect, orientation)
+        self._shaper = Shaper(settings.short_side, settings.fps, aspect, orientation, job.crop)
         self._container = container
         self._video = container.add_stream(
             "libx264", rate=Fraction(settings.fps or _rate(index)), options=options
@@ -166,7 +168,10 @@ class _Encoding(Pictures):
         self._sound = Sound(job.source, container) if settings.audio else None
 
     def take(self, row: int, picture: av.VideoFrame) -> None:
-        index, first = self._index, self._frames.start
+        index, first, crop = self._index, self._frames.start, self._job.crop
+        if crop and (crop.x + crop.width > picture.width or crop.y + crop.height > picture.height):
+            size = f"{picture.width} x {picture.height}"
+            raise BadVideoError(self._job.source, f"is {size}, and the box to crop does not lie in it")
         if row != self._taken:  # one before it is missing: what can be encoded ends there
             self.missing.add(int(index.pts[first + row]))
             return

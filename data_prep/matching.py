@@ -36,7 +36,7 @@ class Videos:
         self.real = {  # paths below the root -> without links
             path: real
             for path, real in files_below(str(self.root))
-            if _is_video(path) and not (beside and real.startswith(beside))
+            if is_video(path) and not (beside and real.startswith(beside))
         }
         self.paths = sorted(self.real)
         self._by_path: dict[str, list[str]] = defaultdict(list)
@@ -79,7 +79,7 @@ class Videos:
         return next(filter(None, map(split_of_folder, path.split(os.sep)[:-1])), None)
 
 
-def _is_video(path: str) -> bool:
+def is_video(path: str) -> bool:
     name = os.path.basename(path)
     return name[0] != "." and name.lower().endswith(VIDEO_SUFFIXES)
 

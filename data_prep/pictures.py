@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 from av.video.frame import PictureType
@@ -10,21 +10,39 @@ from av.video.frame import PictureType
 from videonorm.data.decoding.orientation import Orientation
 
 
+class Box(NamedTuple):
+    """A part of a picture, in pixels as they are stored; each number is even, as 4:2:0 needs."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
 class Shaper:
-    """Pictures scaled, with square pixels, upright, in 8 bit 4:2:0, at the rate wanted.
+    """Pictures cropped, scaled, with square pixels, upright, in 8 bit 4:2:0, at the rate wanted.
 
     Args:
         short_side: pixels, even; smaller pictures are not enlarged.
         fps: fixed rate, as 30000/1001; None keeps the time of each.
         aspect: width of a pixel of the source over its height.
         orientation: what makes them upright.
+        crop: what is kept of each; None keeps all of it.
     """
 
-    def __init__(self, short_side: int, fps: str | None, aspect: Fraction, orientation: Orientation) -> None:
+    def __init__(
+        self,
+        short_side: int,
+        fps: str | None,
+        aspect: Fraction,
+        orientation: Orientation,
+        crop: Box | None = None,
+    ) -> None:
         self._short_side = short_side
         self._fps = fps
         self._aspect = aspect
         self._orientation = orientation
+        self._crop = crop
         self._size: tuple[int, int] | None = None  # that of the first picture, for all
         self._graph: Any = None
         self._looks: tuple[Any, ...] | None = None
@@ -34,8 +52,10 @@ class Shaper:
         looks = (picture.width, picture.height, picture.format.name, picture.color_range)
         if looks != self._looks:  # streams cut together may change their looks
             yield from self.finish()
-            self._size = self._size or new_size(picture.width, picture.height, self._aspect, self._short_side)
-            self._graph, self._looks = _graph(picture, self._size, self._fps, self._orientation), looks
+            kept = self._crop or picture
+            self._size = self._size or new_size(kept.width, kept.height, self._aspect, self._short_side)
+            self._graph = _graph(picture, self._crop, self._size, self._fps, self._orientation)
+            self._looks = looks
         self._graph.vpush(picture)
         yield from _ready(self._graph)
 
@@ -63,7 +83,13 @@ def new_size(width: int, height: int, aspect: Fraction, short_side: int) -> tupl
     return even(square_width), even(square_height)
 
 
-def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None, orientation: Orientation) -> Any:
+def _graph(
+    picture: av.VideoFrame,
+    crop: Box | None,
+    size: tuple[int, int],
+    fps: str | None,
+    orientation: Orientation,
+) -> Any:
     graph = av.filter.Graph()
     graph.threads = 1
     chain = [
@@ -75,6 +101,11 @@ def _graph(picture: av.VideoFrame, size: tuple[int, int], fps: str | None, orien
             pixel_aspect="1/1",
             range=str(int(picture.color_range)),
             colorspace=str(int(picture.colorspace)),
+        ),
+        *(
+            [graph.add("crop", x=str(crop.x), y=str(crop.y), w=str(crop.width), h=str(crop.height))]
+            if crop
+            else []
         ),
         graph.add("scale", w=str(size[0]), h=str(size[1]), flags="bicubic", out_range="tv"),
         graph.add("format", pix_fmts="yuv420p"),

@@ -19,6 +19,8 @@ from workers import Failed, run_all
 from videonorm.data import Split
 from videonorm.files import to_cell, write
 
+KINDS = ("missing", "unreadable", "duplicate", "unlabelled")  # of problems that a split's table counts
+
 
 class Usable(NamedTuple):
     """A row of a manifest."""
@@ -75,21 +77,30 @@ def write_all(listing: Listing, usable: list[Usable], problems: list[Problem], o
         write_rows(out / f"{split}.csv", [_cells(row, split, out, listing) for row in rows])
     if listing.class_names is not None:
         write(out / "classes.txt", "".join(f"{name}\n" for name in listing.class_names))
+    write_problems(out, problems, listing.class_names)
+
+
+def write_problems(out: Path, problems: list[Problem], class_names: list[str] | None) -> None:
+    """Write problems.csv into ``out``."""
     columns = ("status", "split", "path", "label", "class_name", "where", "reason")
-    write_rows(out / "problems.csv", [_problem_cells(problem, listing) for problem in problems], columns)
+    write_rows(out / "problems.csv", [_problem_cells(problem, class_names) for problem in problems], columns)
+
+
+def path_from(out: Path, path: str) -> str:
+    """An absolute path as a manifest in ``out`` has it: a folder with manifest and videos can be moved."""
+    below = str(out.absolute()) + os.sep
+    if not path.startswith(below):
+        return path
+    path = path.removeprefix(below)
+    return path if path == to_cell(path.lstrip()) else f"./{path}"
 
 
 def _cells(video: Usable, split: Split, out: Path, listing: Listing) -> dict[str, object]:
-    path = video.path
-    below = str(out.absolute()) + os.sep
-    if path.startswith(below):  # a folder that holds manifest and videos can be moved as one
-        path = path.removeprefix(below)
-        path = path if path == to_cell(path.lstrip()) else f"./{path}"
     bounds = (video.listed.start_seconds, video.listed.end_seconds)
     start, end = ("" if bound is None else round(bound, 4) for bound in bounds)
     return {
-        "path": path,
-        **_label_cells(video.listed, listing),
+        "path": path_from(out, video.path),
+        **_label_cells(video.listed, listing.class_names),
         "split": split,
         "start_seconds": start,
         "end_seconds": end,
@@ -98,45 +109,36 @@ def _cells(video: Usable, split: Split, out: Path, listing: Listing) -> dict[str
     }
 
 
-def _problem_cells(problem: Problem, listing: Listing) -> dict[str, object]:
+def _problem_cells(problem: Problem, class_names: list[str] | None) -> dict[str, object]:
     # Unlike a line feed, a bare carriage return would not be quoted, and end the row.
     path = problem.path.replace("\r", "\\r")
     cells: dict[str, object] = {"status": problem.status, "path": path, "reason": problem.reason}
     if (video := problem.video) is not None:
-        cells |= {"split": video.split, "where": video.where, **_label_cells(video, listing)}
+        cells |= {"split": video.split, "where": video.where, **_label_cells(video, class_names)}
     return cells
 
 
-def _label_cells(video: Listed, listing: Listing) -> dict[str, object]:
+def _label_cells(video: Listed, class_names: list[str] | None) -> dict[str, object]:
     if video.label is None:
         return {"label": "", "class_name": ""}
-    return {
-        "label": video.label,
-        "class_name": listing.class_names[video.label] if listing.class_names is not None else "",
-    }
+    return {"label": video.label, "class_name": class_names[video.label] if class_names is not None else ""}
 
 
 def show(listing: Listing, usable: list[Usable], problems: list[Problem], out: Path) -> None:
     """Print a table of the splits, and what needs the reader's attention."""
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=120)
-    table = Table(header_style="bold", border_style="dim")
-    table.add_column("split")
-    kinds = ("missing", "unreadable", "duplicate", "unlabelled")
-    for heading in ("listed", "usable", "replaced", *kinds, "hours"):
-        table.add_column(heading, justify="right")
     counts = Counter((problem.video and problem.video.split, problem.status) for problem in problems)
+    table: dict[str, dict[str, int]] = {}
+    hours: dict[str, float] = {}
     lines = []
     for split in get_args(Split):
         rows = [video for video in usable if video.listed.split == split]
         if listed := sum(video.split == split for video in listing.videos):
             replaced = sum(video.status.startswith("replacement") for video in rows)
-            hours = sum(video.facts.duration_seconds or 0.0 for video in rows) / 3600
-            cells = (listed, len(rows), replaced, *(counts[split, kind] for kind in kinds))
-            table.add_row(split, *(f"{cell:,}" for cell in cells), f"{hours:,.1f}" if hours else "-")
+            kinds = {kind: counts[split, kind] for kind in KINDS}
+            table[split] = {"listed": listed, "usable": len(rows), "replaced": replaced, **kinds}
+            hours[split] = sum(video.facts.duration_seconds or 0.0 for video in rows) / 3600
         if any(video.listed.label is None for video in rows):
             lines.append(f"{split}.csv has no labels, as published: nothing can be trained or scored on it")
-    console.print(table)
     if listing.one_held_out:
         lines.append("val.csv and test.csv hold the same videos: the publisher has one held-out list")
     if listing.class_names is not None:
@@ -144,11 +146,33 @@ def show(listing: Listing, usable: list[Usable], problems: list[Problem], out: P
         if empty := set(range(len(listing.class_names))) - {video.listed.label for video in usable}:
             first = listing.class_names[min(empty)]
             lines.append(f"classes without a video that can be used: {len(empty)}, the first is {first}")
-    if copies := counts[None, "duplicate"]:
+    print_table(table, hours, [*lines, *lines_of(problems, out)])
+
+
+def lines_of(problems: list[Problem], out: Path) -> list[str]:
+    """What is said of problems below the table."""
+    counts = Counter(problem.status for problem in problems if problem.video is None)
+    lines = []
+    if copies := counts["duplicate"]:
         lines.append(f"files with the name of another, which is used: {copies:,}")
-    if unlisted := counts[None, "unlisted"]:
+    if unlisted := counts["unlisted"]:
         lines.append(f"files that are in no list: {unlisted:,}")
     if problems:
         lines.append(f"problems, each with its reason: {len(problems):,}, in {out / 'problems.csv'}")
+    return lines
+
+
+def print_table(table: dict[str, dict[str, int]], hours: dict[str, float], lines: list[str]) -> None:
+    """Print the counts of each split, by column, its hours, and lines below."""
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=120)
+    shown = Table(header_style="bold", border_style="dim")
+    shown.add_column("split")
+    for heading in (*next(iter(table.values()), {}), "hours"):
+        shown.add_column(heading, justify="right")
+    for split, counts in table.items():
+        length = f"{hours[split]:,.1f}" if hours[split] else "-"
+        shown.add_row(split, *(f"{count:,}" for count in counts.values()), length)
+    console.print(shown)
     for line in lines:
         console.print(Text(printable(line)), soft_wrap=True)
