@@ -9,8 +9,7 @@ from typing import NamedTuple
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LETTERS = "abcdefghijklmnopqrstuvxyz"  # without w, whose name is long
 
-# Position in the sentence -> what stands for a word in the sentence's name -> the word: "bin blue at f two now"
-# is bbaf2n.
+# By position in the sentence: what stands for a word in its name. bbaf2n is "bin blue at f two now".
 VOCABULARY = {
     "command": {"b": "bin", "l": "lay", "p": "place", "s": "set"},
     "colour": {"b": "blue", "g": "green", "r": "red", "w": "white"},
