@@ -16,7 +16,8 @@ examples:
 The box of the examples is only one: look at a frame of each speaker. boxes.csv has the columns speaker, x, y,
 width, height.
 
-COST
+Cost of 1,000 sentences, a speaker's, on one core: with a box one minute and, at 88 x 64, 31 MB; without one
+five seconds.
 
 exit codes: 0 done; 2 an argument or a file is wrong.
 """
