@@ -89,6 +89,7 @@ class RunRecord(Callback):
             "frame_stride": data and data.frame_stride,
             "seed": self.seed,
             "lr": classifier.base_lr,
+            "schedule": classifier.schedule_name,
             "num_classes": classifier.num_classes,
             "best_possible_top1": best_possible,
             "machine": machine(device),
@@ -103,7 +104,8 @@ class RunRecord(Callback):
         step, total_steps = trainer.global_step, classifier.total_steps
         if trainer.ckpt_path:
             say(trainer, f"going on at step {step} from {trainer.ckpt_path}")
-            if isinstance(classifier.scheduler, Schedule) and self.total_steps not in (None, total_steps):
+            follows = isinstance(classifier.scheduler, Schedule) and classifier.time_budget is None
+            if follows and self.total_steps not in (None, total_steps):
                 was = f"was of {self.total_steps} until step {step}"
                 say(trainer, f"the schedule is now of {total_steps} steps, and {was}")
         self.total_steps = total_steps
@@ -193,6 +195,7 @@ class RunRecord(Callback):
                 "step": trainer.global_step,
                 "steps": trainer.global_step,
                 "total_steps": classifier.total_steps,
+                "warmup_steps": classifier.warmup_steps,
                 "clips_seen": self.clock.clips_seen,
                 "frames_seen": None if frames is None else self.clock.clips_seen * frames,
                 **self.validation,
