@@ -286,9 +286,10 @@ class VideoClassifier(LightningModule):
         self.log_dict(metrics, sync_dist=True)
 
     def gather_scores(self) -> None:
-        self.epoch_scores.finish(f"model at step {self.trainer.global_step}", self._over_processes)
+        self.epoch_scores.finish(f"model at step {self.trainer.global_step}", self.over_processes)
 
-    def _over_processes(self, tensor: Tensor, how: str) -> Tensor:
+    def over_processes(self, tensor: Tensor, how: str) -> Tensor:
+        """Reduce a tensor of each process by "sum" or "max"; it may be overwritten."""
         reduced = self.trainer.strategy.reduce(tensor, reduce_op=how)
         assert isinstance(reduced, Tensor)
         return reduced

@@ -52,16 +52,16 @@ class Interruption(Callback):
     ) -> None:
         last_of_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if last_of_epoch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self._end_if_asked(trainer)
+            self.end_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        self._end_if_asked(trainer)
+        self.end_if_asked(trainer)
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        self._end_if_asked(trainer)
+        self.end_if_asked(trainer)
 
     def on_predict_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        self._end_if_asked(trainer)
+        self.end_if_asked(trainer)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
@@ -73,7 +73,7 @@ class Interruption(Callback):
             signal.signal(number, handler)
         self._before = {}
 
-    def _end_if_asked(self, trainer: Trainer) -> None:
+    def end_if_asked(self, trainer: Trainer) -> None:
         asked = self.asked
         if trainer.world_size > 1:
             if not trainer.strategy.reduce_boolean_decision(bool(asked), all=False):

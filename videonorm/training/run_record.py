@@ -20,6 +20,7 @@ from videonorm.training.batch_sizes import norm_layers
 from videonorm.training.callbacks import parts, say
 from videonorm.training.interruption import Stopped
 from videonorm.training.schedule import Schedule
+from videonorm.training.score_at_lengths import ScoreAtLengths
 from videonorm.training.throughput import TrainingClock, peak_memory_mib
 
 SECONDS_BETWEEN_RECORDS = 2.0
@@ -72,6 +73,8 @@ class RunRecord(Callback):
         # Of the run that the checkpoint is of: what it was trained towards, and in what epochs.
         self.total_steps: int | None = None
         self.batches_per_epoch: int | None = None
+        self.views: list[dict[str, Any]] = []  # what ScoreAtLengths has found
+        self.peak_memory_mib: float | None = None  # of training, once it has ended
         self.constants: dict[str, Any] = {}
         self.written = 0.0
         self.is_done = False
@@ -151,12 +154,20 @@ class RunRecord(Callback):
         self.clock.start()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        scorers = [callback for callback in callbacks if isinstance(callback, ScoreAtLengths)]
         changed = self._validated_weights not in (None, _version(pl_module))  # by weight averaging, say
-        if trainer.enable_validation and (changed or self.validated_step != trainer.global_step):
+        unknown = bool(scorers) and self._validated_weights is None  # were scored in another session
+        if trainer.enable_validation and (changed or unknown or self.validated_step != trainer.global_step):
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
         self.clock.stop()
+        self.peak_memory_mib = peak_memory_mib(trainer.strategy.root_device)  # of other clips it is another
+        for scorer in scorers:
+            for scores in scorer.score(trainer):
+                self.views.append(scores.record())
+                self._write(trainer, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, "done")
@@ -200,9 +211,10 @@ class RunRecord(Callback):
                 "frames_seen": None if frames is None else self.clock.clips_seen * frames,
                 **self.validation,
                 **self.best,
+                "views": self.views,
                 "train_seconds": self.clock.train_seconds,
                 "clips_per_second": self.clock.clips_per_second,
-                "peak_memory_mib": peak_memory_mib(trainer.strategy.root_device),
+                "peak_memory_mib": self.peak_memory_mib or peak_memory_mib(trainer.strategy.root_device),
                 "bad_videos": data and len(data.bad_videos),
             },
         )

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from videonorm.errors import UserError
-from videonorm.training.throughput import TrainingClock
+from videonorm.training.throughput import clock_of
 from videonorm.training.unfit_callbacks import CheckedCallback
 
 
@@ -47,7 +47,7 @@ class TimeBudget(CheckedCallback):
             value = getattr(trainer, name)
             if value != -1:
                 raise UserError(f"trainer.{name} ({value}) must be -1 beside TimeBudget, which ends training")
-        if _clock(trainer) is None:
+        if clock_of(trainer) is None:
             raise UserError("trainer.callbacks (TimeBudget) must have a RunRecord beside it, for its clock")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -56,7 +56,7 @@ class TimeBudget(CheckedCallback):
     def progress(self, step: int) -> float:
         """Share of the time that is gone with ``step`` steps: of all processes, when they first ask."""
         if self._measured is None or self._measured[0] != step:
-            clock, strategy = _clock(self._trainer), self._trainer.strategy
+            clock, strategy = clock_of(self._trainer), self._trainer.strategy
             assert clock is not None
             spent = clock.train_seconds
             if self._trainer.world_size > 1:
@@ -116,9 +116,3 @@ class TimeBudget(CheckedCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._before, self.total_steps = state_dict["seconds"], state_dict["total_steps"]
         self._pace, self.warmup_steps = state_dict["pace"], state_dict["warmup_steps"]
-
-
-def _clock(trainer: Trainer) -> TrainingClock | None:
-    """The RunRecord's."""
-    clocks = (getattr(callback, "clock", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return next((clock for clock in clocks if isinstance(clock, TrainingClock)), None)
