@@ -1,5 +1,6 @@
 """A command that is asked to end does so within seconds, says how to go on, and leaves no process behind."""
 
+import csv
 import json
 import os
 import signal
@@ -226,3 +227,38 @@ def test_validate_ends(recipe, checkpoint, endless, tmp_path, number, num_worker
     log = command.log.read_text()
     assert "stopped" in log and "Traceback" not in log
     assert not (folder / "validate.json").exists()
+
+
+def test_a_run_that_was_stopped_in_its_last_validation_has_it_after_all(recipe, tmp_path, monkeypatch):
+    """It was saved with all its steps, of which the last was not validated."""
+    validation_step, calls = VideoClassifier.validation_step, []
+
+    def asked(self, batch, batch_idx):
+        calls.append(batch_idx)
+        if len(calls) == 4:  # of three batches each
+            signal.raise_signal(signal.SIGTERM)
+        return validation_step(self, batch, batch_idx)
+
+    fit = ["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path)]
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(VideoClassifier, "validation_step", asked)
+        main(fit)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
+    before = metrics(tmp_path)
+    assert before["val/top1"] == ["4"]
+
+    main([*fit, "--ckpt_path", "last"])
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["status"], record["step"], record["clips_seen"]) == ("done", 8, 16)
+    assert metrics(tmp_path) == before | {"val/top1": ["4", "8"]}
+    main([*fit, "--ckpt_path", "last", "--trainer.max_steps", "12"])
+    after = metrics(tmp_path)
+    assert after["val/top1"] == ["4", "9", "12"]
+    assert after["train/loss"] == [*before["train/loss"], *map(str, range(8, 12))]
+
+
+def metrics(folder):
+    """The steps that have them."""
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [row["step"] for row in rows if row[name]] for name in ("train/loss", "val/top1")}

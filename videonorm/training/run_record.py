@@ -125,7 +125,8 @@ class RunRecord(Callback):
         if self.config is not None and trainer.is_global_zero:
             write(Path(trainer.default_root_dir) / "config.yaml", self.config)
         self._write(trainer, "running")
-        self.clock.start()
+        if not trainer.fit_loop.done:
+            self.clock.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
