@@ -257,6 +257,25 @@ def test_a_run_that_was_stopped_in_its_last_validation_has_it_after_all(recipe, 
     assert after["train/loss"] == [*before["train/loss"], *map(str, range(8, 12))]
 
 
+def test_averaged_weights_change_no_places_in_a_validation_that_is_stopped(recipe, tmp_path, monkeypatch):
+    """While they are judged they are in the network, and those that are trained in their place."""
+    average = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
+    options = [f"--trainer.callbacks+={json.dumps(average)}", "--trainer.max_steps", "7"]
+
+    def fit(name, *more):
+        main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path / name), *options, *more])
+        return torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    def ask(self, *_):
+        if not self.trainer.sanity_checking:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(VideoClassifier, "on_validation_batch_start", ask)
+        fit("stopped")
+    torch.testing.assert_close(fit("stopped", "--ckpt_path", "last"), fit("straight"))
+
+
 def metrics(folder):
     """The steps that have them."""
     with open(folder / "metrics.csv", newline="") as file:

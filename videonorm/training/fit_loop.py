@@ -23,7 +23,7 @@ class EndingFitLoop(_FitLoop):
 
     @property
     def skip(self) -> bool:
-        return self.max_batches == 0 or self.trainer.limit_train_batches == 0  # type: ignore[attr-defined]
+        return self.max_batches == 0 or self.trainer.limit_train_batches == 0
 
     def on_advance_start(self) -> None:
         self._trains = True
