@@ -206,8 +206,8 @@ def test_a_killed_run_is_scored_when_it_goes_on(recipe, tmp_path, monkeypatch):
     assert (record["status"], record["step"], found["num_frames"].tolist()) == ("done", 8, [4, 2])
 
 
-def test_the_same_videos_in_batches_of_no_more_frames(recipe, tmp_path, monkeypatch):
-    """Those of the first two batches: with twice the frames one at a time; none where all are too short."""
+def test_the_same_videos_in_batches_of_as_many_frames(recipe, tmp_path, monkeypatch):
+    """The first four, two at a time by four frames; none of them where all are too short."""
     shapes, step = [], VideoClassifier.validation_step
 
     def watched(self, batch, batch_idx):
@@ -217,7 +217,7 @@ def test_the_same_videos_in_batches_of_no_more_frames(recipe, tmp_path, monkeypa
     monkeypatch.setattr(VideoClassifier, "validation_step", watched)
     options = ["--trainer.limit_val_batches", 2, "--data.short_video", "error", "--trainer.max_steps", 1]
     record, found = fit(recipe, tmp_path, *options, scores_at([8, 1, 1], [2, 1, 1], [16, 1, 1]))
-    assert shapes == [(2, 1, 4)] * 2 + [(1, 1, 8)] * 4 + [(2, 1, 2)] * 2 + [(0, 0, 0)] * 4
+    assert shapes == [(2, 1, 4)] * 2 + [(1, 1, 8)] * 4 + [(4, 1, 2)] + [(0, 0, 0)] * 4
     assert np.isnan(found["loss"]).tolist() == [[False] * 4 + [True]] * 3 + [[True] * 5]
     assert (
         "max_bad_fraction (0.2) must cover the videos that cannot be used, which are 4 of 4: "

@@ -42,7 +42,8 @@ class RunRecord(Callback):
     run.json is written when training starts (status "running"), every few seconds while it goes on, and at
     its end ("done", "failed" with the error, or "stopped" with the signal). Clips, seconds and validation
     scores go on over a resume. If the last step has not been validated when training ends, it is: a record's
-    scores are those of the model it ends with. What another's data loader does not tell is null.
+    scores are those of the model it ends with. ``ScoreAtLengths`` is called then. What another's data loader
+    does not tell is null.
 
     Args:
         backbone: the resolved ``{"class_path": ..., "init_args": ...}`` of the model. It goes into every

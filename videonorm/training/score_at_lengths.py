@@ -74,7 +74,7 @@ class ScoreAtLengths(CheckedCallback):
     other record changes, and no other callback sees these validations.
 
     A view that the network cannot take, or that is longer than every video, has nan and its reason in
-    run.json; the others go on. A batch has no more frames than in the run's own validation.
+    run.json; the others go on. The network is given as many frames at once as in the run's own validation.
 
     Args:
         views: num_frames, frame_stride and num_clips of each, such as [[4, 4, 1], [16, 1, 1]]; frame_stride
@@ -154,14 +154,13 @@ def _score(trainer: Trainer, loader: VideoLoader, view: View) -> tuple[VideoScor
 def _taking(loader: VideoLoader, view: View, num_batches: float) -> Iterator[None]:
     """Have a loader, with its workers and what they keep of the videos, take the clips of a view.
 
-    They are those of the videos of its first batches, and their batches have no more frames.
+    They are those of the videos of its first batches, and the network is given as many frames at once.
     """
     dataset, sampling, batches = loader.dataset, loader.dataset.sampling, loader.batch_sampler
     stride = {"frame_stride": view.frame_stride} if view.frame_stride else {}
     dataset.sampling = replace(sampling, num_frames=view.num_frames, num_clips=view.num_clips, **stride)
     videos = islice(loader.sampler, min(int(num_batches * batches.batch_size), len(dataset)))
-    frames = batches.batch_size * sampling.num_frames * sampling.num_clips
-    size = min(batches.batch_size, max(1, frames // (view.num_frames * view.num_clips)))
+    size = max(1, batches.batch_size * sampling.num_frames // view.num_frames)
     loader.batch_sampler = BatchSampler(list(videos), size, drop_last=False)
     try:
         yield
