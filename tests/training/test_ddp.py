@@ -149,9 +149,9 @@ def test_two_processes_end_on_time_and_score_at_other_lengths(recipe, videos, tm
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["status"] == "done" and record["train_seconds"] >= 2
     assert record["step"] == record["total_steps"] and record["clips_seen"] > 8
-    longest = "a clip spans {} frames, and the longest of the videos has 12"
+    longest = "a clip of 13 frames at frame_stride {} spans {}, and the longest video has 12"
     said = [view["error"] for view in record["views"]]
-    assert said == [None, None, longest.format(13), longest.format(25)] and record["bad_videos"] == 1
+    assert said == [None, None, longest.format(1, 13), longest.format(2, 25)] and record["bad_videos"] == 1
     with np.load(tmp_path / "scores.npz", allow_pickle=False) as file:
         found = dict(file)
     last = tmp_path / "checkpoints" / "last.ckpt"

@@ -129,7 +129,7 @@ def test_the_others_are_what_validate_finds(scored, recipe, tmp_path, row, view)
 
 def test_what_cannot_be_scored_says_why(scored):
     said = [view["error"] for view in scored.record["views"]]
-    longest = "a clip spans 13 frames, and the longest of the videos has 12"
+    longest = "a clip of 13 frames at frame_stride 1 spans 13, and the longest video has 12"
     assert said == [None, None, "RuntimeError: three is none of its lengths", longest, None]
     for view in scored.record["views"][2:4]:
         assert [view[name] for name in ("top1", "top5", "loss", "videos")] == [None, None, None, 0]

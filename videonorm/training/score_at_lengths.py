@@ -196,14 +196,17 @@ def _enter_scores(trainer: Trainer, loader: VideoLoader) -> None:
         for count, how in ((longest, "max"), (len(bad), "sum"))
     )
     videos = num_bad + int(classifier.scores.scored.sum())
-    if num_bad > data.max_bad_fraction * videos:
+    allowed = data.max_bad_fraction
+    if num_bad > allowed * videos:
         such = "".join(f": {path} {reason}" for path, reason in islice(bad.items(), 1))
         raise UserError(
-            f"max_bad_fraction ({data.max_bad_fraction:g}) must cover the videos that cannot be used, "
-            f"which are {num_bad:g} of {videos:g}{such}"
+            f"max_bad_fraction ({allowed:g}) must cover the videos that cannot be used, which are "
+            f"{num_bad:g} of {videos:g}{such}"
         )
-    if longest < (span := loader.dataset.sampling.span):
-        raise UserError(f"a clip spans {span:g} frames, and the longest of the videos has {longest:g}")
+    sampling = loader.dataset.sampling
+    if longest < sampling.span:
+        clip = f"{sampling.num_frames} frames at frame_stride {sampling.frame_stride}"
+        raise UserError(f"a clip of {clip} spans {sampling.span}, and the longest video has {longest:g}")
 
 
 def _write(path: Path, videos: list[Scored], views: list[ViewScores]) -> None:
