@@ -47,6 +47,7 @@ def make_classifier(*, accumulate=1, world_size=1, batch_size=8, **options):
         world_size=world_size,
         global_rank=0,
         global_step=0,
+        callbacks=[],
         max_steps=100,
         max_epochs=-1,
         estimated_stepping_batches=100,
@@ -142,7 +143,7 @@ def test_training_loss(smoothing, mixed):
 def test_a_batch_of_bad_videos_scores_nothing():
     classifier = make_classifier()
     entries = Entries.of([Entry(f"{number}.mp4", 0) for number in range(4)])
-    classifier._start_scores(
+    classifier.start_scores(
         SimpleNamespace(dataset=SimpleNamespace(manifest=Manifest("val.csv", entries, 3)))
     )
     empty = Views(torch.zeros(0, 0, 0, 0, 0, 3), torch.zeros(0).long(), torch.zeros(0).long())

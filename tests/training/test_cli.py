@@ -64,6 +64,8 @@ def test_record(trained):
         "frames_per_step": 8,
         "seed": 0,
         "lr": pytest.approx(3.2 * 2 / 256),
+        "schedule": "WarmupCosine(warmup=0.1, start=0.1, final=0.0)",
+        "warmup_steps": 1,
         "best_possible_top1": None,
         "step": 8,
         "steps": 8,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import videonorm
@@ -120,3 +121,45 @@ def test_two_processes_test_each_of_101_videos_once(judge, tmp_path):
     result = json.loads((tmp_path / "test.json").read_text())
     right = sum(row["predicted"] == row["label"] for row in predictions(tmp_path))
     assert (result["videos"], result["top1"]) == (101, pytest.approx(right / 101))
+
+
+@pytest.mark.slow
+def test_two_processes_end_on_time_and_score_at_other_lengths(recipe, videos, tmp_path):
+    """With the same step, or they would wait for each other; and every video once."""
+    callbacks = [
+        {"class_path": "videonorm.training.TimeBudget", "init_args": {"seconds": 2}},
+        {
+            "class_path": "videonorm.training.ScoreAtLengths",
+            "init_args": {"views": [[2, 2, 2], [13, 1, 1], [13, 2, 1]]},
+        },
+    ]
+    source = {
+        "--model.backbone.init_args.norm": "videonorm.layers.SyncBatchNorm3d",
+        "--data.source.init_args.val": videos.val_bad,
+    }
+    options = source | {
+        "--trainer.callbacks": json.dumps(callbacks),
+        "--trainer.max_steps": -1,
+        "--trainer.max_epochs": -1,
+        "--trainer.devices": 2,
+        "--trainer.strategy": "ddp",
+        "--trainer.default_root_dir": tmp_path,
+    }
+    run("fit", recipe, options)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["status"] == "done" and record["train_seconds"] >= 2
+    assert record["step"] == record["total_steps"] and record["clips_seen"] > 8
+    longest = "a clip of 13 frames at frame_stride {} spans {}, and the longest video has 12"
+    said = [view["error"] for view in record["views"]]
+    assert said == [None, None, longest.format(1, 13), longest.format(2, 25)] and record["bad_videos"] == 1
+    with np.load(tmp_path / "scores.npz", allow_pickle=False) as file:
+        found = dict(file)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    for row, clips in enumerate([(4, 1, 1), (2, 2, 2)]):
+        view = zip(("num_frames", "frame_stride", "num_val_clips"), clips, strict=True)
+        asked = {f"--data.{name}": value for name, value in view}
+        run_here("validate", recipe, source | asked | {"--ckpt_path": last})
+        with open(tmp_path / "validate.csv", newline="") as file:
+            alone = {of["path"]: float(of["loss"] or "nan") for of in csv.DictReader(file)}
+        assert list(alone) == found["path"].tolist()
+        np.testing.assert_allclose(found["loss"][row], list(alone.values()), rtol=1e-4)

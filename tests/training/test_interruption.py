@@ -1,5 +1,6 @@
 """A command that is asked to end does so within seconds, says how to go on, and leaves no process behind."""
 
+import csv
 import json
 import os
 import signal
@@ -226,3 +227,57 @@ def test_validate_ends(recipe, checkpoint, endless, tmp_path, number, num_worker
     log = command.log.read_text()
     assert "stopped" in log and "Traceback" not in log
     assert not (folder / "validate.json").exists()
+
+
+def test_a_run_that_was_stopped_in_its_last_validation_has_it_after_all(recipe, tmp_path, monkeypatch):
+    """It was saved with all its steps, of which the last was not validated."""
+    validation_step, calls = VideoClassifier.validation_step, []
+
+    def asked(self, batch, batch_idx):
+        calls.append(batch_idx)
+        if len(calls) == 4:  # of three batches each
+            signal.raise_signal(signal.SIGTERM)
+        return validation_step(self, batch, batch_idx)
+
+    fit = ["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path)]
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(VideoClassifier, "validation_step", asked)
+        main(fit)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
+    before = metrics(tmp_path)
+    assert before["val/top1"] == ["4"]
+
+    main([*fit, "--ckpt_path", "last"])
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["status"], record["step"], record["clips_seen"]) == ("done", 8, 16)
+    assert metrics(tmp_path) == before | {"val/top1": ["4", "8"]}
+    main([*fit, "--ckpt_path", "last", "--trainer.max_steps", "12"])
+    after = metrics(tmp_path)
+    assert after["val/top1"] == ["4", "9", "12"]
+    assert after["train/loss"] == [*before["train/loss"], *map(str, range(8, 12))]
+
+
+def test_averaged_weights_change_no_places_in_a_validation_that_is_stopped(recipe, tmp_path, monkeypatch):
+    """While they are judged they are in the network, and those that are trained in their place."""
+    average = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}
+    options = [f"--trainer.callbacks+={json.dumps(average)}", "--trainer.max_steps", "7"]
+
+    def fit(name, *more):
+        main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path / name), *options, *more])
+        return torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    def ask(self, *_):
+        if not self.trainer.sanity_checking:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(VideoClassifier, "on_validation_batch_start", ask)
+        fit("stopped")
+    torch.testing.assert_close(fit("stopped", "--ckpt_path", "last"), fit("straight"))
+
+
+def metrics(folder):
+    """The steps that have them."""
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [row["step"] for row in rows if row[name]] for name in ("train/loss", "val/top1")}

@@ -36,6 +36,19 @@ def test_without_warmup_equals_torch():
         oracle.step()
 
 
+def test_it_says_what_it_is():
+    assert repr(WarmupCosine()) == "WarmupCosine(warmup=0.1, start=0.1, final=0.0)"
+    assert repr(WarmupSteps([0.5])) == "WarmupSteps(milestones=(0.5,), decay=0.1, warmup=0.0, start=0.1)"
+
+
+@pytest.mark.parametrize("warmup, total", [(0.1, 8), (0.1, 640), (0.07, 100), (0.5, 7), (1.0, 5), (0.0, 9)])
+def test_warmup_in_steps(warmup, total):
+    """Those whose successor would have a higher factor, were there no fall behind it."""
+    schedule = WarmupSteps([], warmup=warmup)
+    rising = sum(schedule.factor(step / total) < 1 for step in range(total))
+    assert schedule.warmup_steps(total) == rising
+
+
 @pytest.mark.parametrize(
     "schedule", [lambda: WarmupCosine(warmup=5), lambda: WarmupSteps(milestones=[0.1, 5])]
 )

@@ -6,12 +6,16 @@ from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.evaluation_record import EvaluationRecord
 from videonorm.training.run_record import RunRecord
 from videonorm.training.schedule import Schedule, WarmupCosine, WarmupSteps
+from videonorm.training.score_at_lengths import ScoreAtLengths
+from videonorm.training.time_budget import TimeBudget
 
 __all__ = [
     "EvaluationRecord",
     "LastCheckpoint",
     "RunRecord",
     "Schedule",
+    "ScoreAtLengths",
+    "TimeBudget",
     "VideoClassifier",
     "VideoDataModule",
     "WarmupCosine",

@@ -87,10 +87,12 @@ class LastCheckpoint(Checkpoint):
             raise UserError(f"every_n_train_steps ({every_n_train_steps}) must be at least 1")
         self.every_n_train_steps = every_n_train_steps
         self.due = False
+        self._trained = False  # in this session
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._trained = True
         last_of_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         total_steps = parts(trainer)[0].total_steps
         last_of_all = total_steps is not None and trainer.global_step >= total_steps
@@ -102,7 +104,8 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
+        if self._trained:  # or it is what the run went on from
+            self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         self.due = False

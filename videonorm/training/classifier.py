@@ -22,7 +22,8 @@ from videonorm.training.resume import settle_progress
 from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
-from videonorm.training.unfit_callbacks import check_callbacks
+from videonorm.training.time_budget import TimeBudget
+from videonorm.training.unfit_callbacks import CheckedCallback, check_callbacks
 
 
 def parameter_groups(model: nn.Module, norm_weight_decay: bool) -> list[dict[str, Any]]:
@@ -132,20 +133,54 @@ class VideoClassifier(LightningModule):
         # Before loggers make the run folder: a batch that the norms cannot be trained on must leave nothing
         # behind, nor a run in a folder that is taken.
         if self.trainer.state.fn == TrainerFn.FITTING:
-            resumes = self.trainer.ckpt_path is not None
-            check_callbacks(self.trainer.callbacks, self.backbone, resumes)  # type: ignore[attr-defined]
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            check_callbacks(callbacks, self.backbone, resumes=self.trainer.ckpt_path is not None)
+            for callback in callbacks:
+                if isinstance(callback, CheckedCallback):
+                    callback.check(self.trainer)
             _ = self.batch_sizes
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            for callback in callbacks:
                 if isinstance(callback, FolderLock):
                     callback.take(self.trainer)
 
     # Optimization
 
-    @cached_property
+    @property
+    def time_budget(self) -> TimeBudget | None:
+        """What ends training, if it is time."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next((callback for callback in callbacks if isinstance(callback, TimeBudget)), None)
+
+    @property
     def total_steps(self) -> int | None:
-        """Optimizer steps of the whole training; None where nothing but time or a callback ends it."""
+        """Optimizer steps of the whole training: with a ``TimeBudget`` a prediction until it ends.
+
+        None where nothing but another callback ends it, or nothing is known yet.
+        """
+        return self._planned_steps if self.time_budget is None else self.time_budget.total_steps
+
+    @cached_property
+    def _planned_steps(self) -> int | None:
         steps = self.trainer.estimated_stepping_batches
         return None if math.isinf(steps) else int(steps)
+
+    def _progress(self, step: int) -> float:
+        """Share of training that is over with ``step`` optimizer steps."""
+        # The total is asked for at the first step, not before: asking makes Lightning load the data, which
+        # must not happen before it has restored a checkpoint.
+        if not step:
+            return 0.0
+        budget = self.time_budget
+        return step / (self.total_steps or step) if budget is None else budget.progress(step)
+
+    @property
+    def warmup_steps(self) -> int | None:
+        """Optimizer steps in which a ``Schedule`` still rises; None without a warm-up of such a one."""
+        if not isinstance(self.scheduler, Schedule) or not self.scheduler.warmup:
+            return None
+        if self.time_budget is not None:
+            return self.time_budget.warmup_steps
+        return None if self.total_steps is None else self.scheduler.warmup_steps(self.total_steps)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.optimizer(parameter_groups(self.backbone, self.norm_weight_decay))
@@ -159,10 +194,12 @@ class VideoClassifier(LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr_per_256_clips * clips / 256
         self.base_lr: float = optimizer.param_groups[0]["lr"]
+        self.schedule_name: str | None = None
         if self.scheduler is None:
             return optimizer
         if not isinstance(self.scheduler, Schedule):
             scheduler, interval = self.scheduler(optimizer), self.scheduler_interval
+            self.schedule_name = type(scheduler).__name__
             return {
                 "optimizer": optimizer,
                 "lr_scheduler": {
@@ -171,16 +208,14 @@ class VideoClassifier(LightningModule):
                     "monitor": "val/loss",
                 },
             }
-        if self.trainer.max_steps == -1 and self.trainer.max_epochs == -1:
+        if self.trainer.max_steps == -1 and self.trainer.max_epochs == -1 and self.time_budget is None:
             raise UserError(
-                "trainer.max_steps (-1) or trainer.max_epochs (-1) must be set for a schedule to follow"
+                "trainer.max_steps (-1) or trainer.max_epochs (-1) must be set for a schedule to follow, or "
+                "trainer.callbacks have a TimeBudget"
             )
         schedule = self.scheduler
-        # The total is asked for at the first step, not here: asking makes Lightning load the data, which must
-        # not happen before it has restored a checkpoint.
-        factors = LambdaLR(
-            optimizer, lambda step: schedule.factor(step / (self.total_steps or step) if step else 0.0)
-        )
+        self.schedule_name = repr(schedule)
+        factors = LambdaLR(optimizer, lambda step: schedule.factor(self._progress(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factors, "interval": "step"}}
 
     # Training
@@ -238,22 +273,23 @@ class VideoClassifier(LightningModule):
         """Those of the last evaluation."""
         return self.epoch_scores.table
 
-    def _start_scores(self, loaders: Any) -> None:
+    def start_scores(self, loaders: Any) -> None:
         place = self.trainer.global_rank, self.trainer.world_size
         self.epoch_scores = EpochScores(loaders, self.num_classes, self.device, *place)
 
     def _finish_scores(self, stage: Literal["val", "test"]) -> None:
-        self._gather_scores()
+        self.gather_scores()
         metrics = {f"{stage}/{name}": value for name, value in self.scores.metrics().items()}
         top1 = f"{stage}/top1"
         # Every process has the same values; sync_dist only says so to Lightning.
         self.log(top1, metrics.pop(top1), prog_bar=True, sync_dist=True)
         self.log_dict(metrics, sync_dist=True)
 
-    def _gather_scores(self) -> None:
-        self.epoch_scores.finish(f"model at step {self.trainer.global_step}", self._over_processes)
+    def gather_scores(self) -> None:
+        self.epoch_scores.finish(f"model at step {self.trainer.global_step}", self.over_processes)
 
-    def _over_processes(self, tensor: Tensor, how: str) -> Tensor:
+    def over_processes(self, tensor: Tensor, how: str) -> Tensor:
+        """Reduce a tensor of each process by "sum" or "max"; it may be overwritten."""
         reduced = self.trainer.strategy.reduce(tensor, reduce_op=how)
         assert isinstance(reduced, Tensor)
         return reduced
@@ -261,7 +297,7 @@ class VideoClassifier(LightningModule):
     def on_validation_epoch_start(self) -> None:
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._check_finite()  # or the scores would be blamed
-        self._start_scores(self.trainer.val_dataloaders)
+        self.start_scores(self.trainer.val_dataloaders)
 
     # With several loaders Lightning tells which; EpochScores refuses them.
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -271,7 +307,7 @@ class VideoClassifier(LightningModule):
         self._finish_scores("val")
 
     def on_test_epoch_start(self) -> None:
-        self._start_scores(self.trainer.test_dataloaders)
+        self.start_scores(self.trainer.test_dataloaders)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.epoch_scores.add(batch, self.backbone)
@@ -280,10 +316,10 @@ class VideoClassifier(LightningModule):
         self._finish_scores("test")
 
     def on_predict_epoch_start(self) -> None:
-        self._start_scores(self.trainer.predict_dataloaders)
+        self.start_scores(self.trainer.predict_dataloaders)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         return self.epoch_scores.add(batch, self.backbone)
 
     def on_predict_epoch_end(self) -> None:
-        self._gather_scores()
+        self.gather_scores()

@@ -27,6 +27,7 @@ from videonorm.training.callbacks import BadVideoReport, LastCheckpoint, LogInte
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.evaluation_record import EvaluationRecord
+from videonorm.training.fit_loop import EndingFitLoop
 from videonorm.training.interruption import Interruption, Stopped
 from videonorm.training.resume import check_settings, check_state, check_world_size, settled
 from videonorm.training.run_folder import (
@@ -171,13 +172,15 @@ class TrainingCLI(LightningCLI):
                 case asked:
                     loggers = [*_as_list(asked), table]
         kwargs["logger"] = loggers or objects.logger or False
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             **kwargs,
             # Behind the others, as what they do at the end of a batch belongs to what is saved; and until all
             # have written what they know, the folder is held.
             callbacks=[*_as_list(objects.callbacks), *callbacks, interruption, *lock],
             plugins=[*_as_list(objects.plugins), WholeCheckpointIO()],
         )
+        EndingFitLoop(trainer)
+        return trainer
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -2,11 +2,12 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.trainer.states import TrainerFn
 
 from videonorm.interruption import Stopped as Stopped
@@ -52,16 +53,16 @@ class Interruption(Callback):
     ) -> None:
         last_of_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if last_of_epoch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            self._end_if_asked(trainer)
+            self.end_if_asked(trainer)
 
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        self._end_if_asked(trainer)
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.end_if_asked(trainer, lambda: _put_back(trainer, pl_module))
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        self._end_if_asked(trainer)
+        self.end_if_asked(trainer)
 
     def on_predict_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        self._end_if_asked(trainer)
+        self.end_if_asked(trainer)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
@@ -73,7 +74,12 @@ class Interruption(Callback):
             signal.signal(number, handler)
         self._before = {}
 
-    def _end_if_asked(self, trainer: Trainer) -> None:
+    def end_if_asked(self, trainer: Trainer, before: Callable[[], None] = lambda: None) -> None:
+        """Raise Stopped if the process, or another, was asked to end, and save a training run.
+
+        Args:
+            before: called before it is saved.
+        """
         asked = self.asked
         if trainer.world_size > 1:
             if not trainer.strategy.reduce_boolean_decision(bool(asked), all=False):
@@ -83,9 +89,18 @@ class Interruption(Callback):
             return
         sentence = "stopped"
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            before()
             trainer.save_checkpoint(self.checkpoint)
             sentence = f"stopped at step {trainer.global_step}; --ckpt_path last goes on"
         self._said = True
         if trainer.is_global_zero:
             print(f"\n{sentence}", flush=True)
         raise Stopped(asked)
+
+
+def _put_back(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Of averaged weights, which a validation has put in the place of those that are trained."""
+    averaging = getattr(callbacks, "WeightAveraging", ())  # since Lightning 2.6
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, averaging):
+            callback.on_validation_epoch_end(trainer, pl_module)

@@ -4,6 +4,7 @@ config.yaml       the resolved configuration
 run.json          what was run, on what, and what came out (see ``RunRecord``)
 metrics.csv       one row per logged step
 val.csv           one row per video of the last validation (see ``EvaluationRecord``)
+scores.npz        the scores of every video by clips of several lengths, if asked for (see ``ScoreAtLengths``)
 checkpoints/      last.ckpt to go on from, best.ckpt of the best validation
 bad_videos.csv    videos that could not be decoded, and why
 tensorboard/      TensorBoard events

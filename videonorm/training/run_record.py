@@ -20,6 +20,7 @@ from videonorm.training.batch_sizes import norm_layers
 from videonorm.training.callbacks import parts, say
 from videonorm.training.interruption import Stopped
 from videonorm.training.schedule import Schedule
+from videonorm.training.score_at_lengths import ScoreAtLengths
 from videonorm.training.throughput import TrainingClock, peak_memory_mib
 
 SECONDS_BETWEEN_RECORDS = 2.0
@@ -41,7 +42,8 @@ class RunRecord(Callback):
     run.json is written when training starts (status "running"), every few seconds while it goes on, and at
     its end ("done", "failed" with the error, or "stopped" with the signal). Clips, seconds and validation
     scores go on over a resume. If the last step has not been validated when training ends, it is: a record's
-    scores are those of the model it ends with. What another's data loader does not tell is null.
+    scores are those of the model it ends with. ``ScoreAtLengths`` is called then. What another's data loader
+    does not tell is null.
 
     Args:
         backbone: the resolved ``{"class_path": ..., "init_args": ...}`` of the model. It goes into every
@@ -72,6 +74,8 @@ class RunRecord(Callback):
         # Of the run that the checkpoint is of: what it was trained towards, and in what epochs.
         self.total_steps: int | None = None
         self.batches_per_epoch: int | None = None
+        self.views: list[dict[str, Any]] = []  # what ScoreAtLengths has found
+        self.peak_memory_mib: float | None = None  # of training, once it has ended
         self.constants: dict[str, Any] = {}
         self.written = 0.0
         self.is_done = False
@@ -89,6 +93,7 @@ class RunRecord(Callback):
             "frame_stride": data and data.frame_stride,
             "seed": self.seed,
             "lr": classifier.base_lr,
+            "schedule": classifier.schedule_name,
             "num_classes": classifier.num_classes,
             "best_possible_top1": best_possible,
             "machine": machine(device),
@@ -103,7 +108,8 @@ class RunRecord(Callback):
         step, total_steps = trainer.global_step, classifier.total_steps
         if trainer.ckpt_path:
             say(trainer, f"going on at step {step} from {trainer.ckpt_path}")
-            if isinstance(classifier.scheduler, Schedule) and self.total_steps not in (None, total_steps):
+            follows = isinstance(classifier.scheduler, Schedule) and classifier.time_budget is None
+            if follows and self.total_steps not in (None, total_steps):
                 was = f"was of {self.total_steps} until step {step}"
                 say(trainer, f"the schedule is now of {total_steps} steps, and {was}")
         self.total_steps = total_steps
@@ -120,7 +126,8 @@ class RunRecord(Callback):
         if self.config is not None and trainer.is_global_zero:
             write(Path(trainer.default_root_dir) / "config.yaml", self.config)
         self._write(trainer, "running")
-        self.clock.start()
+        if not trainer.fit_loop.done:
+            self.clock.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -149,12 +156,20 @@ class RunRecord(Callback):
         self.clock.start()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        scorers = [callback for callback in callbacks if isinstance(callback, ScoreAtLengths)]
         changed = self._validated_weights not in (None, _version(pl_module))  # by weight averaging, say
-        if trainer.enable_validation and (changed or self.validated_step != trainer.global_step):
+        unknown = bool(scorers) and self._validated_weights is None  # were scored in another session
+        if trainer.enable_validation and (changed or unknown or self.validated_step != trainer.global_step):
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
         self.clock.stop()
+        self.peak_memory_mib = peak_memory_mib(trainer.strategy.root_device)  # of other clips it is another
+        for scorer in scorers:
+            for scores in scorer.score(trainer):
+                self.views.append(scores.record())
+                self._write(trainer, "running")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, "done")
@@ -193,13 +208,15 @@ class RunRecord(Callback):
                 "step": trainer.global_step,
                 "steps": trainer.global_step,
                 "total_steps": classifier.total_steps,
+                "warmup_steps": classifier.warmup_steps,
                 "clips_seen": self.clock.clips_seen,
                 "frames_seen": None if frames is None else self.clock.clips_seen * frames,
                 **self.validation,
                 **self.best,
+                "views": self.views,
                 "train_seconds": self.clock.train_seconds,
                 "clips_per_second": self.clock.clips_per_second,
-                "peak_memory_mib": peak_memory_mib(trainer.strategy.root_device),
+                "peak_memory_mib": self.peak_memory_mib or peak_memory_mib(trainer.strategy.root_device),
                 "bad_videos": data and len(data.bad_videos),
             },
         )

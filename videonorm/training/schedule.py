@@ -15,9 +15,20 @@ from videonorm.errors import UserError
 class Schedule(ABC):
     """A learning-rate factor over the course of training; 1 stands for the optimizer's learning rate."""
 
+    warmup: float = 0.0
+    """Fraction of training in which the factor rises."""
+
     @abstractmethod
     def factor(self, progress: float) -> float:
         """Factor at ``progress``: 0 before the first optimizer step, 1 after the last."""
+
+    def warmup_steps(self, total_steps: int) -> int:
+        """Of so many steps those that begin before the warm-up is over."""
+        return math.ceil(round(self.warmup * total_steps, 6))  # 0.07 * 100 is 7.000000000000001
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({settings})"
 
 
 def _check_fraction(name: str, value: float) -> None:

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 
 
 class TrainingClock:
@@ -57,6 +58,12 @@ class TrainingClock:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.clips_seen, self._seconds = state["clips_seen"], state["train_seconds"]
         self._before = state["clips_per_second"]
+
+
+def clock_of(trainer: Trainer) -> TrainingClock | None:
+    """That of its RunRecord."""
+    clocks = (getattr(callback, "clock", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return next((clock for clock in clocks if isinstance(clock, TrainingClock)), None)
 
 
 def peak_memory_mib(device: torch.device) -> float:
