@@ -47,7 +47,7 @@ def parser() -> Parser:
         DESCRIPTION,
         EXAMPLES,
         memory=f"that may be taken (default: all of the first GPU here; on a CPU {CPU_GIB:g})",
-        reserve=f"kept of it by the plan for what it does not count (on a GPU by default {GPU_RESERVE_GIB:g})",
+        reserve=f"kept by the plan for what it does not count (default on a GPU: {GPU_RESERVE_GIB:g})",
         reserve_gib=None,
         out="the table",
     )

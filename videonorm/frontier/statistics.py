@@ -1,8 +1,8 @@
 """How many independent values the statistics of a batch norm rest on, from the moments of single clips.
 
-A batch norm takes, of each channel, the mean M and the variance V of all values x of a batch: of B clips, each
-of T x H x W values that are correlated. Of n independent values, M would vary between batches by Var(x) / n,
-and V, of normal ones, by 2 Mean(V)^2 / (n - 1). So
+A batch norm takes, of each channel, the mean M and the variance V of all values x of a batch: of B clips,
+each of T x H x W values that are correlated. Of n independent values, M would vary between batches by
+Var(x) / n, and V, of normal ones, by 2 Mean(V)^2 / (n - 1). So
 
     n_eff_mean     = Var(x) / Var(M)
     n_eff_variance = 1 + 2 Mean(V)^2 / Var(V)
@@ -24,8 +24,6 @@ with no approximation, so that every B follows from one pass over clips of a len
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +31,17 @@ from numpy.typing import NDArray
 from videonorm.machine import commit, versions
 
 Array = NDArray[np.float64]
+
+# Below so many independent values, a layer's statistics are expected to be noise. What is known, in the
+# median layer of networks of depth 10 and a quarter of the usual width before training: on MotionClips batch
+# norm lost some 24 points of top-1 at 3.5 values (T = 16, B = 2) and at most 4 at 6 (T = 8, B = 4), as
+# sweep/quickstart/results.csv has it; on GRID's speech, real video, it did not fail at 15 (T = 16, B = 2).
+FEW = 5.0
+ORIGIN = (
+    "A prediction, not a result: on MotionClips batch norm lost some 24 points of top-1 where the median layer "
+    "had 3.5 independent values (T=16, B=2) and at most 4 where it had 6 (T=8, B=4); on real video of speech "
+    "(GRID) it did not fail with 15 (T=16, B=2)."
+)
 
 
 def effective_sizes(means: Array, variances: Array, batch_size: int) -> tuple[Array, Array]:
@@ -58,3 +67,135 @@ def effective_sizes(means: Array, variances: Array, batch_size: int) -> tuple[Ar
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         return total / of_mean, 1 + 2 * variance**2 / of_variance
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A norm's place in batches of one shape. The fields are the columns of the CSV.
+
+    Attributes:
+        n_eff_mean, n_eff_variance: medians over its channels; nan if none varies.
+        channels_below: share of the channels of which one of the two is below FEW.
+        clips: that were looked at.
+        network: what they were fed to: "as initialized", with batch norms, or a checkpoint.
+    """
+
+    layer: str
+    num_channels: int
+    num_frames: int
+    batch_size: int
+    n_eff_mean: float
+    n_eff_variance: float
+    channels_below: float
+    clips: int
+    network: str
+    torch: str | None
+    commit: str | None
+
+    @property
+    def n_eff(self) -> float:
+        """The lesser of the two."""
+        return min(self.n_eff_mean, self.n_eff_variance)
+
+    @property
+    def is_short(self) -> bool:
+        return self.n_eff < FEW
+
+
+def layers(
+    moments: Mapping[str, Array], num_frames: int, batch_sizes: Sequence[int], network: str
+) -> list[Layer]:
+    """A row for each batch size and layer.
+
+    Args:
+        moments: as ``Recorder`` writes them.
+    """
+    names = [key.removesuffix(".mean") for key in moments if key.endswith(".mean")]
+    made_by = {"torch": versions()["torch"], "commit": commit()}
+    rows = []
+    for batch_size in batch_sizes:
+        for name in names:
+            means = moments[f"{name}.mean"]
+            of_mean, of_variance = effective_sizes(means, moments[f"{name}.variance"], batch_size)
+            varies = ~np.isnan(of_mean)
+            row = Layer(
+                layer=name,
+                num_channels=means.shape[1],
+                num_frames=num_frames,
+                batch_size=batch_size,
+                n_eff_mean=_median(of_mean[varies]),
+                n_eff_variance=_median(of_variance[varies]),
+                channels_below=_share(np.minimum(of_mean, of_variance)[varies] < FEW),
+                clips=len(means),
+                network=network,
+                **made_by,
+            )
+            rows.append(row)
+    return rows
+
+
+def _median(values: Array) -> float:
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def _share(those: NDArray[np.bool_]) -> float:
+    return float(those.mean()) if len(those) else float("nan")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Every layer in batches of one shape."""
+
+    layers: Sequence[Layer]
+
+    @property
+    def num_frames(self) -> int:
+        return self.layers[0].num_frames
+
+    @property
+    def batch_size(self) -> int:
+        return self.layers[0].batch_size
+
+    @property
+    def short(self) -> int:
+        """Layers that rest on too few independent values."""
+        return sum(layer.is_short for layer in self.layers)
+
+    @property
+    def fails(self) -> bool:
+        """Whether batch norm is expected to fail: half of the layers or more are short."""
+        return 2 * self.short >= len(self.layers)
+
+    def median(self, name: str) -> float:
+        """Of a column, over the layers."""
+        return float(np.nanmedian([getattr(layer, name) for layer in self.layers]))
+
+    @property
+    def worst(self) -> Layer:
+        return min(self.layers, key=lambda layer: (np.isnan(layer.n_eff), layer.n_eff))
+
+
+def cells(rows: Sequence[Layer]) -> list[Cell]:
+    """In the order of the rows."""
+    shapes = dict.fromkeys((row.num_frames, row.batch_size) for row in rows)
+    return [Cell([row for row in rows if (row.num_frames, row.batch_size) == shape]) for shape in shapes]
+
+
+def sentences(of: Sequence[Cell]) -> list[str]:
+    """What is expected of batch norm."""
+    least = min(of, key=lambda cell: cell.median("n_eff"))
+    failing = sorted((cell for cell in of if cell.fails), key=lambda cell: cell.median("n_eff"))
+    if not failing:
+        return [
+            f"BN is not expected to fail: at worst, at B={least.batch_size}, T={least.num_frames}, the statistics "
+            f"of the median layer rest on {least.median('n_eff'):.1f} independent values."
+        ]
+    first, *others = failing
+    said = [
+        f"BN will fail here: at B={first.batch_size}, T={first.num_frames} the statistics of {first.short} of "
+        f"{len(first.layers)} layers rest on fewer than {FEW:g} independent values."
+    ]
+    if others:
+        shapes = "; ".join(f"B={cell.batch_size}, T={cell.num_frames}" for cell in others)
+        said.append(f"So it will at {shapes}.")
+    return said
