@@ -158,6 +158,6 @@ def _show(rows: Sequence[Any]) -> None:
     for reason in dict.fromkeys(row.loader_error for row in rows if row.loader_error):
         console.print(f"no loader was measured: {reason}", soft_wrap=True, markup=False)
     first = rows[0]
-    made_on = f"Made on {first.device}, of which a step may take {first.gib_memory:g} GiB"
-    made_on += f"; torch {first.torch}; commit {(first.commit or 'unknown')[:12]}."
+    made_on = f"Made on {first.device}, where a step may take {first.gib_memory:g} GiB; torch {first.torch}; "
+    made_on += f"commit {first.commit or 'unknown'}."
     console.print(made_on, soft_wrap=True, markup=False)

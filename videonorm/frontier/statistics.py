@@ -38,9 +38,9 @@ Array = NDArray[np.float64]
 # sweep/quickstart/results.csv has it; on GRID's speech, real video, it did not fail at 15 (T = 16, B = 2).
 FEW = 5.0
 ORIGIN = (
-    "A prediction, not a result: on MotionClips batch norm lost some 24 points of top-1 where the median layer "
-    "had 3.5 independent values (T=16, B=2) and at most 4 where it had 6 (T=8, B=4); on real video of speech "
-    "(GRID) it did not fail with 15 (T=16, B=2)."
+    "A prediction, not a result: on MotionClips batch norm lost some 24 points of top-1 where the median "
+    "layer had 3.5 independent values (T=16, B=2) and at most 4 where it had 6 (T=8, B=4); on real video of "
+    "speech (GRID) it did not fail with 15 (T=16, B=2)."
 )
 
 
@@ -162,9 +162,14 @@ class Cell:
         return sum(layer.is_short for layer in self.layers)
 
     @property
+    def is_refused(self) -> bool:
+        """Whether there is a single clip."""
+        return self.batch_size == 1
+
+    @property
     def fails(self) -> bool:
         """Whether batch norm is expected to fail: half of the layers or more are short."""
-        return 2 * self.short >= len(self.layers)
+        return not self.is_refused and 2 * self.short >= len(self.layers)
 
     def median(self, name: str) -> float:
         """Of a column, over the layers."""
@@ -183,19 +188,22 @@ def cells(rows: Sequence[Layer]) -> list[Cell]:
 
 def sentences(of: Sequence[Cell]) -> list[str]:
     """What is expected of batch norm."""
-    least = min(of, key=lambda cell: cell.median("n_eff"))
-    failing = sorted((cell for cell in of if cell.fails), key=lambda cell: cell.median("n_eff"))
-    if not failing:
-        return [
-            f"BN is not expected to fail: at worst, at B={least.batch_size}, T={least.num_frames}, the statistics "
-            f"of the median layer rest on {least.median('n_eff'):.1f} independent values."
-        ]
-    first, *others = failing
-    said = [
-        f"BN will fail here: at B={first.batch_size}, T={first.num_frames} the statistics of {first.short} of "
-        f"{len(first.layers)} layers rest on fewer than {FEW:g} independent values."
-    ]
-    if others:
-        shapes = "; ".join(f"B={cell.batch_size}, T={cell.num_frames}" for cell in others)
-        said.append(f"So it will at {shapes}.")
+    said = []
+    of = sorted(of, key=lambda cell: cell.median("n_eff"))
+    if failing := [cell for cell in of if cell.fails]:
+        first, *others = failing
+        said.append(
+            f"BN will fail here: at B={first.batch_size}, T={first.num_frames} the statistics of "
+            f"{first.short} of {len(first.layers)} layers rest on fewer than {FEW:g} independent values."
+        )
+        if others:
+            shapes = "; ".join(f"B={cell.batch_size}, T={cell.num_frames}" for cell in others)
+            said.append(f"So it will at {shapes}.")
+    elif working := [cell for cell in of if not cell.is_refused]:
+        said.append(
+            f"BN is not expected to fail: at worst, at B={working[0].batch_size}, T={working[0].num_frames}, "
+            f"the statistics of the median layer rest on {working[0].median('n_eff'):.1f} independent values."
+        )
+    if any(cell.is_refused for cell in of):
+        said.append("Of a single clip it takes no statistics, unless min_clips is 1: those of InstanceNorm.")
     return said

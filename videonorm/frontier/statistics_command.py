@@ -127,7 +127,8 @@ def _show(of: list[Cell]) -> None:
         medians = (f"{cell.median(name):.1f}" for name in ("n_eff_mean", "n_eff_variance"))
         worst = f"{cell.worst.n_eff:.1f}  {cell.worst.layer}"
         shape, short = (str(cell.num_frames), str(cell.batch_size)), f"{cell.short} of {len(cell.layers)}"
-        table.add_row(*shape, *medians, worst, short, "will fail" if cell.fails else "should work")
+        verdict = "refuses" if cell.is_refused else "will fail" if cell.fails else "should work"
+        table.add_row(*shape, *medians, worst, short, verdict)
     console.print(table)
     first = of[0].layers[0]
     console.print(f"Medians over the layers. {first.clips} clips of each length; network {first.network}.")
