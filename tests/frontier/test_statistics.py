@@ -3,6 +3,7 @@
 import csv
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,3 +147,30 @@ def test_from_options_to_table_picture_and_sentence(tmp_path, monkeypatch, capsy
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "BN will fail here: at B=2, T=8 the" in printed and "\nA prediction, not a result: " in printed
+
+
+@pytest.mark.slow
+def test_the_whole_road(tmp_path):
+    """From a recipe's file, by its own loader, through a network that is new and one that is trained."""
+    configs = Path(__file__).parents[2] / "configs"
+    (tmp_path / "small.yaml").write_text(
+        "model: {backbone: {init_args: {width: 4}}}\n"
+        "data: {source: {class_path: videonorm.data.MotionClips,"
+        " init_args: {num_train: 16, num_val: 4, num_test: 4}}}\n"
+        "trainer: {max_steps: 2, val_check_interval: 2}\n"
+    )
+    recipe = ["-c", str(configs / "motion_r10.yaml"), "-c", str(tmp_path / "small.yaml")]
+    run = ["--trainer.default_root_dir", str(tmp_path / "run"), "--data.num_frames", "2"]
+    trained = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    fitting.fit([*recipe, *run])
+    out = tmp_path / "s.csv"
+    for options, network in (
+        ([], "as initialized, with batch norms"),
+        (["--ckpt", str(trained)], str(trained)),
+    ):
+        shape = ["--num_frames", "4", "--batch_size", "2", "8", "--batches", "2", "--out", str(out)]
+        main(["statistics", *recipe, *shape, *options])
+        rows = list(csv.DictReader(out.open()))
+        assert len(rows) == 2 * 12 and {row["network"] for row in rows} == {network}
+        assert {row["clips"] for row in rows} == {"32"}
+        assert all(float(row["n_eff_mean"]) > 1 and float(row["n_eff_variance"]) > 1 for row in rows)

@@ -27,8 +27,9 @@ convolutions and what malloc keeps.
 
 Speed. Clips a second by the median of a few steps of the largest batch on clips that are there already. The
 loader's are those that `fit` feeds to a network that costs nothing, in batches of 16 videos; where they are
-fewer, decoding is the limit and not the model ("decode bound"). Where the recipe's videos are not there, the
-table says so and has no number.
+fewer, decoding is the limit and not the model ("decode bound"). Without workers, as on a CPU by default,
+steps and decoding take turns, and both cost. Where the recipe's videos are not there, the table says so and
+has no number.
 
 Rows are written as they are measured: what Ctrl-C leaves is whole.
 

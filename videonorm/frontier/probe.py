@@ -178,6 +178,8 @@ def main() -> None:
     watch(lambda: os.getppid() != parent, 1)  # it was killed
     question: Mapping[str, Any] | None = json.load(sys.stdin)
     device = choose_device()
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())  # a limit is set by number
     if question is None:
         answer = about(device)
     else:
