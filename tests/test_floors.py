@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "data": set(),
     "training": {"evaluation", "data"},
     "evaluation": {"ops", "models", "data"},
-    "frontier": {"evaluation"},
+    "frontier": {"evaluation", "models", "layers"},
     "sweep": {"training_options"},
     "bench": {"ops", "layers", "models", "data"},
 }

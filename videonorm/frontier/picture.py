@@ -1,4 +1,4 @@
-"""The iso-memory curves: for each norm, the batch that fits against the length of its clips."""
+"""Pictures: what batch fits against the length of clips, and what a batch norm finds in it."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from videonorm.frontier.plan import Point
-from videonorm.look import STYLE, arm_colors
+from videonorm.frontier.statistics import Cell
+from videonorm.look import MUTED, STYLE, arm_colors
 
 
 def iso_memory(points: Sequence[Point]) -> Figure:
@@ -48,3 +49,42 @@ def as_png(figure: Figure) -> bytes:
     with matplotlib.rc_context(STYLE), io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=160)
         return file.getvalue()
+
+
+def independent_values(cells: Sequence[Cell], few: float) -> Figure:
+    """The median layer's n_eff against B, on scales of powers, a line a T, and what would be too few."""
+    lengths = sorted({cell.num_frames for cell in cells})
+    colors = arm_colors(f"T = {length}" for length in lengths)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for number, (length, color) in enumerate(zip(lengths, colors.values(), strict=True)):
+            # Thinner ones on top: they may coincide.
+            width = max(5.0 - 1.2 * number, 1.2)
+            of_length = sorted(
+                (cell for cell in cells if cell.num_frames == length), key=lambda cell: cell.batch_size
+            )
+            sizes = [cell.batch_size for cell in of_length]
+            values = [cell.median("n_eff") for cell in of_length]
+            axes.plot(sizes, values, "o-", color=color, label=f"T = {length}", lw=width, ms=3 * width)
+        axes.axhline(few, color=MUTED, lw=1.2, ls="--")
+        axes.annotate(
+            f"too few below {few:g}",
+            (1.0, few),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=MUTED,
+        )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(sorted({cell.batch_size for cell in cells}))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_locator(NullLocator())
+        axes.set(xlabel="B, clips of a batch", title="Independent values behind a batch's statistics")
+        axes.set_ylabel("n_eff, median layer")
+        axes.legend(frameon=False)
+    return figure

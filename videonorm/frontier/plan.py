@@ -13,6 +13,7 @@ from typing import Any
 
 from videonorm.errors import UserError
 from videonorm.files import open_new
+from videonorm.frontier.memory import PRECISIONS, Footprint, refuses_one_clip, trace_step
 from videonorm.frontier.recipe import Recipe, build
 from videonorm.machine import available_cores, commit, versions
 
@@ -56,6 +57,11 @@ class Question:
     num_frames: int
     crop_size: int
 
+    @property
+    def clip(self) -> tuple[int, int, int]:
+        """T, H, W."""
+        return self.num_frames, self.crop_size, self.crop_size
+
 
 def plan(questions: Sequence[Question], gib_memory: float, gib_reserved: float) -> Iterator[Point]:
     """Answer questions, in their order, in as many processes as there are cores.
@@ -72,30 +78,13 @@ def plan(questions: Sequence[Question], gib_memory: float, gib_reserved: float) 
 
 def answer(question: Question, gib_memory: float, gib_reserved: float) -> Point:
     """Trace a step and find the largest batch."""
-    from videonorm.frontier.memory import PRECISIONS, refuses_one_clip, trace_step
-
-    recipe = question.recipe
-    if recipe.precision not in PRECISIONS:
-        raise UserError(
-            f"trainer.precision ({recipe.precision}) must be one of {', '.join(PRECISIONS)} to be planned"
-        )
-    make_model, make_optimizer = build(recipe)
-    clip = (question.num_frames, question.crop_size, question.crop_size)
-    try:
-        step = trace_step(make_model, make_optimizer, clip, recipe.precision, recipe.accumulate)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{question.norm} must be trainable on clips of {question.num_frames} frames of "
-            f"{question.crop_size} x {question.crop_size}: {str(error).splitlines()[0]}"
-        ) from error
-    most = step.largest_batch_size(int((gib_memory - gib_reserved) * GIB))
-    if most == 1 and refuses_one_clip(make_model, clip, recipe.precision):
-        most = 0
+    step = footprint(question)
+    most = largest_batch_size(question, step, gib_memory - gib_reserved)
     return Point(
         norm=question.norm,
         num_frames=question.num_frames,
         crop_size=question.crop_size,
-        precision=recipe.precision,
+        precision=question.recipe.precision,
         max_batch_size=most,
         gib_fixed=step.fixed / GIB,
         gib_saved_per_clip=step.saved_per_clip / GIB,
@@ -108,17 +97,56 @@ def answer(question: Question, gib_memory: float, gib_reserved: float) -> Point:
     )
 
 
-def write_csv(points: Sequence[Point], path: Path) -> None:
+def footprint(question: Question) -> Footprint:
+    """Trace a step.
+
+    Raises:
+        UserError: the precision cannot be planned, or the network does not take such clips.
+    """
+    recipe = question.recipe
+    if recipe.precision not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision ({recipe.precision}) must be one of {', '.join(PRECISIONS)} to be planned"
+        )
+    try:
+        return trace_step(*build(recipe), question.clip, recipe.precision, recipe.accumulate)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(untrainable(question, error)) from error
+
+
+def untrainable(question: Question, error: object) -> str:
+    """The sentence about a network that does not take clips of such a shape."""
+    return (
+        f"{question.norm} must be trainable on clips of {question.num_frames} frames of "
+        f"{question.crop_size} x {question.crop_size}: {str(error).splitlines()[0]}"
+    )
+
+
+def largest_batch_size(question: Question, step: Footprint, gib: float) -> int:
+    """The largest B whose step takes at most so much; 0 if none does that the network can be trained on."""
+    most = step.largest_batch_size(int(gib * GIB))
+    make_model, _ = build(question.recipe)
+    if most == 1 and refuses_one_clip(make_model, question.clip, question.recipe.precision):
+        return 0
+    return most
+
+
+def write_csv(columns: type[Any], rows: Sequence[Any], path: Path) -> None:
+    """Write rows, instances of a dataclass whose fields are the columns."""
     with open_new(path) as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Point)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(columns)], lineterminator="\n")
         writer.writeheader()
-        for point in points:
-            row: dict[str, Any] = asdict(point)
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+        for row in rows:
+            cells: dict[str, Any] = asdict(row)
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in cells.items()})
 
 
-def sentence(points: Sequence[Point]) -> str:
-    """What fits at the longest clips, the norm that holds most beside the first one asked for."""
+def sentence(points: Sequence[Any]) -> str:
+    """What fits at the longest clips, the norm that holds most beside the first one asked for.
+
+    Args:
+        points: ``Point`` or ``Measurement``.
+    """
     longest = max(points, key=lambda point: (point.num_frames, point.crop_size))
     here = [p for p in points if (p.num_frames, p.crop_size) == (longest.num_frames, longest.crop_size)]
     first, most = here[0], max(here, key=lambda point: point.max_batch_size)

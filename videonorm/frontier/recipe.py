@@ -1,8 +1,6 @@
 """What a recipe of `videonorm fit` trains, as far as memory depends on it."""
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,8 @@ import yaml
 from torch import nn
 from torch.optim import Optimizer
 
-from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import build_backbone
+from videonorm.frontier.fitting import fit
 
 # Of trainer.precision, as Lightning reads them.
 ALIASES = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -29,6 +27,7 @@ class Recipe:
         precision: a name of Lightning's.
         accumulate: micro-batches of an optimizer step.
         num_frames, crop_size, batch_size: of its clips; a grid has others.
+        settings: all that `fit` takes, resolved.
     """
 
     backbone: Mapping[str, Any]
@@ -38,6 +37,7 @@ class Recipe:
     num_frames: int
     crop_size: int
     batch_size: int
+    settings: Mapping[str, Any]
 
 
 def read_recipe(configs: Sequence[Path]) -> Recipe:
@@ -47,12 +47,7 @@ def read_recipe(configs: Sequence[Path]) -> Recipe:
         UserError: what `fit` says of a mistake in them.
     """
     options = [part for config in configs for part in ("-c", str(config))]
-    command = [sys.executable, "-m", "videonorm", "fit", *options, "--print_config"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2]
-        raise UserError(last.removeprefix("videonorm: ") or f"fit ended with exit code {done.returncode}")
-    settings = yaml.safe_load(done.stdout)
+    settings = yaml.safe_load(fit([*options, "--print_config"]))
     model, data, trainer = settings["model"], settings["data"], settings["trainer"]
     precision = str(trainer["precision"])
     return Recipe(
@@ -63,6 +58,7 @@ def read_recipe(configs: Sequence[Path]) -> Recipe:
         num_frames=data["num_frames"],
         crop_size=data["crop_size"],
         batch_size=data["batch_size"],
+        settings=settings,
     )
 
 

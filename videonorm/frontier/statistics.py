@@ -1,0 +1,209 @@
+"""How many independent values the statistics of a batch norm rest on, from the moments of single clips.
+
+A batch norm takes, of each channel, the mean M and the variance V of all values x of a batch: of B clips,
+each of T x H x W values that are correlated. Of n independent values, M would vary between batches by
+Var(x) / n, and V, of normal ones, by 2 Mean(V)^2 / (n - 1). So
+
+    n_eff_mean     = Var(x) / Var(M)
+    n_eff_variance = 1 + 2 Mean(V)^2 / Var(V)
+
+are the numbers of independent values whose statistics would be as noisy as the batch's are. (The second is
+Satterthwaite's effective degrees of freedom of a variance, Biometrics Bulletin 2 (1946) 110, and one.) The
+means of clips may be steady where their variances are not, as where contrast differs from video to video: it
+takes both.
+
+The assumption: the clips of a batch are drawn independently. Then, with d = m - mu the deviation of a clip's
+mean from that of all, and s = Mean((x - mu)^2) over the clip, V = Mean(s) - Mean(d)^2 over the B clips, and
+
+    Var(M)  = Var(d) / B
+    Mean(V) = Mean(s) - Var(d) / B
+    Var(V)  = Var(s) / B + (2 Var(d)^2 - 2 Cov(s, d^2)) / B^2 + (Mean(d^4) - 3 Var(d)^2) / B^3
+
+with no approximation, so that every B follows from one pass over clips of a length T.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from videonorm.machine import commit, versions
+
+Array = NDArray[np.float64]
+
+# Below so many independent values, a layer's statistics are expected to be noise. What is known, in the
+# median layer of networks of depth 10 and a quarter of the usual width before training: on MotionClips batch
+# norm lost some 24 points of top-1 at 3.5 values (T = 16, B = 2) and at most 4 at 6 (T = 8, B = 4), as
+# sweep/quickstart/results.csv has it; on GRID's speech, real video, it did not fail at 15 (T = 16, B = 2).
+FEW = 5.0
+ORIGIN = (
+    "A prediction, not a result: on MotionClips batch norm lost some 24 points of top-1 where the median "
+    "layer had 3.5 independent values (T=16, B=2) and at most 4 where it had 6 (T=8, B=4); on real video of "
+    "speech (GRID) it did not fail with 15 (T=16, B=2)."
+)
+
+
+def effective_sizes(means: Array, variances: Array, batch_size: int) -> tuple[Array, Array]:
+    """n_eff_mean and n_eff_variance of each channel in batches of ``batch_size`` clips.
+
+    A channel whose values are all the same has none: nan. One whose clips are all alike has infinitely many.
+
+    Args:
+        means, variances: (clips, channels), biased variances, over all values of a clip.
+    """
+    mu = means.mean(axis=0)
+    d = means - mu
+    s = variances + d**2
+    total = s.mean(axis=0)  # Var(x)
+    var_d = (d**2).mean(axis=0)
+    covariance = ((s - total) * (d**2 - var_d)).mean(axis=0)
+    of_mean = var_d / batch_size
+    variance = total - var_d / batch_size  # the mean of V
+    of_variance = (
+        s.var(axis=0) / batch_size
+        + (2 * var_d**2 - 2 * covariance) / batch_size**2
+        + ((d**4).mean(axis=0) - 3 * var_d**2) / batch_size**3
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return total / of_mean, 1 + 2 * variance**2 / of_variance
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A norm's place in batches of one shape. The fields are the columns of the CSV.
+
+    Attributes:
+        n_eff_mean, n_eff_variance: medians over its channels; nan if none varies.
+        channels_below: share of the channels of which one of the two is below FEW.
+        clips: that were looked at.
+        network: what they were fed to: "as initialized", with batch norms, or a checkpoint.
+    """
+
+    layer: str
+    num_channels: int
+    num_frames: int
+    batch_size: int
+    n_eff_mean: float
+    n_eff_variance: float
+    channels_below: float
+    clips: int
+    network: str
+    torch: str | None
+    commit: str | None
+
+    @property
+    def n_eff(self) -> float:
+        """The lesser of the two."""
+        return min(self.n_eff_mean, self.n_eff_variance)
+
+    @property
+    def is_short(self) -> bool:
+        return self.n_eff < FEW
+
+
+def layers(
+    moments: Mapping[str, Array], num_frames: int, batch_sizes: Sequence[int], network: str
+) -> list[Layer]:
+    """A row for each batch size and layer.
+
+    Args:
+        moments: as ``Recorder`` writes them.
+    """
+    names = [key.removesuffix(".mean") for key in moments if key.endswith(".mean")]
+    made_by = {"torch": versions()["torch"], "commit": commit()}
+    rows = []
+    for batch_size in batch_sizes:
+        for name in names:
+            means = moments[f"{name}.mean"]
+            of_mean, of_variance = effective_sizes(means, moments[f"{name}.variance"], batch_size)
+            varies = ~np.isnan(of_mean)
+            row = Layer(
+                layer=name,
+                num_channels=means.shape[1],
+                num_frames=num_frames,
+                batch_size=batch_size,
+                n_eff_mean=_median(of_mean[varies]),
+                n_eff_variance=_median(of_variance[varies]),
+                channels_below=_share(np.minimum(of_mean, of_variance)[varies] < FEW),
+                clips=len(means),
+                network=network,
+                **made_by,
+            )
+            rows.append(row)
+    return rows
+
+
+def _median(values: Array) -> float:
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def _share(those: NDArray[np.bool_]) -> float:
+    return float(those.mean()) if len(those) else float("nan")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Every layer in batches of one shape."""
+
+    layers: Sequence[Layer]
+
+    @property
+    def num_frames(self) -> int:
+        return self.layers[0].num_frames
+
+    @property
+    def batch_size(self) -> int:
+        return self.layers[0].batch_size
+
+    @property
+    def short(self) -> int:
+        """Layers that rest on too few independent values."""
+        return sum(layer.is_short for layer in self.layers)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether there is a single clip."""
+        return self.batch_size == 1
+
+    @property
+    def fails(self) -> bool:
+        """Whether batch norm is expected to fail: half of the layers or more are short."""
+        return not self.is_refused and 2 * self.short >= len(self.layers)
+
+    def median(self, name: str) -> float:
+        """Of a column, over the layers."""
+        return float(np.nanmedian([getattr(layer, name) for layer in self.layers]))
+
+    @property
+    def worst(self) -> Layer:
+        return min(self.layers, key=lambda layer: (np.isnan(layer.n_eff), layer.n_eff))
+
+
+def cells(rows: Sequence[Layer]) -> list[Cell]:
+    """In the order of the rows."""
+    shapes = dict.fromkeys((row.num_frames, row.batch_size) for row in rows)
+    return [Cell([row for row in rows if (row.num_frames, row.batch_size) == shape]) for shape in shapes]
+
+
+def sentences(of: Sequence[Cell]) -> list[str]:
+    """What is expected of batch norm."""
+    said = []
+    of = sorted(of, key=lambda cell: cell.median("n_eff"))
+    if failing := [cell for cell in of if cell.fails]:
+        first, *others = failing
+        said.append(
+            f"BN will fail here: at B={first.batch_size}, T={first.num_frames} the statistics of "
+            f"{first.short} of {len(first.layers)} layers rest on fewer than {FEW:g} independent values."
+        )
+        if others:
+            shapes = "; ".join(f"B={cell.batch_size}, T={cell.num_frames}" for cell in others)
+            said.append(f"So it will at {shapes}.")
+    elif working := [cell for cell in of if not cell.is_refused]:
+        said.append(
+            f"BN is not expected to fail: at worst, at B={working[0].batch_size}, T={working[0].num_frames}, "
+            f"the statistics of the median layer rest on {working[0].median('n_eff'):.1f} independent values."
+        )
+    if any(cell.is_refused for cell in of):
+        said.append("Of a single clip it takes no statistics, unless min_clips is 1: those of InstanceNorm.")
+    return said
