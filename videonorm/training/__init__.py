@@ -4,12 +4,14 @@ from videonorm.training.callbacks import LastCheckpoint
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.evaluation_record import EvaluationRecord
+from videonorm.training.multigrid import Multigrid
 from videonorm.training.run_record import RunRecord
 from videonorm.training.schedule import Schedule, WarmupCosine, WarmupSteps
 
 __all__ = [
     "EvaluationRecord",
     "LastCheckpoint",
+    "Multigrid",
     "RunRecord",
     "Schedule",
     "VideoClassifier",

@@ -18,8 +18,8 @@ from videonorm.evaluation.scores import VideoScores
 from videonorm.training.batch_sizes import BatchSizes, check_accumulation, norm_layers
 from videonorm.training.batches import train_clips
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
+from videonorm.training.preparation import Prepares
 from videonorm.training.resume import settle_progress
-from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
 from videonorm.training.unfit_callbacks import check_callbacks
@@ -85,8 +85,7 @@ class VideoClassifier(LightningModule):
         self.lr_per_256_clips = lr_per_256_clips
         self.norm_weight_decay = norm_weight_decay
         self.label_smoothing = label_smoothing
-        self._num_frames: int | None = None  # of the clips, where no data module tells it
-        self.clips_of_batch = 0  # of the last one in training
+        self.clips_shape: tuple[int, ...] = ()  # (B, 3, T, H, W) of the last batch in training
         self._loss = FiniteLoss(scaled=False)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -111,7 +110,7 @@ class VideoClassifier(LightningModule):
             batch_size=data.batch_size if hasattr(data, "batch_size") else self._batch_size_of_loader,
             accumulate=self.trainer.accumulate_grad_batches,
             world_size=self.trainer.world_size,
-            num_frames=getattr(data, "num_frames", self._num_frames),
+            num_frames=getattr(data, "num_frames", self.clips_shape[2] if self.clips_shape else None),
         )
 
     @property
@@ -136,8 +135,8 @@ class VideoClassifier(LightningModule):
             check_callbacks(self.trainer.callbacks, self.backbone, resumes)  # type: ignore[attr-defined]
             _ = self.batch_sizes
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, FolderLock):
-                    callback.take(self.trainer)
+                if isinstance(callback, Prepares):
+                    callback.prepare(self.trainer)
 
     # Optimization
 
@@ -207,7 +206,7 @@ class VideoClassifier(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         clips, target = train_clips(batch)
-        self.clips_of_batch, self._num_frames = len(clips), clips.shape[2]
+        self.clips_shape = tuple(clips.shape)
         loss = F.cross_entropy(self.backbone(clips), target, label_smoothing=self.label_smoothing)
         self._loss.watch(loss, self.trainer.global_step)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(clips))

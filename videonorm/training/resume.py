@@ -26,6 +26,7 @@ OF_THE_TRAINER = (
     "limit_train_batches",
     "overfit_batches",
 )
+CHANGE_CLIPS = ("Multigrid",)  # callbacks
 NAMED = 3  # differences, in an error
 
 
@@ -36,6 +37,10 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     has these from its checkpoint, whatever it is asked for.
     """
     of_trainer = {name: config["trainer"][name] for name in OF_THE_TRAINER}
+    callbacks = config["trainer"]["callbacks"] or []
+    changing = [of for of in callbacks if str(_class(of)).endswith(CHANGE_CLIPS)]
+    if changing:
+        of_trainer["callbacks"] = changing
     parts = {name: config[name] for name in ("seed_everything", "model", "data")}
     return _without_free({**parts, "trainer": of_trainer}, "")  # type: ignore[no-any-return]
 
