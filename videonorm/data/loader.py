@@ -101,7 +101,7 @@ class VideoLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self.batches % len(self)}
+        return {"batches": self.batches % len(self) if len(self) else 0}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """The next epoch goes on behind the batches that were handed out; with any number of workers."""

@@ -141,7 +141,9 @@ def settle_progress(checkpoint: Mapping[str, Any], *, counts_steps: bool) -> Non
     for counters in epochs.values():
         counters.update(ready=counters["started"])
         counters.update(processed=counters["started"] - gone, completed=counters["started"] - gone)
-    # As at the end of a batch, which is then completed: in an epoch that is over it makes room for the next.
+    if over:  # makes room for the next, which need not have as many batches
+        batches["current"]["ready"] = 0
+    # As at the end of a batch, which is then completed.
     for counters in (batches["total"], batches["current"]):
         counters.update(started=counters["ready"], processed=counters["ready"])
         counters.update(completed=counters["ready"] - 1)
