@@ -93,7 +93,7 @@ def test_a_run_that_ended_while_another_waited(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(UserError, match="must be a folder without a run"):
-        lock.prepare(GLOBAL_ZERO)
+        lock.take(GLOBAL_ZERO)
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "hold", refuse)
     lock = run_folder.FolderLock(tmp_path, resumes=False)
     with pytest.warns(UserWarning, match="has no locks: nothing keeps two runs apart there"):
-        lock.prepare(GLOBAL_ZERO)
+        lock.take(GLOBAL_ZERO)
 
 
 def test_a_place_that_cannot_be_written(recipe, tmp_path):

@@ -18,11 +18,11 @@ from videonorm.evaluation.scores import VideoScores
 from videonorm.training.batch_sizes import BatchSizes, check_accumulation, norm_layers
 from videonorm.training.batches import train_clips
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
-from videonorm.training.preparation import Prepares
 from videonorm.training.resume import settle_progress
+from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
-from videonorm.training.unfit_callbacks import check_callbacks
+from videonorm.training.unfit_callbacks import CheckedCallback, check_callbacks
 
 
 def parameter_groups(model: nn.Module, norm_weight_decay: bool) -> list[dict[str, Any]]:
@@ -131,19 +131,23 @@ class VideoClassifier(LightningModule):
         # Before loggers make the run folder: a batch that the norms cannot be trained on must leave nothing
         # behind, nor a run in a folder that is taken.
         if self.trainer.state.fn == TrainerFn.FITTING:
-            resumes = self.trainer.ckpt_path is not None
-            check_callbacks(self.trainer.callbacks, self.backbone, resumes)  # type: ignore[attr-defined]
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            check_callbacks(callbacks, self.backbone, resumes=self.trainer.ckpt_path is not None)
+            for callback in callbacks:
+                if isinstance(callback, CheckedCallback):
+                    callback.check(self.trainer)
             _ = self.batch_sizes
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, Prepares):
-                    callback.prepare(self.trainer)
+            for callback in callbacks:
+                if isinstance(callback, FolderLock):
+                    callback.take(self.trainer)
 
     # Optimization
 
     @cached_property
     def total_steps(self) -> int | None:
         """Optimizer steps of the whole training; None where nothing but time or a callback ends it."""
-        steps = self.trainer.estimated_stepping_batches
+        plan = getattr(getattr(self.trainer, "datamodule", None), "plan", None)  # see ``Multigrid``
+        steps = plan.total_steps if plan else self.trainer.estimated_stepping_batches
         return None if math.isinf(steps) else int(steps)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

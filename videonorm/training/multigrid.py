@@ -15,8 +15,8 @@ from videonorm.training.callbacks import parts, say
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.grids import LrRule, Plan, Shape, lay_out
-from videonorm.training.preparation import Prepares
 from videonorm.training.schedule import Schedule, WarmupSteps
+from videonorm.training.unfit_callbacks import CheckedCallback
 
 CYCLES = 2  # and
 FINE_TUNE = (
@@ -34,7 +34,7 @@ class ScaledSchedule(Schedule):
         return self.schedule.factor(progress) * self.plan.lr_factor(progress)
 
 
-class Multigrid(Prepares):
+class Multigrid(CheckedCallback):
     """Changes T, B and crop_size of a `videonorm fit` as it goes on; with ``VideoDataModule`` alone.
 
     ``data.num_frames`` T, ``crop_size`` S and ``batch_size`` are the full shape: that of validation, and what
@@ -109,7 +109,7 @@ class Multigrid(Prepares):
             str, int
         ] = {}  # of a training, what a run that goes on must have in common with it
 
-    def prepare(self, trainer: Trainer) -> None:
+    def check(self, trainer: Trainer) -> None:
         self._plan(trainer)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -118,14 +118,12 @@ class Multigrid(Prepares):
         classifier, data, schedule = self._parts(trainer)
         data.plan = self._plan(trainer)
         self._of_whole = {"total_steps": data.plan.total_steps, "clips_per_epoch": data.plan.clips}
-        classifier.total_steps = data.plan.total_steps
         classifier.scheduler = ScaledSchedule(schedule, data.plan)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         classifier, data = parts(trainer)
         if data and data.plan:
             data.plan = None
-            del classifier.total_steps
             assert isinstance(classifier.scheduler, ScaledSchedule)
             classifier.scheduler = classifier.scheduler.schedule
 

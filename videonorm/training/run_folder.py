@@ -24,13 +24,12 @@ from typing import IO, Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 
 from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import read_checkpoint
 from videonorm.files import hold, open_new
-from videonorm.training.preparation import Prepares
 
 SECONDS_BETWEEN_SAVES = 10.0
 
@@ -50,7 +49,7 @@ def check_unused(folder: Path) -> None:
         )
 
 
-class FolderLock(Prepares):
+class FolderLock(Callback):
     """Holds the run folder for one `fit` from before the first file is written until the process ends.
 
     Args:
@@ -62,7 +61,7 @@ class FolderLock(Prepares):
         self.folder, self.resumes = folder, resumes
         self._lock: IO[str] | None = None
 
-    def prepare(self, trainer: Trainer) -> None:
+    def take(self, trainer: Trainer) -> None:
         """Lock the folder, or raise UserError; called once all else is found to be right."""
         if not trainer.is_global_zero:
             return

@@ -1,8 +1,9 @@
-"""Callbacks of Lightning that do not fit the model, each with the reason."""
+"""Callbacks that do not fit: of Lightning's each with the reason; some of ours say it themselves."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
@@ -21,6 +22,14 @@ UNFIT: dict[type[Callback], str] = {
     GradientAccumulationScheduler: "schedule and learning rate are of one trainer.accumulate_grad_batches",
     LearningRateFinder: "the schedule, and a run that goes on, have the learning rate asked for",
 }
+
+
+class CheckedCallback(Callback, ABC):
+    """A callback that says of a training what it does not fit before anything is written."""
+
+    @abstractmethod
+    def check(self, trainer: Trainer) -> None:
+        """Raise UserError for it; the data module has its manifests by then."""
 
 
 def check_callbacks(callbacks: Iterable[Callback], network: nn.Module, resumes: bool) -> None:
