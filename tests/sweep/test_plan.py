@@ -54,6 +54,8 @@ def test_a_run_becomes_arguments_of_fit(sweep_file):
         "--data.num_frames=8",
         "--data.frame_stride=2",
         "--data.batch_size=2",
+        '--trainer.callbacks+=[{"class_path": "videonorm.training.ScoreAtLengths", "init_args": '
+        '{"views": [[4, 2, 1]]}}]',
         "--trainer.max_steps=10",
         "--trainer.max_epochs=-1",
         "--seed_everything=0",
@@ -369,3 +371,21 @@ def test_a_mistake_in_the_further_keys_is_one_sentence(sweep_file, lines, senten
     with pytest.raises(UserError, match=sentence) as error:
         read_plan(sweep_file)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_is_scored_at_every_length_and_at_as_many_frames_as_the_longest(sweep_file):
+    rewrite(sweep_file, ("budget:", "overrides: {data.num_val_clips: 3}\nbudget:"))
+    assert [run.views for run in read_plan(sweep_file).runs[:2]] == [((8, 2, 3), (4, 2, 6)), ((4, 2, 3),)]
+    rewrite(sweep_file, ("budget:", "cross_test: false\nbudget:"))
+    assert {run.views for run in read_plan(sweep_file).runs} == {()}
+
+
+def test_seconds_of_training_are_a_budget(sweep_file):
+    rewrite(sweep_file, ("{steps: 10}", "{seconds: 60}"))
+    run = read_plan(sweep_file).runs[0]
+    options = run.options(Path())
+    assert run.steps is None and (options["trainer.max_steps"], options["trainer.max_epochs"]) == (-1, -1)
+    assert options["trainer.callbacks+"][1] == {
+        "class_path": "videonorm.training.TimeBudget",
+        "init_args": {"seconds": 60},
+    }

@@ -168,6 +168,7 @@ class VideoDataset(Dataset[Sample]):
     def _load(self, entry: Entry, sampling: Sampling, rng: Random) -> tuple[NDArray[np.uint8], int]:
         """Clips (V, T, H, W, 3), and the frames of the stretch that they are from."""
         short_side = rng.randint(*self._short_sides) if self._short_sides else None
+        sampling = sampling.drawn(rng)
         if (cached := self._cache.get(entry.path)) is not None:
             seconds, frames = cached
             indices, video_frames = self._indices(entry, seconds, sampling, rng)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
@@ -48,6 +48,8 @@ class VideoLoader:
         sampler: the indices of an epoch; by default all, in order.
         drop_last: leave out a last batch that is not full.
         pin_for: a CUDA device: batches come in pinned memory, for asynchronous copies to it.
+        plan: where batches are not alike: for the number of an epoch, how many videos each batch has and the
+            sampling of their clips, in place of ``batch_size`` and the dataset's own.
     """
 
     batches = 0
@@ -64,6 +66,7 @@ class VideoLoader:
         sampler: Sampler[int] | None = None,
         drop_last: bool = False,
         pin_for: torch.device | None = None,
+        plan: Callable[[int], Sequence[tuple[int, Sampling]]] | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size ({batch_size}) must be at least 1")
@@ -72,40 +75,50 @@ class VideoLoader:
         self.sampler = SequentialSampler(dataset) if sampler is None else sampler
         self.batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)  # Lightning looks for both
         self.pin_for = pin_for
+        self.plan = plan
         self._task = workers.add(partial(_load_and_send, dataset)) if workers else -1
         self._refused: Mapping[int, str] = {}
         # Of several processes one speaks.
         self._lengths = _Lengths(dataset) if getattr(sampler, "rank", 0) == 0 else None
 
     def __len__(self) -> int:
-        return len(self.batch_sampler)
+        return len(self.plan(self.dataset.epoch) if self.plan else self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing is drawn before the first batch is asked for, when Lightning has set the epoch.
         self.batches, self.resumed = self.resumed, 0
         requests = islice(self._requests(), self.batches, None)
         loaded = self._load_ahead(requests, self.workers) if self.workers else self._load_here(requests)
-        lengths = self._lengths
+        lengths, length = self._lengths, len(self)
         if lengths:
             lengths.begin()
         for batch in loaded:
             self.batches += 1
             if lengths:
                 lengths.add(batch)
-                if self.batches == len(self):  # here: who knows the length asks for no more
+                if self.batches == length:  # here: who knows the length asks for no more
                     lengths.say()
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"batches": self.batches % len(self)}
+        return {"batches": self.batches % len(self) if len(self) else 0}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """The next epoch goes on behind the batches that were handed out; with any number of workers."""
         self.resumed = state["batches"]
 
     def _requests(self) -> Iterator["_Request"]:
-        for indices in self.batch_sampler:
-            yield _Request(indices, self.dataset.epoch, self.dataset.sampling, self._refused)
+        for indices, sampling in self._batches():
+            yield _Request(indices, self.dataset.epoch, sampling, self._refused)
+
+    def _batches(self) -> Iterator[tuple[list[int], Sampling]]:
+        if self.plan is None:
+            for indices in self.batch_sampler:
+                yield indices, self.dataset.sampling
+        else:
+            order = iter(self.sampler)
+            for videos, sampling in self.plan(self.dataset.epoch):
+                yield list(islice(order, videos)), sampling
 
     def _load_here(self, requests: Iterable["_Request"]) -> Iterator[Batch]:
         for request in requests:

@@ -98,6 +98,10 @@ class Sampling(ABC):
         """Source frames from the first to the last of a clip."""
         return clip_span(self.num_frames, self.frame_stride)
 
+    def drawn(self, rng: Random) -> "Sampling":
+        """What is taken from one video, where that is drawn."""
+        return self
+
     @abstractmethod
     def starts(self, video_frames: int, rng: Random) -> list[int]: ...
 
@@ -108,6 +112,17 @@ class RandomClips(Sampling):
     def starts(self, video_frames: int, rng: Random) -> list[int]:
         clip = self.num_frames, self.frame_stride
         return [random_clip_start(video_frames, *clip, rng) for _ in range(self.num_clips)]
+
+
+@dataclass(frozen=True)
+class StretchedClips(RandomClips):
+    """Random clips whose frames are up to ``stretch`` times as far apart, drawn for each video."""
+
+    stretch: int = 1
+
+    def drawn(self, rng: Random) -> Sampling:
+        frame_stride = rng.randint(self.frame_stride, self.frame_stride * self.stretch)
+        return RandomClips(self.num_frames, frame_stride, self.num_clips)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,13 @@ class Crop(ABC):
             UserError: the picture has none.
         """
 
+    def coarser(self, factor: float) -> "Crop":
+        """For clips of ``factor`` times the size: their windows need not be smaller in the same measure.
+
+        They are as they were, where they do not depend on crop_size.
+        """
+        return self
+
 
 class RandomCrop(Crop):
     """A square, drawn evenly among all positions at whole pixels.
@@ -61,19 +69,28 @@ class RandomCrop(Crop):
                 f"crop.short_side ({short_side}) must be at least 1 pixel, a pair from low to high"
             )
         self.short_side = short_side
+        self._least = 1.0  # what the lower end of the sides is multiplied by
+
+    def coarser(self, factor: float) -> Crop:
+        """Scales to ``factor`` times the low side up to the high one: the largest windows stay so."""
+        crop = RandomCrop(self.short_side)
+        crop._least = self._least * factor
+        return crop
 
     def draw(self, height: int, width: int, crop_size: int) -> Window:
-        side = crop_size
+        shorter = min(height, width)
+        low, high = self.short_side or (shorter, shorter)
+        low = math.ceil(low * self._least)
         if self.short_side is None:
             check_crop_fits(crop_size, height, width)
-        elif self.short_side[0] < crop_size:
+        elif low < crop_size:
             raise UserError(
                 f"crop.short_side ({self.short_side}) must start at crop_size ({crop_size}) or above"
             )
-        else:
-            low, high = self.short_side
+        side = crop_size
+        if self.short_side or low < high:
             # The picture is not scaled but the square, the other way round.
-            side = max(1, round(crop_size * min(height, width) / (low + _draw(high - low))))
+            side = max(1, round(crop_size * shorter / (low + _draw(high - low))))
         return Window(_draw(height - side), _draw(width - side), side, side)
 
 
@@ -156,6 +173,14 @@ class TrainTransform(nn.Module):
         self.erase = _Erase(random_erasing) if random_erasing else None
         self.mixup_alpha = mixup_alpha
         self.num_classes = num_classes
+
+    def at(self, crop_size: int) -> "TrainTransform":
+        """The same for clips of another size, cut out by ``Crop.coarser``."""
+        if crop_size == self.crop_size:
+            return self
+        other = copy(self)
+        other.crop, other.crop_size = self.crop.coarser(crop_size / self.crop_size), crop_size
+        return other
 
     def forward(self, batch: Batch, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """All random numbers follow from one that is drawn from ``generator``, on the CPU, or from torch's

@@ -36,6 +36,7 @@ class Run:
     axes: Mapping[str, Any] = field(default_factory=dict)  # its values of the further axes
     found: Mapping[str, Any] = field(default_factory=dict)  # what a search has found for its arm
     lr: float | None = None  # by the sweep's rule; None: what the recipe says
+    views: tuple[tuple[int, int, int], ...] = ()  # T, stride, clips of a video that it is scored with, too
 
     @property
     def name(self) -> str:
@@ -82,9 +83,13 @@ class Run:
         if not self.shape.frame_stride:
             clips["data.frame_stride"] = None
         lr = {LR: self.lr, "model.lr_per_256_clips": None} if self.lr is not None else {}
+        callbacks = [_callback("ScoreAtLengths", views=[list(view) for view in self.views])]
+        if "seconds" in self.budget:
+            callbacks.append(_callback("TimeBudget", seconds=self.budget["seconds"]))
         return {
             **clips,
             **lr,
+            "trainer.callbacks+": callbacks,
             "trainer.max_steps": self.steps or -1,
             "trainer.max_epochs": self.budget.get("epochs", -1),
             "seed_everything": self.seed,
@@ -97,6 +102,10 @@ class Run:
         configs = [part for path in self.configs for part in ("-c", str(path))]
         options = {**self.overrides, **self.values, **self.options(folder)}
         return [*configs, *(f"--{key}={as_text(value)}" for key, value in options.items())]
+
+
+def _callback(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"videonorm.training.{name}", "init_args": arguments}
 
 
 @dataclass(frozen=True)
@@ -181,8 +190,13 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
         layers = [*map(read_yaml, names, configs), sweep.overrides]
         on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
         for axes in combinations(sweep.axes):
-            for of_arm in _runs(sweep, arm, configs, [*layers, axes]):
-                runs += [replace(of_arm, axes=axes, seed=seed) for seed in seeds]
+            of_arm = list(_runs(sweep, arm, configs, [*layers, axes]))
+            num_clips = _positive("data.num_val_clips", [*layers, axes]) or 1
+            for run in of_arm:
+                views = (
+                    _views(run.shape, [run.shape for run in of_arm], num_clips) if sweep.cross_test else ()
+                )
+                runs += [replace(run, axes=axes, seed=seed, views=views) for seed in seeds]
         if sweep.search:
             trials += _trials(sweep, sweep.search, arm, configs, layers)
     _check_options(sweep, runs, path)
@@ -217,6 +231,22 @@ def _runs(
             clips = sweep.lr.clips or run.clips_per_step
             run = replace(run, lr=sweep.lr.at(run.clips_per_step, sweep.lr.value, clips))
         yield run
+
+
+def _views(shape: Shape, shapes: Sequence[Shape], num_clips: int) -> tuple[tuple[int, int, int], ...]:
+    """How a model is scored beside its own validation, of ``num_clips`` clips of a video.
+
+    At every other length of the sweep in as many clips, and at its own in so many that it sees the frames
+    that the longest does, at least.
+    """
+    longest = max(num_frames for num_frames, _, _ in shapes)
+    others = sorted({other[:2] for other in shapes} - {shape[:2]})
+    views = [(num_frames, stride, num_clips) for num_frames, stride in others]
+    if shape.num_frames < longest:
+        views.append(
+            (shape.num_frames, shape.frame_stride, math.ceil(num_clips * longest / shape.num_frames))
+        )
+    return tuple(views)
 
 
 def _trials(

@@ -94,6 +94,7 @@ class SweepFile:
     axes: dict[str, list[Any]] = field(default_factory=dict)  # further ones: options of fit, their values
     lr: LearningRate | None = None  # the recipe's own
     search: Search | None = None
+    cross_test: bool = True  # score every model at every T of the sweep, and at equal test frames, too
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0])
     overrides: dict[str, Any] = field(default_factory=dict)  # options of every run, by dotted name
     jobs: PositiveInt | Literal["auto"] = "auto"  # runs at a time; auto is one a GPU, or one a core

@@ -4,6 +4,7 @@ from videonorm.training.callbacks import LastCheckpoint
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.evaluation_record import EvaluationRecord
+from videonorm.training.multigrid import Multigrid
 from videonorm.training.run_record import RunRecord
 from videonorm.training.schedule import Schedule, WarmupCosine, WarmupSteps
 from videonorm.training.score_at_lengths import ScoreAtLengths
@@ -12,6 +13,7 @@ from videonorm.training.time_budget import TimeBudget
 __all__ = [
     "EvaluationRecord",
     "LastCheckpoint",
+    "Multigrid",
     "RunRecord",
     "Schedule",
     "ScoreAtLengths",

@@ -86,8 +86,7 @@ class VideoClassifier(LightningModule):
         self.lr_per_256_clips = lr_per_256_clips
         self.norm_weight_decay = norm_weight_decay
         self.label_smoothing = label_smoothing
-        self._num_frames: int | None = None  # of the clips, where no data module tells it
-        self.clips_of_batch = 0  # of the last one in training
+        self.clips_shape: tuple[int, ...] = ()  # (B, 3, T, H, W) of the last batch in training
         self._loss = FiniteLoss(scaled=False)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -112,7 +111,7 @@ class VideoClassifier(LightningModule):
             batch_size=data.batch_size if hasattr(data, "batch_size") else self._batch_size_of_loader,
             accumulate=self.trainer.accumulate_grad_batches,
             world_size=self.trainer.world_size,
-            num_frames=getattr(data, "num_frames", self._num_frames),
+            num_frames=getattr(data, "num_frames", self.clips_shape[2] if self.clips_shape else None),
         )
 
     @property
@@ -161,7 +160,8 @@ class VideoClassifier(LightningModule):
 
     @cached_property
     def _planned_steps(self) -> int | None:
-        steps = self.trainer.estimated_stepping_batches
+        plan = getattr(getattr(self.trainer, "datamodule", None), "plan", None)  # see ``Multigrid``
+        steps = plan.total_steps if plan else self.trainer.estimated_stepping_batches
         return None if math.isinf(steps) else int(steps)
 
     def _progress(self, step: int) -> float:
@@ -242,7 +242,7 @@ class VideoClassifier(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         clips, target = train_clips(batch)
-        self.clips_of_batch, self._num_frames = len(clips), clips.shape[2]
+        self.clips_shape = tuple(clips.shape)
         loss = F.cross_entropy(self.backbone(clips), target, label_smoothing=self.label_smoothing)
         self._loss.watch(loss, self.trainer.global_step)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(clips))

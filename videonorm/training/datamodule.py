@@ -37,6 +37,7 @@ from videonorm.errors import UserError
 from videonorm.training.batch_sizes import check_epoch
 from videonorm.training.batches import TrainClips, Views
 from videonorm.training.classifier import VideoClassifier
+from videonorm.training.grids import Plan
 
 SPLITS: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -159,6 +160,8 @@ class VideoDataModule(LightningDataModule):
         self.std = std
         self.cache_mib = cache_mib
         self.channels_last = channels_last
+        self.plan: Plan | None = None  # of training whose shape changes, see ``Multigrid``
+        self._train_loader: VideoLoader | None = None
         self.manifests: dict[Split, Manifest] = {}
         self.bad_videos = BadVideos()
         self._bad_here: list[BadVideo] = []  # met by this process since the processes last told each other
@@ -219,9 +222,15 @@ class VideoDataModule(LightningDataModule):
 
     def train_dataloader(self) -> VideoLoader:
         assert self.trainer is not None
-        dataset = self._train_dataset(self._seed)
-        sampler = EpochSampler(dataset, self.trainer.world_size, self.trainer.global_rank, self._seed)
-        return self._loader(dataset, self._videos_per_batch, sampler, drop_last=True)
+        if self._train_loader is None:
+            dataset = self._train_dataset(self._seed)
+            sampler = EpochSampler(dataset, self.trainer.world_size, self.trainer.global_rank, self._seed)
+            videos, plan = self.batch_size // self.clips_per_video, self.plan and self.plan.videos_and_clips
+            self._train_loader = self._loader(dataset, videos, sampler, drop_last=True, plan=plan)
+        if self.plan:  # of the epoch that comes Lightning is to learn how many batches it has
+            epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+            self._train_loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        return self._train_loader
 
     def val_dataloader(self) -> VideoLoader | list[Any]:
         return self._eval_loader("val") if "val" in self.manifests else []
@@ -262,16 +271,9 @@ class VideoDataModule(LightningDataModule):
             sampler = DistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
         return self._loader(dataset, self.batch_size, sampler, drop_last=False)
 
-    def _loader(self, dataset: VideoDataset, batch_size: int, sampler: Any, drop_last: bool) -> VideoLoader:
+    def _loader(self, dataset: VideoDataset, batch_size: int, sampler: Any, **options: Any) -> VideoLoader:
         pin_for = self._device if self._on_cuda else None
-        return VideoLoader(
-            dataset, batch_size, self._workers, sampler=sampler, drop_last=drop_last, pin_for=pin_for
-        )
-
-    @property
-    def _videos_per_batch(self) -> int:
-        """In training."""
-        return self.batch_size // self.clips_per_video
+        return VideoLoader(dataset, batch_size, self._workers, sampler=sampler, pin_for=pin_for, **options)
 
     @cached_property
     def _workers(self) -> Workers | None:
@@ -283,6 +285,7 @@ class VideoDataModule(LightningDataModule):
         self.teardown("")  # Lightning calls that at a good end only
 
     def teardown(self, stage: str) -> None:
+        self._train_loader = None
         if workers := self.__dict__.pop("_workers", None):
             workers.close()
 
@@ -290,13 +293,14 @@ class VideoDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> TrainClips | Views:
         """Make clips of a batch that has arrived on the device."""
+        assert self.trainer is not None
         split = self._split
         if batch.bad:
             self._bad_here += batch.bad
             self._add_bad_videos(split, batch.bad)
         if split == "train":
-            clips, label = self._transforms["train"](batch, self._numbers_of_batch())
-            return TrainClips(clips, label)
+            crop_size = self.plan.shape(self.trainer.global_step).crop_size if self.plan else self.crop_size
+            return TrainClips(*self._transforms["train"].at(crop_size)(batch, self._numbers_of_batch()))
         if not len(batch.label):  # every video of the batch is bad
             return Views(batch.frames.float(), batch.label, batch.index)
         clips, label = self._transforms[split](batch)
@@ -323,7 +327,7 @@ class VideoDataModule(LightningDataModule):
         return "val" if self.trainer.validating or self.trainer.sanity_checking else "test"
 
     @cached_property
-    def _transforms(self) -> dict[Split, nn.Module]:
+    def _transforms(self) -> dict[Split, Any]:
         return {split: self._transform(split).to(self._device) for split in ("train", "val", "test")}
 
     def _transform(self, split: Split) -> TrainTransform | EvalTransform:

@@ -26,6 +26,7 @@ OF_THE_TRAINER = (
     "limit_train_batches",
     "overfit_batches",
 )
+CHANGE_CLIPS = ("Multigrid",)  # callbacks
 NAMED = 3  # differences, in an error
 
 
@@ -36,6 +37,10 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     has these from its checkpoint, whatever it is asked for.
     """
     of_trainer = {name: config["trainer"][name] for name in OF_THE_TRAINER}
+    callbacks = config["trainer"]["callbacks"] or []
+    changing = [of for of in callbacks if str(_class(of)).endswith(CHANGE_CLIPS)]
+    if changing:
+        of_trainer["callbacks"] = changing
     parts = {name: config[name] for name in ("seed_everything", "model", "data")}
     return _without_free({**parts, "trainer": of_trainer}, "")  # type: ignore[no-any-return]
 
@@ -136,7 +141,9 @@ def settle_progress(checkpoint: Mapping[str, Any], *, counts_steps: bool) -> Non
     for counters in epochs.values():
         counters.update(ready=counters["started"])
         counters.update(processed=counters["started"] - gone, completed=counters["started"] - gone)
-    # As at the end of a batch, which is then completed: in an epoch that is over it makes room for the next.
+    if over:  # makes room for the next, which need not have as many batches
+        batches["current"]["ready"] = 0
+    # As at the end of a batch, which is then completed.
     for counters in (batches["total"], batches["current"]):
         counters.update(started=counters["ready"], processed=counters["ready"])
         counters.update(completed=counters["ready"] - 1)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from videonorm.training.score_at_lengths import ScoreAtLengths
 from videonorm.training.throughput import TrainingClock, peak_memory_mib
 
 SECONDS_BETWEEN_RECORDS = 2.0
+SHAPE = ("num_frames", "crop_size", "batch_size", "batches")  # batches that a device was given of a shape
 
 
 def class_names(modules: Iterable[nn.Module]) -> str | None:
@@ -65,6 +67,7 @@ class RunRecord(Callback):
         self.settings = dict(settings or {})
         self.config = config
         self.clock = TrainingClock()
+        self.shapes: Counter[tuple[int, int, int]] = Counter()
         self.validation: dict[str, float | None] = dict.fromkeys(
             ["val_top1", "val_top5", "val_loss", "val_videos"]
         )
@@ -104,7 +107,7 @@ class RunRecord(Callback):
             torch.cuda.reset_peak_memory_stats(device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        classifier, _ = parts(trainer)
+        classifier, data = parts(trainer)
         step, total_steps = trainer.global_step, classifier.total_steps
         if trainer.ckpt_path:
             say(trainer, f"going on at step {step} from {trainer.ckpt_path}")
@@ -113,7 +116,8 @@ class RunRecord(Callback):
                 was = f"was of {self.total_steps} until step {step}"
                 say(trainer, f"the schedule is now of {total_steps} steps, and {was}")
         self.total_steps = total_steps
-        batches = None if math.isinf(trainer.num_training_batches) else int(trainer.num_training_batches)
+        unlike = math.isinf(trainer.num_training_batches) or (data is not None and data.plan is not None)
+        batches = None if unlike else int(trainer.num_training_batches)
         if self.batches_per_epoch not in (None, batches):
             say(
                 trainer,
@@ -132,8 +136,10 @@ class RunRecord(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        clips = parts(trainer)[0].clips_of_batch
-        self.clock.step(clips * trainer.world_size)
+        clips, _, frames, *_, crop_size = parts(trainer)[0].clips_shape
+        on_all = clips * trainer.world_size
+        self.clock.step(on_all, on_all * frames)
+        self.shapes[frames, crop_size, clips] += 1
         if (clips_per_second := self.clock.clips_per_second) is not None:
             pl_module.log("clips_per_second", clips_per_second, prog_bar=True, batch_size=clips)
         if time.monotonic() - self.written > SECONDS_BETWEEN_RECORDS:
@@ -197,7 +203,6 @@ class RunRecord(Callback):
             return
         classifier, data = parts(trainer)
         sizes = classifier.batch_sizes
-        frames = sizes.num_frames
         write_json(
             Path(trainer.default_root_dir) / "run.json",
             {
@@ -210,7 +215,8 @@ class RunRecord(Callback):
                 "total_steps": classifier.total_steps,
                 "warmup_steps": classifier.warmup_steps,
                 "clips_seen": self.clock.clips_seen,
-                "frames_seen": None if frames is None else self.clock.clips_seen * frames,
+                "frames_seen": self.clock.frames_seen,
+                "shapes": [dict(zip(SHAPE, row, strict=True)) for row in self._shape_rows()],
                 **self.validation,
                 **self.best,
                 "views": self.views,
@@ -222,11 +228,15 @@ class RunRecord(Callback):
         )
         self.written = time.monotonic()
 
+    def _shape_rows(self) -> list[list[int]]:
+        return [[*shape, batches] for shape, batches in self.shapes.items()]
+
     # The checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "clock": self.clock.state_dict(),
+            "shapes": self._shape_rows(),
             "validation": self.validation,
             "validated_step": self.validated_step,
             "best": self.best,
@@ -236,6 +246,7 @@ class RunRecord(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.clock.load_state_dict(state_dict["clock"])
+        self.shapes = Counter({(*shape,): batches for *shape, batches in state_dict.get("shapes", [])})
         self.validation, self.validated_step = state_dict["validation"], state_dict["validated_step"]
         self.best = state_dict.get("best", self.best)  # earlier versions kept none
         self.total_steps = state_dict.get("total_steps")

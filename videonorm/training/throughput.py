@@ -17,6 +17,7 @@ class TrainingClock:
 
     def __init__(self) -> None:
         self.clips_seen = 0
+        self.frames_seen: int | None = 0  # None where an earlier version began to count
         self._seconds = 0.0  # up to when the clock was last started
         self._started: float | None = None
         self._before: float | None = None  # clips per second of the session before
@@ -42,21 +43,25 @@ class TrainingClock:
     def stop(self) -> None:
         self._seconds, self._started = self.train_seconds, None
 
-    def step(self, clips: int) -> None:
-        """Enter the clips of one step, on all devices."""
+    def step(self, clips: int, frames: int) -> None:
+        """Enter the clips of one step and their frames, on all devices."""
         self.clips_seen += clips
+        if self.frames_seen is not None:
+            self.frames_seen += frames
         if self._first is None:
             self._first = self.clips_seen, self.train_seconds
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "clips_seen": self.clips_seen,
+            "frames_seen": self.frames_seen,
             "train_seconds": self.train_seconds,
             "clips_per_second": self.clips_per_second,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.clips_seen, self._seconds = state["clips_seen"], state["train_seconds"]
+        self.frames_seen = state.get("frames_seen")
         self._before = state["clips_per_second"]
 
 
