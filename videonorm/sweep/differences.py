@@ -1,27 +1,28 @@
-"""The difference in top-1 of two cells that were tested on the same videos: how sure, and what would settle it.
+"""The difference in top-1 of two cells tested on the same videos: how sure it is, and what would settle it.
 
-The scores of two cells on one video are alike, for a hard video is hard for both. So videos are drawn anew for
-both together (a bootstrap over videos), and what is drawn is paired. Trainings are not: another seed is
-another model, in either arm. Let y[s, v] be the score of the training with seed s on video v. The variance of
-the difference between the means of m and n trainings on V videos is, from the analysis of variance of two
+The scores of two cells on one video are alike, for a hard video is hard for both. So videos are drawn anew
+for both together (a bootstrap over videos), and what is drawn is paired. Trainings are not: another seed is
+another model, in either arm. Let y[s, v] be the score of the training with seed s on video v. The variance
+of the difference between the means of m and n trainings on V videos is, from the analysis of variance of two
 crossed random factors (Searle, Casella & McCulloch, Variance Components, 1992, chapter 5),
 
-    videos / V  +  a^2 / m  +  b^2 / n
+    videos  +  a^2 / m  +  b^2 / n
 
-a^2 and b^2 are the variances, between the trainings of a cell, of the mean over videos: it holds what a
-training happens to get right on these very videos. ``videos`` is what videos do to all trainings alike, the
-covariance between different trainings: within the first cell, plus within the second, minus twice that across.
-A bootstrap of the mean over videos alone would count the luck of single trainings twice, and a percentile
-bootstrap over one to five seeds covers far too little: its intervals are as if of infinite degrees of freedom.
-So the critical value is Student's t with Welch's and Satterthwaite's degrees of freedom (Biometrika 34, 1947;
-Biometrics Bulletin 2, 1946),
+a^2 and b^2 are the variances, between the trainings of a cell, of the mean over videos: they hold what a
+training happens to get right on these very videos. ``videos`` is what the choice of videos does to all
+trainings alike, the covariance between the means of different trainings: within the first cell, plus within
+the second, minus twice that across. A bootstrap of the difference over videos alone would count the luck of
+single trainings twice, and a percentile bootstrap over one to five seeds covers far too little: it takes a
+spread that few seeds have shown for the true one. So the critical value is Student's t with Welch's and
+Satterthwaite's degrees of freedom (Biometrika 34, 1947; Biometrics Bulletin 2, 1946),
 
-    (videos / V + a^2 / m + b^2 / n)^2 / ((a^2 / m)^2 / (m - 1) + (b^2 / n)^2 / (n - 1))
+    (videos + a^2 / m + b^2 / n)^2 / ((a^2 / m)^2 / (m - 1) + (b^2 / n)^2 / (n - 1))
 
-A cell of one seed says nothing of other trainings. Then the difference is that of the trained models, over the
-population of videos, its variance is that of the bootstrap, and two further videos are imagined, of which each
-cell alone gets one (Agresti & Min, Statistics in Medicine 24, 2005): without them, two models that never
-disagree would be known to be equal. tests/sweep/test_coverage.py has how often these intervals hold.
+A cell of one seed says nothing of other trainings. Then the difference is that of the trained models, over
+the population of videos, its variance is that of the bootstrap, and two further videos are imagined, of
+which each cell alone gets one (Agresti & Min, Statistics in Medicine 24, 2005): without them, two models
+that never disagree would be known to be equal. For the same reason the trainings of a cell are taken to
+differ by at least one video. tests/sweep/test_coverage.py has how often these intervals hold.
 """
 
 import math
@@ -150,16 +151,14 @@ class Difference:
         The seeds stay. None: no number of videos would do, for trainings differ as much among themselves.
         """
         factors = np.geomspace(1, MOST_VIDEOS, 1_000)
-        return next(
-            (math.ceil(of * self.num_videos) for of in factors if self._tells_apart(videos=of)), None
-        )
+        return next((math.ceil(of * self.num_videos) for of in factors if self._tells_apart(videos=of)), None)
 
     def _tells_apart(self, seeds: int | None = None, videos: float = 1.0) -> bool:
         error, degrees = self._error(seeds, videos)
         return bool(abs(self.value) > stats.t.ppf(0.975, degrees) * error)
 
     def _error(self, seeds: int | None = None, videos: float = 1.0) -> tuple[float, float]:
-        """Standard error and degrees of freedom, with ``seeds`` a cell and ``videos`` times as many videos."""
+        """Standard error and degrees of freedom, with ``seeds`` a cell and ``videos`` times the videos."""
         parts = [
             (max(0.0, of.variance - of.noise) + min(of.noise, of.variance) / videos) / (seeds or of.count)
             for of in self.seeds
@@ -246,6 +245,7 @@ def paired(first: Tested, second: Tested) -> Difference:
         count = len(mean)
         own = float(np.trace(of)) / count
         common = (float(of.sum()) - own * count) / (count * (count - 1))
-        seeds.append(Seeds(float(mean.var(ddof=1)), max(0.0, own - common), count))
+        least = 1 / num_videos**2
+        seeds.append(Seeds(max(least, float(mean.var(ddof=1))), max(least, own - common), count))
         shared += common
     return Difference(value, max(0.0, shared), num_videos, tuple(seeds))
