@@ -257,6 +257,7 @@ def test_a_run_that_was_stopped_in_its_last_validation_has_it_after_all(recipe, 
     assert after["train/loss"] == [*before["train/loss"], *map(str, range(8, 12))]
 
 
+@pytest.mark.slow
 def test_averaged_weights_change_no_places_in_a_validation_that_is_stopped(recipe, tmp_path, monkeypatch):
     """While they are judged they are in the network, and those that are trained in their place."""
     average = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}

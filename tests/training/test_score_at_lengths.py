@@ -191,6 +191,7 @@ def test_a_stopped_run_is_scored_when_it_goes_on(recipe, tmp_path, monkeypatch):
     assert_scored(found, 2, losses, top1)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_scored_when_it_goes_on(recipe, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

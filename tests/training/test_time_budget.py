@@ -97,6 +97,7 @@ def test_time_goes_on_in_a_run_that_goes_on(recipe, tmp_path, clock, monkeypatch
     assert "the schedule is now of 13.5 seconds, and was of 11.5\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_it_ends_with_a_whole_step(recipe, tmp_path, clock):
     """Of two batches, but for the last of an epoch of five."""
     torchs = '{"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2}}'
@@ -111,7 +112,6 @@ def test_it_ends_with_a_whole_step(recipe, tmp_path, clock):
     "options, sentence",
     [
         ([*budget(5), "--trainer.max_steps", "9"], r"trainer.max_steps \(9\) must be -1 beside TimeBudget"),
-        ([*budget(5), "--trainer.max_epochs", "9"], r"trainer.max_epochs \(9\) must be -1 beside TimeBudget"),
         (budget(0), r"seconds \(0\) must be above 0"),
         (TIMED, r"must be set for a schedule to follow, or trainer.callbacks have a TimeBudget"),
     ],
