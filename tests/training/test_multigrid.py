@@ -1,5 +1,6 @@
 """A training whose shape changes: its clips, crops and learning rates, whoever loads, stopped or not."""
 
+import contextlib
 import json
 import math
 import signal
@@ -46,10 +47,8 @@ def fit(recipe, overlay, tmp_path, monkeypatch):
     def fit(name, *options):
         del steps[:]
         folder = ["--trainer.default_root_dir", str(tmp_path / name)]
-        try:
+        with contextlib.suppress(Stopped):
             main(["fit", "-c", str(recipe), "-c", str(overlay), *folder, *map(str, options)])
-        except Stopped:
-            pass
         return list(steps)
 
     return fit
@@ -89,7 +88,7 @@ def test_epochs_are_passes_and_the_record_is_what_happened(fit, tmp_path, capsys
     assert (record["num_frames"], record["batch_size"], record["val_videos"]) == (4, 1, 5)
     for epoch in range(3):
         assert sum(shape[0] for place, _, shape, *_ in steps if place == epoch) in (7, 8, 9, 10)
-    # The learning rate goes with the batch of the long cycle, not with that of the short one, and the schedule.
+    # The learning rate goes with the schedule and the batch of the long cycle, not with that of the short one.
     factor = {2: 2, 4: 1}
     for _, step, shape, *_, rate in steps:
         part = step / len(steps)
