@@ -88,7 +88,7 @@ def test_epochs_are_passes_and_the_record_is_what_happened(fit, tmp_path, capsys
     assert (record["num_frames"], record["batch_size"], record["val_videos"]) == (4, 1, 5)
     for epoch in range(3):
         assert sum(shape[0] for place, _, shape, *_ in steps if place == epoch) in (7, 8, 9, 10)
-    # The learning rate goes with the schedule and the batch of the long cycle, not with that of the short one.
+    # The learning rate goes with the schedule and the long cycle's batch, not with the short one's.
     factor = {2: 2, 4: 1}
     for _, step, shape, *_, rate in steps:
         part = step / len(steps)
