@@ -149,6 +149,32 @@ def test_loaders_share_workers_and_may_change_the_length_of_clips(manifest):
     assert {batch.frames.shape[2] for batch in ours} == {2, 3, 9}
 
 
+def test_batches_of_an_epoch_may_differ(manifest):
+    """In size and clips, in order, whoever loads; and the next epoch has others."""
+
+    def plan(number):
+        return [(1, RandomClips(2, 1)), (4, RandomClips(5, 1)), *[(3, RandomClips(3, 2))] * number]
+
+    def batches(workers, number, resumed=0):
+        data = make_dataset(manifest)
+        loader = VideoLoader(data, 4, workers, sampler=EpochSampler(data, 1, 0, seed=5), plan=plan)
+        loader.load_state_dict({"batches": resumed})
+        found = epoch(loader, number)
+        assert len(loader) == 2 + number and loader.state_dict() == {"batches": 0}
+        return found
+
+    order = [
+        index for batch in epoch(make_loader(manifest, batch_size=1), 2) for index in batch.index.tolist()
+    ]
+    alone = batches(None, 2)
+    assert [batch.frames.shape[0] for batch in alone] == [1, 4, 3, 3]
+    assert [batch.frames.shape[2] for batch in alone] == [2, 5, 3, 3]
+    assert [index for batch in alone for index in batch.index.tolist()] == order[:11]
+    assert_equal(batches(None, 2, resumed=2), alone[2:])
+    with Workers(2, 60) as workers:
+        assert_equal(batches(workers, 2), alone)
+
+
 def test_an_epoch_may_be_left_early(manifest):
     with Workers(2, 60) as workers:
         loader = make_loader(manifest, workers)

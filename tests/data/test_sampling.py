@@ -4,6 +4,7 @@ import pytest
 
 from videonorm.data.sampling import (
     RandomClips,
+    StretchedClips,
     UniformClips,
     clip_span,
     frame_indices,
@@ -64,6 +65,12 @@ def test_frame_indices():
 def test_clips_of_a_video():
     assert list(UniformClips(4, 5, num_clips=3).starts(36, Random(0))) == [0, 10, 20]
     assert list(RandomClips(4, 5, num_clips=2).starts(16, Random(0))) == [0, 0]
+
+
+def test_frames_of_stretched_clips_are_as_far_apart_as_is_drawn():
+    rng, clips = Random(0), StretchedClips(4, 3, 2, stretch=2)
+    assert {clips.drawn(rng) for _ in range(100)} == {RandomClips(4, stride, 2) for stride in (3, 4, 5, 6)}
+    assert StretchedClips(4, 3, stretch=1).drawn(rng) == RandomClips(4, 3)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,24 @@ def test_short_side_of_each_clip_reaches_both_ends_of_its_range():
     assert max(w.top for w in smallest) > 66 and max(w.left for w in smallest) > 145
 
 
+def test_coarser_windows_are_as_large_as_before_and_down_to_the_size_of_the_clip():
+    torch.manual_seed(0)
+    for crop, smallest in ((RandomCrop(), 158), (RandomCrop((256, 320)), round(158 * 256 / 320))):
+        windows = [crop.coarser(158 / 224).draw(256, 340, 158) for _ in range(2000)]
+        assert all(top + height <= 256 and left + width <= 340 for top, left, height, width in windows)
+        sides = [window.height for window in windows]
+        assert max(sides) in (223, 224) and min(sides) == smallest
+    everywhere = RandomResizedCrop()
+    assert everywhere.coarser(0.5) is everywhere
+
+
+def test_transform_at_another_size():
+    batch, transform = make_batch(num_clips=2), TrainTransform(8, MEAN, STD)
+    assert transform.at(8) is transform
+    assert transform.at(4)(batch, seeded(0))[0].shape[3:] == (4, 4)
+    assert transform(batch, seeded(0))[0].shape[3:] == (8, 8)
+
+
 def test_short_side_is_that_of_the_whole_picture():
     """Scale the picture, then crop, is another way to the same clip, but for the pixels at the edge."""
     batch = make_batch(sizes=((24, 30),), num_clips=1)
