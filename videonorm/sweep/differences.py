@@ -26,7 +26,8 @@ differ by at least one video. tests/sweep/test_coverage.py has how often these i
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, variance
@@ -34,7 +35,6 @@ from statistics import fmean, variance
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import brentq
 from statsmodels.stats.contingency_tables import mcnemar
 
 from videonorm.sweep.intervals import Estimate, difference
@@ -141,8 +141,10 @@ class Difference:
 
         The videos stay. None: the spread of seeds is not known, or no number of them would do.
         """
-        start = max((of.count for of in self.seeds), default=MOST_SEEDS)
-        return next((n for n in range(start, MOST_SEEDS) if self._tells_apart(seeds=n)), None)
+        if not self.seeds:
+            return None
+        counts = range(max(of.count for of in self.seeds), MOST_SEEDS)
+        return _first(counts, lambda count: self._tells_apart(seeds=count))
 
     @cached_property
     def videos_needed(self) -> int | None:
@@ -150,8 +152,8 @@ class Difference:
 
         The seeds stay. None: no number of videos would do, for trainings differ as much among themselves.
         """
-        factors = np.geomspace(1, MOST_VIDEOS, 1_000)
-        return next((math.ceil(of * self.num_videos) for of in factors if self._tells_apart(videos=of)), None)
+        counts = range(self.num_videos, MOST_VIDEOS * self.num_videos)
+        return _first(counts, lambda count: self._tells_apart(videos=count / self.num_videos))
 
     def _tells_apart(self, seeds: int | None = None, videos: float = 1.0) -> bool:
         error, degrees = self._error(seeds, videos)
@@ -169,6 +171,12 @@ class Difference:
         return math.sqrt(total), total**2 / loss if loss else math.inf
 
 
+def _first(counts: range, enough: Callable[[int], bool]) -> int | None:
+    """The least that is enough, where more than enough is enough."""
+    position = bisect_left(counts, True, key=enough)
+    return counts[position] if position < len(counts) else None
+
+
 @dataclass(frozen=True)
 class Unpaired(Difference):
     """The same where the scores of single videos are not known: see ``intervals.difference``.
@@ -184,19 +192,6 @@ class Unpaired(Difference):
     def estimate(self, confidence: float = 0.95) -> Estimate:
         return difference(self.first, self.second, self.num_videos, confidence)
 
-    @cached_property
-    def p_value(self) -> float:
-        """One less the confidence whose interval ends at zero."""
-        if not self.value:
-            return 1.0
-
-        def nearer_end(p: float) -> float:
-            estimate = self.estimate(1 - p)
-            return estimate.low if self.value > 0 else -estimate.high
-
-        least = 1e-9
-        return float(brentq(nearer_end, least, 1.0 - least)) if nearer_end(least) < 0 else least
-
 
 def unpaired(first: Sequence[float], second: Sequence[float], num_videos: int) -> Unpaired:
     """The difference of two cells of which only the top-1 of each seed is known.
@@ -206,7 +201,7 @@ def unpaired(first: Sequence[float], second: Sequence[float], num_videos: int) -
         num_videos: how many videos each is measured on.
     """
     a, b = fmean(first), fmean(second)
-    videos = (a * (1 - a) + b * (1 - b)) / num_videos
+    videos = (a * (1 - a) + b * (1 - b)) / num_videos + 2 / num_videos**2  # as of two single models
     gaps = [x - y for x, y in zip(first, second, strict=True)]
     seeds = (Seeds(variance(gaps), videos, len(gaps)),) if len(gaps) > 1 else ()
     return Unpaired(a - b, videos, num_videos, seeds, first=first, second=second)
