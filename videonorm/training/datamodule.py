@@ -2,7 +2,6 @@
 
 import os
 from functools import cached_property
-from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +11,6 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from videonorm.data import (
-    BadVideo,
-    BadVideos,
     Batch,
     ClipStarts,
     Crop,
@@ -34,6 +31,7 @@ from videonorm.data import (
 )
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
+from videonorm.training.bad_videos import BadVideosOfRun
 from videonorm.training.batch_sizes import check_epoch
 from videonorm.training.batches import TrainClips, Views
 from videonorm.training.classifier import VideoClassifier
@@ -154,14 +152,12 @@ class VideoDataModule(LightningDataModule):
         self.time_limit_seconds = time_limit_seconds
         self.decoder = decoder
         self.short_video = short_video
-        self.max_bad_fraction = max_bad_fraction
         self.mean = mean
         self.std = std
         self.cache_mib = cache_mib
         self.channels_last = channels_last
         self.manifests: dict[Split, Manifest] = {}
-        self.bad_videos = BadVideos()
-        self._bad_here: list[BadVideo] = []  # met by this process since the processes last told each other
+        self.bad_videos = BadVideosOfRun(max_bad_fraction)
 
     @property
     def clip_spec(self) -> ClipSpec:
@@ -292,8 +288,8 @@ class VideoDataModule(LightningDataModule):
         """Make clips of a batch that has arrived on the device."""
         split = self._split
         if batch.bad:
-            self._bad_here += batch.bad
-            self._add_bad_videos(split, batch.bad)
+            assert self.trainer is not None
+            self.bad_videos.meet(self.trainer, split, batch.bad, len(self.manifests[split].entries))
         if split == "train":
             clips, label = self._transforms["train"](batch, self._numbers_of_batch())
             return TrainClips(clips, label)
@@ -370,26 +366,8 @@ class VideoDataModule(LightningDataModule):
 
     # Bad videos
 
-    def _add_bad_videos(self, split: Split, videos: list[BadVideo]) -> None:
-        """Note bad videos in bad_videos.csv.
-
-        Raises:
-            UserError: more than ``max_bad_fraction`` of the split is in it.
-        """
-        assert self.trainer is not None
-        if not self.bad_videos.add(split, videos):
-            return
-        if self.trainer.is_global_zero:
-            self.bad_videos.write(Path(self.trainer.default_root_dir) / "bad_videos.csv")
-        self.bad_videos.check(split, len(self.manifests[split].entries), self.max_bad_fraction)
-
     def share_bad_videos(self) -> None:
         """Tell the other processes, and the user, of the bad videos met; at the end of an epoch, by all."""
         assert self.trainer is not None
-        if self.trainer.world_size > 1:
-            found: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(found, self._bad_here)
-            self._add_bad_videos(self._split, [video for videos in found for video in videos])
-        self._bad_here = []
-        if self.trainer.is_global_zero:
-            self.bad_videos.warn_of_new(self._split)
+        split = self._split
+        self.bad_videos.share(self.trainer, split, len(self.manifests[split].entries))
