@@ -1,12 +1,13 @@
 """MotionClips: the files, and the claims made of them."""
 
 import os
+from random import Random
 
 import av
 import numpy as np
 import pytest
 
-from videonorm.data import motion
+from videonorm.data import RandomClips, motion, open_video
 from videonorm.data.motion import CLASS_NAMES, DIRECTIONS, DRIFT, JITTER, NUM_FRAMES, MotionClips, render
 from videonorm.errors import UserError
 
@@ -66,6 +67,17 @@ def test_the_ceiling_is_what_an_ideal_observer_reaches(small):
         moved = steps * DRIFT * DIRECTIONS[0] + np.sqrt(steps) * JITTER * rng.normal(size=(200_000, 2))
         right = (moved @ DIRECTIONS.T).argmax(1) == 0
         assert small.best_possible_top1(num_frames, stride) == pytest.approx(right.mean(), abs=0.005)
+
+
+def test_the_ceiling_of_clips_in_time_is_that_of_their_widest(small):
+    """Whatever the start; the files have 24 frames a second, and 32 of them."""
+    with open_video(small.manifest("train").entries[0].path) as video:
+        seconds = video.seconds
+    for num_frames, rate in ((4, 24), (8, 12), (5, 6), (4, 10), (8, 17.5), (9, 60), (16, 1)):
+        clips = RandomClips(num_frames, num_clips=200, frames_per_second=rate)
+        frames = clips.clips(seconds, Random(0), "repeat_last")
+        widest = (frames[:, -1] - frames[:, 0]).max()
+        assert small.best_possible_top1(num_frames, None, rate) == small.best_possible_top1(2, widest)
 
 
 def test_a_frame_does_not_tell_the_class():

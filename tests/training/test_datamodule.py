@@ -207,6 +207,8 @@ MISTAKES = {
     "jitter": ({"crop": RandomCrop((8, 20))}, r"crop.short_side \(\(8, 20\)\) must start at crop_size"),
     "split": ({"stage": "test"}, "data.source must have a test split for videonorm test"),
     "num_frames": ({"num_frames": 0}, r"num_frames \(0\) must be at least 1"),
+    "pace": ({"frames_per_second": 8.0}, r"frame_stride \(2\) must be null beside frames_per_second \(8\)"),
+    "no_pace": ({"frame_stride": None}, r"frame_stride \(null\) must be given, or frames_per_second"),
 }
 
 

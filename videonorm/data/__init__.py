@@ -19,6 +19,7 @@ from videonorm.data.sampling import (
     ShortVideo,
     UniformClips,
     frame_indices,
+    nearest_frames,
     random_clip_start,
 )
 from videonorm.data.source import Manifests, Source
@@ -58,6 +59,7 @@ __all__ = [
     "collate",
     "decoding_workers",
     "frame_indices",
+    "nearest_frames",
     "open_video",
     "random_clip_start",
     "read_manifest",

@@ -90,15 +90,23 @@ class MotionClips:
     def manifest(self, split: Split) -> Manifest | None:
         return read_manifest(self.root / f"{split}.csv", class_names=CLASS_NAMES)
 
-    def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
+    def best_possible_top1(
+        self, num_frames: int, frame_stride: int | None, frames_per_second: float | None = None
+    ) -> float | None:
         """Accuracy of the ideal observer of one clip, as a fraction.
 
         Between its first and last frame lie n steps, over which the texture moves by N(n d u, n sigma^2 I), u
         the direction of the class. The best guess is the axis and sign nearest to that displacement, which is
         right where both of its components along the diagonals beside u are positive:
-        Phi(d sqrt(n) / (sqrt(2) sigma))^2.
+        Phi(d sqrt(n) / (sqrt(2) sigma))^2. Where the frames nearest to a clip's times may be n steps apart or
+        n + 1, by its start, it is that of n + 1.
         """
-        steps = min((num_frames - 1) * frame_stride, NUM_FRAMES - 1)
+        if frame_stride is None:
+            assert frames_per_second is not None
+            steps = math.ceil((num_frames - 1) * FRAME_RATE / frames_per_second - 1e-6)
+        else:
+            steps = (num_frames - 1) * frame_stride
+        steps = min(steps, NUM_FRAMES - 1)
         positive = NormalDist().cdf(DRIFT * math.sqrt(steps) / (math.sqrt(2) * JITTER))
         return positive * positive
 

@@ -61,7 +61,9 @@ class VideoDataModule(LightningDataModule):
         source: where the videos are: ``videonorm.data.Manifests`` for files, ``videonorm.data.MotionClips``
             to make some.
         num_frames: frames of a clip, T.
-        frame_stride: source frames from one frame of a clip to the next.
+        frame_stride: source frames from one frame of a clip to the next; null beside frames_per_second.
+        frames_per_second: frames of a clip that a second has, whatever the rate of the video: those nearest
+            to the clip's times. In place of frame_stride.
         batch_size: clips per device and step in training, videos in evaluation.
         clips_per_video: random clips that training takes from a video each time it is opened, all into the
             same batch (repeated augmentation, Hoffer et al., arXiv:1901.09335); an epoch then has as many
@@ -98,7 +100,8 @@ class VideoDataModule(LightningDataModule):
         self,
         source: Source,
         num_frames: int = 16,
-        frame_stride: int = 4,
+        frame_stride: int | None = 4,
+        frames_per_second: float | None = None,
         batch_size: int = 8,
         crop_size: int = 112,
         clips_per_video: int = 1,
@@ -135,6 +138,7 @@ class VideoDataModule(LightningDataModule):
         self.source = source
         self.num_frames = num_frames
         self.frame_stride = frame_stride
+        self.frames_per_second = frames_per_second
         self.batch_size = batch_size
         self.clips_per_video = clips_per_video
         self.crop_size = crop_size
@@ -156,6 +160,9 @@ class VideoDataModule(LightningDataModule):
         self.std = std
         self.cache_mib = cache_mib
         self.channels_last = channels_last
+        self._train_clips = RandomClips(
+            num_frames, frame_stride, clips_per_video, frames_per_second=frames_per_second
+        )
         self.manifests: dict[Split, Manifest] = {}
         self.bad_videos = BadVideosOfRun(max_bad_fraction)
 
@@ -171,6 +178,7 @@ class VideoDataModule(LightningDataModule):
             list(self.std),
             self.clip_starts,
             self.short_video,
+            self.frames_per_second,
         )
 
     # Host
@@ -234,7 +242,7 @@ class VideoDataModule(LightningDataModule):
     def _train_dataset(self, seed: int) -> VideoDataset:
         return VideoDataset(
             self.manifests["train"],
-            RandomClips(self.num_frames, self.frame_stride, self.clips_per_video),
+            self._train_clips,
             decoder=self.decoder,
             short_side=self.short_side,
             seed=seed,
