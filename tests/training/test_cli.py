@@ -57,6 +57,7 @@ def test_record(trained):
         "num_frames": 4,
         "frame_stride": 1,
         "frames_per_second": None,
+        "held_out": 0.0,
         "batch_size": 2,
         "accumulate": 1,
         "world_size": 1,

@@ -28,6 +28,7 @@ from videonorm.data import (
     Workers,
     collate,
     decoding_workers,
+    hold_out,
 )
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
@@ -92,6 +93,8 @@ class VideoDataModule(LightningDataModule):
         short_video: what becomes of a video that is shorter than a clip: loop, repeat_last or error.
         max_bad_fraction: share of an epoch's videos that may be undecodable before it is an error.
         mean, std: of red, green and blue in [0, 1].
+        held_out: share of the training videos that is set apart and validated on in place of the val split,
+            so that settings can be chosen without it; the same in every run (``videonorm.data.hold_out``).
         cache_mib: memory for decoded videos, in each process that decodes.
         channels_last: whether clips are channels_last_3d on the device; "auto" on CUDA.
     """
@@ -124,6 +127,7 @@ class VideoDataModule(LightningDataModule):
         max_bad_fraction: float = 0.05,
         mean: tuple[float, float, float] = (0.45, 0.45, 0.45),
         std: tuple[float, float, float] = (0.225, 0.225, 0.225),
+        held_out: float = 0.0,
         cache_mib: int = 0,
         channels_last: bool | Literal["auto"] = "auto",
     ) -> None:
@@ -135,6 +139,8 @@ class VideoDataModule(LightningDataModule):
             raise UserError(f"clips_per_video ({clips_per_video}) must divide batch_size ({batch_size})")
         if not 0 <= max_bad_fraction <= 1:
             raise UserError(f"max_bad_fraction ({max_bad_fraction}) must be from 0 to 1")
+        if not 0 <= held_out < 1:
+            raise UserError(f"held_out ({held_out:g}) must be at least 0 and below 1")
         self.source = source
         self.num_frames = num_frames
         self.frame_stride = frame_stride
@@ -158,6 +164,7 @@ class VideoDataModule(LightningDataModule):
         self.short_video = short_video
         self.mean = mean
         self.std = std
+        self.held_out = held_out
         self.cache_mib = cache_mib
         self.channels_last = channels_last
         self._train_clips = RandomClips(
@@ -206,7 +213,7 @@ class VideoDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         assert self.trainer is not None
         for split in SPLITS[stage]:
-            manifest = self.source.manifest(split)
+            manifest = self._manifest(split)
             if manifest is not None:
                 if not manifest.labelled and stage != "predict":
                     raise UserError(f"manifest ({manifest.path}) must have labels for videonorm {stage}")
@@ -214,6 +221,21 @@ class VideoDataModule(LightningDataModule):
                 self.manifests[split] = manifest
             elif split != "val" or stage == "validate":
                 raise UserError(f"data.source must have a {split} split for videonorm {stage}")
+
+    def _manifest(self, split: Split) -> Manifest | None:
+        if not self.held_out or split == "test":
+            return self.source.manifest(split)
+        return self._sides[split == "val"]
+
+    @cached_property
+    def _sides(self) -> tuple[Manifest, Manifest]:
+        """The videos to train on, and those held out."""
+        train = self.source.manifest("train")
+        if train is None:
+            raise UserError(
+                f"data.source must have a train split to hold out {self.held_out:g} of (held_out)"
+            )
+        return hold_out(train, self.held_out)
 
     def _check(self, split: Split, manifest: Manifest) -> None:
         assert self.trainer is not None
@@ -225,7 +247,7 @@ class VideoDataModule(LightningDataModule):
         assert self.trainer is not None
         dataset = self._train_dataset(self._seed)
         sampler = EpochSampler(dataset, self.trainer.world_size, self.trainer.global_rank, self._seed)
-        return self._loader(dataset, self._videos_per_batch, sampler, drop_last=True)
+        return self._loader(dataset, self.batch_size // self.clips_per_video, sampler, drop_last=True)
 
     def val_dataloader(self) -> VideoLoader | list[Any]:
         return self._eval_loader("val") if "val" in self.manifests else []
@@ -271,11 +293,6 @@ class VideoDataModule(LightningDataModule):
         return VideoLoader(
             dataset, batch_size, self._workers, sampler=sampler, drop_last=drop_last, pin_for=pin_for
         )
-
-    @property
-    def _videos_per_batch(self) -> int:
-        """In training."""
-        return self.batch_size // self.clips_per_video
 
     @cached_property
     def _workers(self) -> Workers | None:

@@ -90,6 +90,7 @@ class RunRecord(Callback):
             "conv": class_names(m for m in classifier.backbone.modules() if isinstance(m, nn.Conv3d)),
             "frame_stride": data and data.frame_stride,
             "frames_per_second": data and data.frames_per_second,
+            "held_out": data and data.held_out,
             "seed": self.seed,
             "lr": classifier.base_lr,
             "num_classes": classifier.num_classes,
