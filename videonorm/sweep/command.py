@@ -75,9 +75,15 @@ def _run(options: argparse.Namespace) -> None:
     console = new_console()
     plan = read_plan(options.config, options.seeds)
     if options.dry_run:
+        if plan.search:
+            console.print(plan_table(plan.search), "the best trial of each arm settles it in")
         console.print(plan_table(plan))
         return
     output = options.output or Path("runs") / plan.name
+    if plan.search:
+        trials = run_sweep(plan.search, output / "search", console, jobs=options.jobs, ray=options.ray)
+        _show(output / "search")
+        plan = plan.with_found(trials)
     results = run_sweep(plan, output, console, jobs=options.jobs, ray=options.ray)
     _show(output)
     if not all(result.done for result in results):

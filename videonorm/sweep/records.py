@@ -14,6 +14,7 @@ import yaml
 
 from videonorm import files
 from videonorm.errors import UserError
+from videonorm.sweep.axes import as_text
 from videonorm.sweep.plan import Run
 from videonorm.sweep.results import COLUMNS, SCORES, Result, flaw
 
@@ -97,15 +98,18 @@ class RunFolder:
         if not done and closed.get("status") != "failed":
             return None
         failed = {"status": "failed", "error": closed.get("error"), **dict.fromkeys(SCORES)}
+        steps, batches = self.recorded.get("steps"), self.recorded.get("batches_per_epoch")
         values = {
             **dict.fromkeys(COLUMNS),
             "frames_per_step": self.run.frames_per_step,
+            "epochs": steps * self.run.accumulate / batches if steps and batches else None,
             **{key: value for key, value in self.recorded.items() if key in COLUMNS},
             **self.run.shape._asdict(),
             "run": self.run.name,
             "norm": self.run.arm,
             "accumulate": self.run.accumulate,
             "seed": self.run.seed,
+            "axes": {name: as_text(value) for name, value in self.run.values.items()},
             "val_videos": int(self.recorded.get("val_videos") or 0) or None,
             **({"status": "done", "error": None} if done else failed),
         }
@@ -118,7 +122,7 @@ class RunFolder:
     def _asked(self) -> dict[str, Any]:
         """Every setting of the run by content: neither a moved folder nor a new comment is a change."""
         configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in self.run.configs]
-        options = {**self.run.overrides, **self.run.options(Path())}
+        options = {**self.run.overrides, **self.run.values, **self.run.options(Path())}
         asked = json.dumps({"configs": configs, "options": options}, default=str)
         return json.loads(asked, parse_constant=str)  # type: ignore[no-any-return]
 
