@@ -68,6 +68,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def positive_number(text: str) -> float:
+    """A number above 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"({text}) must be a number above 0")
+    return value
+
+
 def fraction(text: str) -> float:
     """A number from 0 to 1."""
     value = _number(text)

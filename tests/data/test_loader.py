@@ -258,7 +258,7 @@ def test_videos_shorter_than_a_clip_are_counted_once(manifest, videos, make_vide
             with pytest.warns(UserWarning) as said:
                 for number in range(2):
                     batches = epoch(loader, number)
-            assert [frames for batch in batches for frames in batch.video_frames] == [*[40] * 15, 7, 5]
+            assert [frames for batch in batches for frames in batch.lengths] == [*[40] * 15, 7, 5]
             assert [str(warning.message) for warning in said] == [
                 "videos shorter than a clip of 4 frames at frame_stride 3, which spans 10: 2 of 17 read of "
                 f"{manifest.path}, the shortest has 5; {action} (short_video)"

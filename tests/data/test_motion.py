@@ -1,12 +1,14 @@
 """MotionClips: the files, and the claims made of them."""
 
+import hashlib
 import os
+from random import Random
 
 import av
 import numpy as np
 import pytest
 
-from videonorm.data import motion
+from videonorm.data import RandomClips, motion, open_video
 from videonorm.data.motion import CLASS_NAMES, DIRECTIONS, DRIFT, JITTER, NUM_FRAMES, MotionClips, render
 from videonorm.errors import UserError
 
@@ -68,6 +70,17 @@ def test_the_ceiling_is_what_an_ideal_observer_reaches(small):
         assert small.best_possible_top1(num_frames, stride) == pytest.approx(right.mean(), abs=0.005)
 
 
+def test_the_ceiling_of_clips_in_time_is_that_of_their_widest(small):
+    """Whatever the start; the files have 24 frames a second, and 32 of them."""
+    with open_video(small.manifest("train").entries[0].path) as video:
+        seconds = video.seconds
+    for num_frames, rate in ((4, 24), (8, 12), (5, 6), (4, 10), (8, 17.5), (9, 60), (16, 1)):
+        clips = RandomClips(num_frames, num_clips=200, frames_per_second=rate)
+        frames = clips.clips(seconds, Random(0), "repeat_last")
+        widest = (frames[:, -1] - frames[:, 0]).max()
+        assert small.best_possible_top1(num_frames, None, rate) == small.best_possible_top1(2, widest)
+
+
 def test_a_frame_does_not_tell_the_class():
     frames = {label: render(label, np.random.default_rng(7))[0].astype(int) for label in range(4)}
     # The same draws for another class: the same texture, moved by less than a drift of two frames.
@@ -83,3 +96,35 @@ def test_a_network_of_other_classes_is_refused(small):
     small.settle_class_names(["right", "down", "left", "up"])
     with pytest.raises(UserError, match=r"class names of the network \(up, down\) must be those of right"):
         small.settle_class_names(["up", "down"])
+
+
+def test_the_contrast_ratio_changes_contrast_alone(tmp_path):
+    def frames(ratio: float, number: int) -> np.ndarray:
+        return render(1, np.random.default_rng([0, 0, number]), ratio).astype(float)
+
+    spread = {ratio: np.array([frames(ratio, n).std() for n in range(20)]) for ratio in (1.0, 4.0, 20.0)}
+    middle = np.sqrt(4 * 80)
+    np.testing.assert_allclose(spread[1.0], middle, rtol=0.01)
+    assert middle / 2 * 0.98 < spread[4.0].min() and spread[4.0].max() < middle * 2 * 1.02
+    # The same draw, of a narrower range: half the logarithm of the ratio is half the distance in logarithm.
+    distance = {ratio: np.log(spread[ratio] / middle) for ratio in (4.0, 20.0)}
+    faint = spread[20.0] < 40  # where nothing is clipped
+    assert 10 < faint.sum() < 20
+    narrower = np.log(4) / np.log(20) * distance[20.0]
+    np.testing.assert_allclose(distance[4.0][faint], narrower[faint], atol=0.03)
+    one, other = (frames(ratio, 0)[::8] - frames(ratio, 0)[::8].mean() for ratio in (1.0, 4.0))
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.999
+
+
+def test_the_videos_of_the_default_ratio_are_those_they_have_always_been(tmp_path):
+    frames = render(1, np.random.default_rng([0, 0, 5]))
+    assert hashlib.sha256(frames.tobytes()).hexdigest().startswith("5d0a7b0035e9c780")
+    named = {ratio: MotionClips(tmp_path, contrast_ratio=ratio).root.name for ratio in (20, 4, 1.5)}
+    assert named == {
+        20: "motion_v1_seed0_400_400_200",
+        4: "motion_v1_seed0_400_400_200_contrast4",
+        1.5: "motion_v1_seed0_400_400_200_contrast1.5",
+    }
+    for ratio in (0.5, float("inf"), float("nan")):
+        with pytest.raises(UserError, match=r"contrast_ratio \(.*\) must be at least 1"):
+            MotionClips(tmp_path, contrast_ratio=ratio)

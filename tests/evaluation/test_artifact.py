@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.evaluation.artifact import load_artifact
 from videonorm.evaluation.checkpoint import load_checkpoint
@@ -127,6 +128,29 @@ def test_damaged_artifact(checkpoint: Checkpoint, tmp_path: Path) -> None:
         load_artifact(folder, CPU)
     (folder / "model.yaml").write_text(yaml.safe_dump(card))
     load_artifact(folder, CPU)
+
+
+def test_cards_say_how_far_frames_are_apart(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path, folder = checkpoint("gn"), tmp_path / "artifact"
+    assert load_checkpoint(path).input.frames_per_second is None  # an earlier one, which does not know it
+    export_checkpoint(path, folder)
+    card = yaml.safe_load((folder / "model.yaml").read_text())
+
+    def load(**change: Any) -> ClipSpec:
+        clips = {**card["input"], **change}
+        written = {name: value for name, value in clips.items() if value != "left out"}
+        (folder / "model.yaml").write_text(yaml.safe_dump({**card, "input": written}))
+        return load_artifact(folder, CPU).card.input
+
+    assert load() == load(frames_per_second="left out") == load_checkpoint(path).input
+    in_time = load(frame_stride=None, frames_per_second=12.5)
+    assert (in_time.frame_stride, in_time.frames_per_second) == (None, 12.5)
+    with pytest.raises(
+        UserError, match=r"model card \(.*frame_stride \(2\) must be null beside frames_per_sec"
+    ):
+        load(frames_per_second=12.5)
+    with pytest.raises(UserError, match=r"model card \(.*frame_stride \(null\) must be given"):
+        load(frame_stride=None)
 
 
 def test_program_of_somebody_else(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def test_scores_and_accuracies(artifact: Path, manifest: Path, tmp_path: Path) -
         "std": [0.225, 0.225, 0.225],
         "clip_starts": "linspace",
         "short_video": "loop",
+        "frames_per_second": None,
     }
 
 

@@ -155,6 +155,7 @@ def test_card_and_provenance(
             "std": [0.225, 0.225, 0.225],
             "clip_starts": "linspace",
             "short_video": "loop",
+            "frames_per_second": None,
         },
         "num_classes": 3,
         "class_names": ["left", "right", "still"],

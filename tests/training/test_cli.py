@@ -56,6 +56,8 @@ def test_record(trained):
         "conv": "Conv3d",
         "num_frames": 4,
         "frame_stride": 1,
+        "frames_per_second": None,
+        "held_out": 0.0,
         "batch_size": 2,
         "accumulate": 1,
         "world_size": 1,
@@ -109,6 +111,7 @@ def test_checkpoint_is_self_contained(trained):
         "std": [0.225] * 3,
         "clip_starts": "linspace",
         "short_video": "loop",
+        "frames_per_second": None,
     }
     assert about["class_names"] is None and checkpoint["global_step"] == 8
     assert all(name.startswith("backbone.") for name in checkpoint["state_dict"])
@@ -238,10 +241,13 @@ def test_default_folder_is_named_after_files_clip_and_batch():
     config = jsonargparse.Namespace(
         config=["configs/motion_r18.yaml", "configs/norm/gn_ws.yaml"], seed_everything=0
     )
-    config.data = jsonargparse.Namespace(num_frames=16, frame_stride=4, batch_size=8)
+    clips = {"num_frames": 16, "frame_stride": 4, "frames_per_second": None}
+    config.data = jsonargparse.Namespace(**clips, batch_size=8)
     assert default_run_folder(config) == "runs/motion_r18_gn_ws_16x4_b8"
     config.seed_everything = 2
     assert default_run_folder(config) == "runs/motion_r18_gn_ws_16x4_b8_s2"
+    config.data.frame_stride, config.data.frames_per_second = None, 12.5
+    assert default_run_folder(config) == "runs/motion_r18_gn_ws_16@12.5fps_b8_s2"
 
 
 def test_overlay_changes_only_what_it_names(recipe, tmp_path):

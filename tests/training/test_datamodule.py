@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torchvision.transforms import v2
 
-from videonorm.data import Manifests, RandomCrop, RandomResizedCrop
+from videonorm.data import Manifests, RandomCrop, RandomResizedCrop, hold_out
 from videonorm.errors import UserError
 from videonorm.training.batches import TrainClips, Views
 from videonorm.training.classifier import VideoClassifier
@@ -119,6 +119,14 @@ augment:
         assert data.augment[1].hue == (-0.1, 0.1) and data.augment[1].contrast is None
 
 
+def test_a_recipe_that_names_its_source_alone_takes_arguments_for_it():
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_lightning_class_args(VideoDataModule, "data")
+    options = ["--data.source", "videonorm.data.MotionClips", "--data.source.init_args.contrast_ratio", "4"]
+    data = parser.instantiate(parser.parse_args(options)).data
+    assert data.source.root.name == "motion_v1_seed0_400_400_200_contrast4"
+
+
 def test_evaluation_batches_leave_the_bad_video_out_and_name_it(make, tmp_path):
     data = make(batch_size=4, num_val_clips=2, num_val_crops=3, max_bad_fraction=0.5)
     data.trainer.validating = True
@@ -173,6 +181,23 @@ def test_no_validation_videos_is_no_mistake_in_training(make, videos):
     assert make(source=Manifests(train=videos.train)).val_dataloader() == []
 
 
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_held_out_videos_are_validated_on_and_never_trained_on(make, videos, monkeypatch, stage):
+    source = Manifests(videos.train, "no such file.csv")  # the val split is not even read
+    kept, apart = hold_out(source.manifest("train"), 0.4)
+    assert (len(kept.entries), len(apart.entries)) == (6, 4)
+    data = make(stage, source=source, held_out=0.4, batch_size=2)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")  # which it does not depend on
+    assert data.val_dataloader().dataset.manifest == apart
+    if stage == "fit":
+        assert data.train_dataloader().dataset.manifest == kept and len(data.train_dataloader()) == 3
+
+
+def test_held_out_videos_leave_the_test_split_as_it_is(make, videos):
+    data = make("test", source=Manifests(videos.train, test=videos.val_bad), held_out=0.4)
+    assert len(data.test_dataloader().dataset) == 6
+
+
 def test_workers_by_default_none_on_the_cpu(make):
     assert make().train_dataloader().workers is None
     data = make(num_workers=1, clips_per_video=2, batch_size=4)
@@ -207,6 +232,10 @@ MISTAKES = {
     "jitter": ({"crop": RandomCrop((8, 20))}, r"crop.short_side \(\(8, 20\)\) must start at crop_size"),
     "split": ({"stage": "test"}, "data.source must have a test split for videonorm test"),
     "num_frames": ({"num_frames": 0}, r"num_frames \(0\) must be at least 1"),
+    "pace": ({"frames_per_second": 8.0}, r"frame_stride \(2\) must be null beside frames_per_second \(8\)"),
+    "held_out": ({"held_out": 1.0}, r"held_out \(1\) must be at least 0 and below 1"),
+    "held_out_epoch": ({"held_out": 0.4, "batch_size": 8}, r"number of training videos \(6\)"),
+    "no_pace": ({"frame_stride": None}, r"frame_stride \(null\) must be given, or frames_per_second"),
 }
 
 

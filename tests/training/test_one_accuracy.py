@@ -1,6 +1,7 @@
 """One checkpoint, one manifest: every command gives the same row for the same video.
 
-The manifest has a bad video and three classes, fewer than five; two classes of the network are tied.
+The manifest has a bad video and three classes, fewer than five; two classes of the network are tied. The
+times of the clips fall between the frames of the videos.
 """
 
 import csv
@@ -42,6 +43,7 @@ def judged(recipe, videos, tmp_path_factory):
     options = [source + "val", videos.val_bad, source + "test", videos.val_bad]
     options += ["--model.backbone.init_args.num_classes", 3, "--model.backbone.init_args.norm", GROUP_NORM]
     options += ["--data.num_test_clips", 1, "--data.num_test_crops", 1]
+    options += ["--data.frame_stride", "null", "--data.frames_per_second", 7.5]
     still = ["--model.lr_per_256_clips", 0]
     run("fit", recipe, folder, *options, *still, "--trainer.max_steps", 2)
     checkpoint = folder / "checkpoints" / "last.ckpt"

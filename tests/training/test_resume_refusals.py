@@ -38,6 +38,11 @@ OPTIMIZER = {"class_path": "torch.optim.AdamW", "init_args": {"weight_decay": 1e
 REFUSED = {
     "lr": ({"model.lr_per_256_clips": 1.0}, r"model.lr_per_256_clips \(1.0\) must be 3.2, as in the run"),
     "batch_size": ({"data.batch_size": 4}, r"data.batch_size \(4\) must be 2, as in"),
+    "held_out": ({"data.held_out": 0.2}, r"data.held_out \(0.2\) must be 0.0"),
+    "pace": (
+        {"data.frame_stride": None, "data.frames_per_second": 5.0},
+        r"data.frame_stride \(null\) must be 1; data.frames_per_second \(5.0\) must be null, as in",
+    ),
     "seed": ({"seed_everything": 1}, r"seed_everything \(1\) must be 0"),
     "momentum": (
         {"model.optimizer.init_args.momentum": 0.5},

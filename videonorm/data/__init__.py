@@ -10,6 +10,7 @@ from videonorm.data.decoding import (
     open_video,
 )
 from videonorm.data.entries import Entries, Entry
+from videonorm.data.held_out import hold_out
 from videonorm.data.loader import EpochSampler, VideoLoader, decoding_workers
 from videonorm.data.manifest import Manifest, read_manifest
 from videonorm.data.motion import MotionClips
@@ -20,6 +21,7 @@ from videonorm.data.sampling import (
     StretchedClips,
     UniformClips,
     frame_indices,
+    nearest_frames,
     random_clip_start,
 )
 from videonorm.data.source import Manifests, Source
@@ -60,6 +62,8 @@ __all__ = [
     "collate",
     "decoding_workers",
     "frame_indices",
+    "hold_out",
+    "nearest_frames",
     "open_video",
     "random_clip_start",
     "read_manifest",

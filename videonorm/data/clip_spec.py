@@ -13,20 +13,29 @@ from videonorm.data.transforms import EvalTransform
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """The clips that a network is judged on. Frames are counted in the source video, lengths in pixels.
+    """The clips that a network is judged on: their frames, see ``Sampling``, and their size in pixels.
 
     Validation, `test`, `predict` and `evaluate` take their clips from here alone, so that one video gives
     one row, whoever asks.
     """
 
     num_frames: int
-    frame_stride: int
+    frame_stride: int | None
     crop_size: int
     short_side: int | None  # frames are resized to it before the crop; None leaves them as they are
     mean: list[float]  # of R, G and B in [0, 1]
     std: list[float]
     clip_starts: ClipStarts
     short_video: ShortVideo
+    frames_per_second: float | None = None  # earlier checkpoints and cards do not know it
+
+    def __post_init__(self) -> None:
+        self.sampling(num_clips=1)  # which checks it: a card is a file that anyone may edit
+
+    def sampling(self, num_clips: int) -> UniformClips:
+        """``num_clips`` clips of each video."""
+        clip = self.num_frames, self.frame_stride
+        return UniformClips(*clip, num_clips, self.clip_starts, frames_per_second=self.frames_per_second)
 
     def dataset(
         self, manifest: Manifest, num_clips: int, *, decoder: Decoder = "auto", cache_mib: float = 0
@@ -34,7 +43,7 @@ class ClipSpec:
         """The videos of ``manifest``, ``num_clips`` clips of each; a bad one is named, never replaced."""
         return VideoDataset(
             manifest,
-            UniformClips(self.num_frames, self.frame_stride, num_clips, self.clip_starts),
+            self.sampling(num_clips),
             decoder=decoder,
             short_side=self.short_side,
             replace_bad=False,

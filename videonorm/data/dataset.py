@@ -23,7 +23,7 @@ from videonorm.data.decoding import (
 from videonorm.data.decoding.reader import frames_between
 from videonorm.data.entries import Entry
 from videonorm.data.manifest import Manifest
-from videonorm.data.sampling import Sampling, ShortVideo, frame_indices
+from videonorm.data.sampling import Sampling, ShortVideo
 from videonorm.errors import UserError
 
 _TRIES = 10  # videos tried for one training sample
@@ -37,7 +37,7 @@ class Sample:
     label: int
     index: int  # of the manifest entry that the frames are from
     bad: list[BadVideo]  # met on the way
-    video_frames: int = 0  # of the stretch of the video that the clips are from
+    length: float = 0  # of the stretch of the video that the clips are from, see ``Sampling.length``
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Batch:
     label: Tensor  # int64 (B,)
     index: Tensor  # int64 (B,)
     bad: list[BadVideo]
-    video_frames: list[int] = field(default_factory=list)  # (B) of each stretch; stay on the host
+    lengths: list[float] = field(default_factory=list)  # (B) of each stretch; stay on the host
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -77,7 +77,8 @@ class VideoDataset(Dataset[Sample]):
         short_side: scale the pictures to this shorter side in pixels, up or down; a pair draws it evenly from
             low to high, both included, for each sample; ``None`` keeps the size of the file.
         replace_bad: take another video, drawn evenly, for one that cannot be used; for training only.
-        short_video: see ``frame_indices``; under ``error`` a video shorter than its clip counts as bad.
+        short_video: see ``frame_indices`` and ``nearest_frames``; under ``error`` a video shorter than its
+            clip counts as bad.
         cache_mib: keep whole decoded videos in memory until they fill so much, in each process that loads.
             Pays for small sets of small videos; needs a fixed ``short_side`` and workers that persist.
 
@@ -154,8 +155,8 @@ class VideoDataset(Dataset[Sample]):
                 if refused and choice in refused:
                     raise BadVideoError(entry.path, refused[choice])
                 begin(choice)
-                frames, video_frames = self._load(entry, sampling or self.sampling, rng)
-                return Sample(torch.from_numpy(frames), entry.label, choice, bad, video_frames)
+                frames, length = self._load(entry, sampling or self.sampling, rng)
+                return Sample(torch.from_numpy(frames), entry.label, choice, bad, length)
             except BadVideoError as error:
                 bad.append(BadVideo(error.path, error.reason))
             if not self.replace_bad:
@@ -165,40 +166,35 @@ class VideoDataset(Dataset[Sample]):
             f"manifest ({self.manifest.path}) must list usable videos, and of {len(tried)} none is: {listed}"
         )
 
-    def _load(self, entry: Entry, sampling: Sampling, rng: Random) -> tuple[NDArray[np.uint8], int]:
-        """Clips (V, T, H, W, 3), and the frames of the stretch that they are from."""
+    def _load(self, entry: Entry, sampling: Sampling, rng: Random) -> tuple[NDArray[np.uint8], float]:
+        """Clips (V, T, H, W, 3), and how long the stretch is that they are from."""
         short_side = rng.randint(*self._short_sides) if self._short_sides else None
         sampling = sampling.drawn(rng)
         if (cached := self._cache.get(entry.path)) is not None:
             seconds, frames = cached
-            indices, video_frames = self._indices(entry, seconds, sampling, rng)
-            return frames[indices], video_frames
+            indices, length = self._indices(entry, seconds, sampling, rng)
+            return frames[indices], length
         with open_video(entry.path, self.decoder, self._index_store) as video:
-            indices, video_frames = self._indices(entry, video.seconds, sampling, rng)
+            indices, length = self._indices(entry, video.seconds, sampling, rng)
             if self._cache_bytes_left > 0 and (whole := self._keep(entry, video, short_side)) is not None:
-                return whole[indices], video_frames
+                return whole[indices], length
             unique, inverse = np.unique(indices, return_inverse=True)
             frames = video.read(unique.tolist(), short_side)
             if (np.diff(inverse.ravel()) == 1).all():  # as they are, without a copy
-                return frames.reshape(*indices.shape, *frames.shape[1:]), video_frames
-            return frames[inverse.reshape(indices.shape)], video_frames
+                return frames.reshape(*indices.shape, *frames.shape[1:]), length
+            return frames[inverse.reshape(indices.shape)], length
 
     def _indices(
         self, entry: Entry, seconds: NDArray[np.float64], sampling: Sampling, rng: Random
-    ) -> tuple[NDArray[np.int64], int]:
-        """(V, T) frames of the video within the stretch that the entry asks for, and how many that has."""
+    ) -> tuple[NDArray[np.int64], float]:
+        """(V, T) frames of the video within the stretch that the entry asks for, and how long that is."""
         first, stop = frames_between(entry.path, seconds, entry.start_seconds, entry.end_seconds)
-        starts = sampling.starts(stop - first, rng)
+        stretch = seconds[first:stop] - seconds[first]
         try:
-            clips = [
-                frame_indices(
-                    start, sampling.num_frames, sampling.frame_stride, stop - first, self.short_video
-                )
-                for start in starts
-            ]
+            clips = sampling.clips(stretch, rng, self.short_video)
         except ValueError as error:
             raise BadVideoError(entry.path, f"is too short: {error}") from None
-        return np.array(clips) + first, stop - first
+        return clips + first, sampling.length(stretch)
 
     def _keep(self, entry: Entry, video: Reader, short_side: int | None) -> NDArray[np.uint8] | None:
         """Decode the whole video into the cache if there is room for it."""
@@ -220,11 +216,11 @@ class About(NamedTuple):
     labels: list[int]
     indices: list[int]
     bad: list[BadVideo]
-    video_frames: list[int]
+    lengths: list[float]
 
     def batch(self, frames: Tensor) -> Batch:
         label, index = torch.tensor([self.labels, self.indices], dtype=torch.int64)
-        return Batch(frames, self.sizes, label, index, self.bad, self.video_frames)
+        return Batch(frames, self.sizes, label, index, self.bad, self.lengths)
 
 
 def empty_frames(shape: tuple[int, ...] = (0, 0, 0, 0, 0, 3)) -> Tensor:
@@ -247,7 +243,7 @@ def stack(
         empty: makes the uint8 tensor of a shape that the frames are copied into.
     """
     frames = empty_frames()
-    sizes, labels, indices, bad, video_frames = about = About([], [], [], [], [])
+    sizes, labels, indices, bad, lengths = about = About([], [], [], [], [])
     for sample in samples:
         bad += sample.bad
         if sample.frames is None:
@@ -263,7 +259,7 @@ def stack(
         sizes.append((height, width))
         labels.append(sample.label)
         indices.append(sample.index)
-        video_frames.append(sample.video_frames)
+        lengths.append(sample.length)
     frames = frames[: len(sizes)]
     for row, (h, w) in zip(frames, sizes, strict=True):
         row[:, :, h:] = 0

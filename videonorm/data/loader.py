@@ -194,7 +194,7 @@ class _Lengths:
 
     def begin(self) -> None:
         self._videos = 0
-        self._short: list[int] = []  # their frames
+        self._short: list[float] = []  # their lengths
 
     def add(self, batch: Batch) -> None:
         if self._said:
@@ -202,7 +202,7 @@ class _Lengths:
         span = self._dataset.sampling.span
         before = self._videos
         self._videos += len(batch)
-        self._short += [frames for frames in batch.video_frames if frames < span]
+        self._short += [length for length in batch.lengths if length < span]
         if before < _SAMPLE <= self._videos:
             self.say()
 
@@ -212,10 +212,11 @@ class _Lengths:
         self._said = True
         dataset, sampling = self._dataset, self._dataset.sampling
         action = "they loop" if dataset.short_video == "loop" else "their last frame is repeated"
+        span, shortest = map(sampling.in_words, (sampling.span, min(self._short)))
         warnings.warn(
-            f"videos shorter than a clip of {sampling.num_frames} frames at frame_stride "
-            f"{sampling.frame_stride}, which spans {sampling.span}: {len(self._short):,} of {self._videos:,} "
-            f"read of {dataset.manifest.path}, the shortest has {min(self._short)}; {action} (short_video)",
+            f"videos shorter than a clip of {sampling}, which spans {span}: {len(self._short):,} of "
+            f"{self._videos:,} read of {dataset.manifest.path}, the shortest has {shortest}; {action} "
+            "(short_video)",
             stacklevel=2,
         )
 

@@ -3,9 +3,9 @@
 Each video is a random texture that drifts in one of four directions, its class, under a jitter as large as
 the drift. No frame tells the class; neither do two, for the jitter hides the drift. Over n steps the drift
 adds up to n d pixels but the jitter only to sqrt(n) sigma, so each further frame helps, by a known amount
-(``MotionClips.best_possible_top1``). Contrast differs between videos twentyfold and not within one, as if
-each were filmed in a light of its own: what a batch of few videos makes of its statistics depends on which
-videos they are.
+(``MotionClips.best_possible_top1``). Contrast differs between videos, by default twentyfold, and not within
+one, as if each were filmed in a light of its own: what a batch of few videos makes of its statistics depends
+on which videos they are.
 """
 
 import math
@@ -38,7 +38,8 @@ TORUS = 64  # pixels, square: the texture repeats after so many
 DRIFT = 1.75  # d: pixels a frame, in the direction of the class
 JITTER = 1.75  # sigma: standard deviation in pixels a frame, along each axis
 WAVELENGTHS = (10.0, 24.0)  # pixels; longer than any step of drift and jitter, so that motion is not aliased
-CONTRAST = (4.0, 80.0)  # grey levels of one standard deviation, log-uniform over videos
+CONTRAST = (4.0, 80.0)  # grey levels of one standard deviation, log-uniform over videos, at CONTRAST_RATIO
+CONTRAST_RATIO = 20.0
 BRIGHTNESS = (114.0, 116.0)  # mean grey level, uniform over videos
 FRAME_RATE = 24
 
@@ -52,6 +53,13 @@ class MotionClips:
         root: folder of the videos; by default ``videonorm`` in the user's cache folder.
         num_train, num_val, num_test: videos of each split, an equal number of every class.
         seed: another seed is another data set.
+        contrast_ratio: of the highest to the lowest contrast over the videos. It decides how much a batch of
+            few clips knows: to normalize by its statistics is to divide by the contrast of the videos that
+            happen to be in it. At 1 all have the same, of which two clips tell as much as a hundred. A
+            video's texture and motion do not depend on the ratio, nor does the geometric mean of contrasts.
+
+    Raises:
+        UserError: ``contrast_ratio`` is below 1.
     """
 
     def __init__(
@@ -61,12 +69,17 @@ class MotionClips:
         num_val: int = 400,
         num_test: int = 200,
         seed: int = 0,
+        contrast_ratio: float = CONTRAST_RATIO,
     ) -> None:
+        if not 1 <= contrast_ratio < math.inf:
+            raise UserError(f"contrast_ratio ({contrast_ratio:g}) must be at least 1")
         self._sizes: dict[Split, int] = {"train": num_train, "val": num_val, "test": num_test}
         self._seed = seed
-        self.root = (
-            Path(root or cache_folder()) / f"motion_v{VERSION}_seed{seed}_{num_train}_{num_val}_{num_test}"
-        )
+        self._contrast_ratio = contrast_ratio
+        name = f"motion_v{VERSION}_seed{seed}_{num_train}_{num_val}_{num_test}"
+        if contrast_ratio != CONTRAST_RATIO:
+            name += f"_contrast{contrast_ratio:.12g}"
+        self.root = Path(root or cache_folder()) / name
 
     @property
     def class_names(self) -> list[str] | None:
@@ -90,15 +103,23 @@ class MotionClips:
     def manifest(self, split: Split) -> Manifest | None:
         return read_manifest(self.root / f"{split}.csv", class_names=CLASS_NAMES)
 
-    def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
+    def best_possible_top1(
+        self, num_frames: int, frame_stride: int | None, frames_per_second: float | None = None
+    ) -> float | None:
         """Accuracy of the ideal observer of one clip, as a fraction.
 
         Between its first and last frame lie n steps, over which the texture moves by N(n d u, n sigma^2 I), u
         the direction of the class. The best guess is the axis and sign nearest to that displacement, which is
         right where both of its components along the diagonals beside u are positive:
-        Phi(d sqrt(n) / (sqrt(2) sigma))^2.
+        Phi(d sqrt(n) / (sqrt(2) sigma))^2. Where the frames nearest to a clip's times may be n steps apart or
+        n + 1, by its start, it is that of n + 1.
         """
-        steps = min((num_frames - 1) * frame_stride, NUM_FRAMES - 1)
+        if frame_stride is None:
+            assert frames_per_second is not None
+            steps = math.ceil((num_frames - 1) * FRAME_RATE / frames_per_second - 1e-6)
+        else:
+            steps = (num_frames - 1) * frame_stride
+        steps = min(steps, NUM_FRAMES - 1)
         positive = NormalDist().cdf(DRIFT * math.sqrt(steps) / (math.sqrt(2) * JITTER))
         return positive * positive
 
@@ -112,7 +133,7 @@ class MotionClips:
         def make(video: tuple[Split, int, Path]) -> None:
             split, number, path = video
             rng = np.random.default_rng([self._seed, list(self._sizes).index(split), number])
-            write_video(path, render(number % len(CLASS_NAMES), rng))
+            write_video(path, render(number % len(CLASS_NAMES), rng, self._contrast_ratio))
 
         # Threads: the Fourier transforms and the encoder release the interpreter lock. Half of them wait for
         # the disk, to which every file is synced.
@@ -129,7 +150,7 @@ class MotionClips:
         write(self.root / f"{split}.csv", "\n".join(["path,label", *rows, ""]))
 
 
-def render(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def render(label: int, rng: np.random.Generator, contrast_ratio: float = CONTRAST_RATIO) -> NDArray[np.uint8]:
     """One video (NUM_FRAMES, SIZE, SIZE, 3) of the class.
 
     The texture is a sum of waves on a torus, moved by turning their phases: exact at any fraction of a pixel.
@@ -149,7 +170,9 @@ def render(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     turned = np.exp(-2j * np.pi * fy * y) * np.exp(-2j * np.pi * fx * x)  # (T, TORUS, TORUS / 2 + 1)
     texture = np.fft.irfft2(spectrum * turned[:, None], s=(TORUS, TORUS))[..., :SIZE, :SIZE]
 
-    contrast = math.exp(rng.uniform(*np.log(CONTRAST)))
+    mean_squared = CONTRAST[0] * CONTRAST[1]
+    contrasts = math.sqrt(mean_squared / contrast_ratio), math.sqrt(mean_squared * contrast_ratio)
+    contrast = math.exp(rng.uniform(*np.log(contrasts)))
     frames = rng.uniform(*BRIGHTNESS) + contrast * texture / texture.std()
     return np.ascontiguousarray(frames.clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 

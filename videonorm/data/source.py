@@ -28,8 +28,14 @@ class Source(Protocol):
     def manifest(self, split: Split) -> Manifest | None:
         """The videos of a split, ``None`` where the source has no such split."""
 
-    def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
-        """The accuracy that no model can pass on single clips, as a fraction, where that is known."""
+    def best_possible_top1(
+        self, num_frames: int, frame_stride: int | None, frames_per_second: float | None = None
+    ) -> float | None:
+        """The accuracy that no model can pass on single clips, as a fraction, where that is known.
+
+        Args:
+            frame_stride, frames_per_second: one of them, see ``Sampling``.
+        """
 
 
 class Manifests:
@@ -92,5 +98,7 @@ class Manifests:
             )
         return self._manifests.get(split)
 
-    def best_possible_top1(self, num_frames: int, frame_stride: int) -> float | None:
+    def best_possible_top1(
+        self, num_frames: int, frame_stride: int | None, frames_per_second: float | None = None
+    ) -> float | None:
         return None

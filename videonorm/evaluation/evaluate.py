@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from videonorm.errors import UserError
 from videonorm.files import check_writable, write
 from videonorm.interruption import stops
-from videonorm.options import Parser, fraction, positive_integer, seconds, whole_number
+from videonorm.options import Parser, fraction, positive_integer, positive_number, seconds, whole_number
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from videonorm.data import Decoder, Manifest, Split
@@ -65,11 +65,18 @@ def main(argv: list[str]) -> None:
         "--num_crops", type=positive_integer, default=3, metavar="N", help="crops of each clip (default: 3)"
     )
     views.add_argument("--num_frames", type=positive_integer, metavar="T", help="frames of a clip")
-    views.add_argument(
+    pace = views.add_mutually_exclusive_group()
+    pace.add_argument(
         "--frame_stride",
         type=positive_integer,
         metavar="N",
         help="source frames from one of them to the next",
+    )
+    pace.add_argument(
+        "--frames_per_second",
+        type=positive_number,
+        metavar="X",
+        help="or how many of them a second has: those nearest to the clip's times",
     )
     views.add_argument(
         "--short_side", type=positive_integer, metavar="PIXELS", help="scale videos to it before the crop"
@@ -146,6 +153,7 @@ def evaluate_artifact(
     num_crops: int = 3,
     num_frames: int | None = None,
     frame_stride: int | None = None,
+    frames_per_second: float | None = None,
     short_side: int | None = None,
     batch_size: int = 8,
     device: str = "auto",
@@ -185,10 +193,13 @@ def evaluate_artifact(
     smallest = int(manifest.entries.labels.min())
     if smallest > 0 and data.is_file() and read_manifest(data, root, split=split).class_names is None:
         warnings.warn(f"labels count from 0, and the smallest in {data} is {smallest}", stacklevel=2)
+    if frame_stride is None and frames_per_second is None:
+        frame_stride, frames_per_second = card.input.frame_stride, card.input.frames_per_second
     clips = dataclasses.replace(
         card.input,
         num_frames=num_frames or card.input.num_frames,
-        frame_stride=frame_stride or card.input.frame_stride,
+        frame_stride=frame_stride,
+        frames_per_second=frames_per_second,
         short_side=short_side or card.input.short_side,
     )
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -201,11 +201,17 @@ def check_learning_rate(model: jsonargparse.Namespace) -> None:
 
 
 def default_run_folder(config: jsonargparse.Namespace) -> str:
-    """`runs/` and the configuration files, clip and batch: `runs/motion_r18_gn_ws_16x4_b8`."""
+    """`runs/` and the configuration files, clip and batch: `runs/motion_r18_gn_ws_16x4_b8`, or 16@12.5fps."""
     files = [Path(str(path)).stem for path in config.config or []]
-    clip = f"{config.data.num_frames}x{config.data.frame_stride}"
+    rate = config.data.frames_per_second
+    pace = f"x{config.data.frame_stride}" if rate is None else f"@{rate:g}fps"
     seed = f"_s{config.seed_everything}" if config.seed_everything else ""
-    return str(Path("runs") / "_".join([*files, clip, f"b{config.data.batch_size}"])) + seed
+    return (
+        str(
+            Path("runs") / "_".join([*files, f"{config.data.num_frames}{pace}", f"b{config.data.batch_size}"])
+        )
+        + seed
+    )
 
 
 def main(argv: list[str]) -> None:

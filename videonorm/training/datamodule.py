@@ -2,7 +2,6 @@
 
 import os
 from functools import cached_property
-from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +11,6 @@ from torch import nn
 from torch.utils.data import DistributedSampler
 
 from videonorm.data import (
-    BadVideo,
-    BadVideos,
     Batch,
     ClipStarts,
     Crop,
@@ -31,9 +28,11 @@ from videonorm.data import (
     Workers,
     collate,
     decoding_workers,
+    hold_out,
 )
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
+from videonorm.training.bad_videos import BadVideosOfRun
 from videonorm.training.batch_sizes import check_epoch
 from videonorm.training.batches import TrainClips, Views
 from videonorm.training.classifier import VideoClassifier
@@ -64,7 +63,9 @@ class VideoDataModule(LightningDataModule):
         source: where the videos are: ``videonorm.data.Manifests`` for files, ``videonorm.data.MotionClips``
             to make some.
         num_frames: frames of a clip, T.
-        frame_stride: source frames from one frame of a clip to the next.
+        frame_stride: source frames from one frame of a clip to the next; null beside frames_per_second.
+        frames_per_second: frames of a clip that a second has, whatever the rate of the video: those nearest
+            to the clip's times. In place of frame_stride.
         batch_size: clips per device and step in training, videos in evaluation.
         clips_per_video: random clips that training takes from a video each time it is opened, all into the
             same batch (repeated augmentation, Hoffer et al., arXiv:1901.09335); an epoch then has as many
@@ -93,6 +94,8 @@ class VideoDataModule(LightningDataModule):
         short_video: what becomes of a video that is shorter than a clip: loop, repeat_last or error.
         max_bad_fraction: share of an epoch's videos that may be undecodable before it is an error.
         mean, std: of red, green and blue in [0, 1].
+        held_out: share of the training videos that is set apart and validated on in place of the val split,
+            so that settings can be chosen without it; the same in every run (``videonorm.data.hold_out``).
         cache_mib: memory for decoded videos, in each process that decodes.
         channels_last: whether clips are channels_last_3d on the device; "auto" on CUDA.
     """
@@ -101,7 +104,8 @@ class VideoDataModule(LightningDataModule):
         self,
         source: Source,
         num_frames: int = 16,
-        frame_stride: int = 4,
+        frame_stride: int | None = 4,
+        frames_per_second: float | None = None,
         batch_size: int = 8,
         crop_size: int = 112,
         clips_per_video: int = 1,
@@ -124,6 +128,7 @@ class VideoDataModule(LightningDataModule):
         max_bad_fraction: float = 0.05,
         mean: tuple[float, float, float] = (0.45, 0.45, 0.45),
         std: tuple[float, float, float] = (0.225, 0.225, 0.225),
+        held_out: float = 0.0,
         cache_mib: int = 0,
         channels_last: bool | Literal["auto"] = "auto",
     ) -> None:
@@ -135,9 +140,12 @@ class VideoDataModule(LightningDataModule):
             raise UserError(f"clips_per_video ({clips_per_video}) must divide batch_size ({batch_size})")
         if not 0 <= max_bad_fraction <= 1:
             raise UserError(f"max_bad_fraction ({max_bad_fraction}) must be from 0 to 1")
+        if not 0 <= held_out < 1:
+            raise UserError(f"held_out ({held_out:g}) must be at least 0 and below 1")
         self.source = source
         self.num_frames = num_frames
         self.frame_stride = frame_stride
+        self.frames_per_second = frames_per_second
         self.batch_size = batch_size
         self.clips_per_video = clips_per_video
         self.crop_size = crop_size
@@ -155,16 +163,17 @@ class VideoDataModule(LightningDataModule):
         self.time_limit_seconds = time_limit_seconds
         self.decoder = decoder
         self.short_video = short_video
-        self.max_bad_fraction = max_bad_fraction
         self.mean = mean
         self.std = std
+        self.held_out = held_out
         self.cache_mib = cache_mib
         self.channels_last = channels_last
         self.plan: Plan | None = None  # of training whose shape changes, see ``Multigrid``
         self._train_loader: VideoLoader | None = None
+        clips = num_frames, frame_stride, clips_per_video
+        self._train_clips = RandomClips(*clips, frames_per_second=frames_per_second)
         self.manifests: dict[Split, Manifest] = {}
-        self.bad_videos = BadVideos()
-        self._bad_here: list[BadVideo] = []  # met by this process since the processes last told each other
+        self.bad_videos = BadVideosOfRun(max_bad_fraction)
 
     @property
     def clip_spec(self) -> ClipSpec:
@@ -178,6 +187,7 @@ class VideoDataModule(LightningDataModule):
             list(self.std),
             self.clip_starts,
             self.short_video,
+            self.frames_per_second,
         )
 
     # Host
@@ -205,20 +215,29 @@ class VideoDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         assert self.trainer is not None
         for split in SPLITS[stage]:
-            manifest = self.source.manifest(split)
+            manifest = self._manifest(split)
             if manifest is not None:
                 if not manifest.labelled and stage != "predict":
                     raise UserError(f"manifest ({manifest.path}) must have labels for videonorm {stage}")
-                self._check(split, manifest)
+                manifest.check_classes(self._classifier.num_classes)
+                if split == "train":
+                    check_epoch(len(manifest.entries), self.batch_size, self.clips_per_video, self.trainer)
                 self.manifests[split] = manifest
             elif split != "val" or stage == "validate":
                 raise UserError(f"data.source must have a {split} split for videonorm {stage}")
 
-    def _check(self, split: Split, manifest: Manifest) -> None:
-        assert self.trainer is not None
-        manifest.check_classes(self._classifier.num_classes)
-        if split == "train":
-            check_epoch(len(manifest.entries), self.batch_size, self.clips_per_video, self.trainer)
+    def _manifest(self, split: Split) -> Manifest | None:
+        if not self.held_out or split == "test":
+            return self.source.manifest(split)
+        return self._sides[split == "val"]
+
+    @cached_property
+    def _sides(self) -> tuple[Manifest, Manifest]:
+        """The videos to train on, and those held out."""
+        train = self.source.manifest("train")
+        if train is None:
+            raise UserError(f"data.source must have a train split for held_out ({self.held_out:g})")
+        return hold_out(train, self.held_out)
 
     def train_dataloader(self) -> VideoLoader:
         assert self.trainer is not None
@@ -247,7 +266,7 @@ class VideoDataModule(LightningDataModule):
     def _train_dataset(self, seed: int) -> VideoDataset:
         return VideoDataset(
             self.manifests["train"],
-            RandomClips(self.num_frames, self.frame_stride, self.clips_per_video),
+            self._train_clips,
             decoder=self.decoder,
             short_side=self.short_side,
             seed=seed,
@@ -296,8 +315,7 @@ class VideoDataModule(LightningDataModule):
         assert self.trainer is not None
         split = self._split
         if batch.bad:
-            self._bad_here += batch.bad
-            self._add_bad_videos(split, batch.bad)
+            self.bad_videos.meet(self.trainer, split, batch.bad, len(self.manifests[split].entries))
         if split == "train":
             crop_size = self.plan.shape(self.trainer.global_step).crop_size if self.plan else self.crop_size
             return TrainClips(*self._transforms["train"].at(crop_size)(batch, self._numbers_of_batch()))
@@ -374,26 +392,8 @@ class VideoDataModule(LightningDataModule):
 
     # Bad videos
 
-    def _add_bad_videos(self, split: Split, videos: list[BadVideo]) -> None:
-        """Note bad videos in bad_videos.csv.
-
-        Raises:
-            UserError: more than ``max_bad_fraction`` of the split is in it.
-        """
-        assert self.trainer is not None
-        if not self.bad_videos.add(split, videos):
-            return
-        if self.trainer.is_global_zero:
-            self.bad_videos.write(Path(self.trainer.default_root_dir) / "bad_videos.csv")
-        self.bad_videos.check(split, len(self.manifests[split].entries), self.max_bad_fraction)
-
     def share_bad_videos(self) -> None:
         """Tell the other processes, and the user, of the bad videos met; at the end of an epoch, by all."""
         assert self.trainer is not None
-        if self.trainer.world_size > 1:
-            found: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(found, self._bad_here)
-            self._add_bad_videos(self._split, [video for videos in found for video in videos])
-        self._bad_here = []
-        if self.trainer.is_global_zero:
-            self.bad_videos.warn_of_new(self._split)
+        split = self._split
+        self.bad_videos.share(self.trainer, split, len(self.manifests[split].entries))

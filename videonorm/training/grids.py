@@ -96,7 +96,8 @@ class Plan:
         *,
         videos: int,
         clips_per_video: int,
-        frame_stride: int,
+        frame_stride: int | None,
+        frames_per_second: float | None = None,
         accumulate: int,
         max_steps: int,
         max_epochs: int,
@@ -105,6 +106,7 @@ class Plan:
         self.clips = videos * clips_per_video
         self.clips_per_video = clips_per_video
         self.frame_stride = frame_stride
+        self.frames_per_second = frames_per_second
         self.accumulate = accumulate
         self._first_steps = [0]  # of the epochs so far
         self.total_steps = max_steps
@@ -148,7 +150,9 @@ class Plan:
         return [
             (
                 shape.batch_size // self.clips_per_video,
-                StretchedClips(shape.num_frames, *clips, shape.stretch),
+                StretchedClips(
+                    shape.num_frames, *clips, shape.stretch, frames_per_second=self.frames_per_second
+                ),
             )
             for shape in self.batches(epoch)
         ]

@@ -166,6 +166,7 @@ class Multigrid(CheckedCallback):
             videos=len(data.manifests["train"].entries) // trainer.world_size,
             clips_per_video=data.clips_per_video,
             frame_stride=data.frame_stride,
+            frames_per_second=data.frames_per_second,
             accumulate=trainer.accumulate_grad_batches,
             max_steps=trainer.max_steps,
             max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,

@@ -89,11 +89,15 @@ class RunRecord(Callback):
         classifier, data = parts(trainer)
         device = trainer.strategy.root_device
         say(trainer, f"{classifier.batch_sizes}; learning rate {classifier.base_lr:.4g}")
-        best_possible = data and data.source.best_possible_top1(data.num_frames, data.frame_stride)
+        best_possible = data and data.source.best_possible_top1(
+            data.num_frames, data.frame_stride, data.frames_per_second
+        )
         self.constants = {
             "norm": class_names(norm_layers(classifier.backbone)),
             "conv": class_names(m for m in classifier.backbone.modules() if isinstance(m, nn.Conv3d)),
             "frame_stride": data and data.frame_stride,
+            "frames_per_second": data and data.frames_per_second,
+            "held_out": data and data.held_out,
             "seed": self.seed,
             "lr": classifier.base_lr,
             "schedule": classifier.schedule_name,

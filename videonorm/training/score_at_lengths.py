@@ -177,7 +177,7 @@ def _enter_scores(trainer: Trainer, loader: VideoLoader) -> None:
     longest = 0.0  # video, of those that this process has scored
     bad: dict[str, str] = {}
     for number, batch in enumerate(loader):
-        longest = max([longest, *batch.video_frames])
+        longest = max([longest, *batch.lengths])
         bad |= {without_credentials(video.path): video.reason for video in batch.bad}
         error = None
         try:
@@ -196,7 +196,7 @@ def _enter_scores(trainer: Trainer, loader: VideoLoader) -> None:
         for count, how in ((longest, "max"), (len(bad), "sum"))
     )
     videos = num_bad + int(classifier.scores.scored.sum())
-    allowed = data.max_bad_fraction
+    allowed = data.bad_videos.max_bad_fraction
     if num_bad > allowed * videos:
         such = "".join(f": {path} {reason}" for path, reason in islice(bad.items(), 1))
         raise UserError(
@@ -205,8 +205,8 @@ def _enter_scores(trainer: Trainer, loader: VideoLoader) -> None:
         )
     sampling = loader.dataset.sampling
     if longest < sampling.span:
-        clip = f"{sampling.num_frames} frames at frame_stride {sampling.frame_stride}"
-        raise UserError(f"a clip of {clip} spans {sampling.span}, and the longest video has {longest:g}")
+        span, has = map(sampling.in_words, (sampling.span, longest))
+        raise UserError(f"a clip of {sampling} spans {span}, and the longest video has {has}")
 
 
 def _write(path: Path, videos: list[Scored], views: list[ViewScores]) -> None:
