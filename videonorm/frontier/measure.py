@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -113,7 +112,6 @@ def measure(
         step = footprint(question)
         planned = largest_batch_size(question, step, device.gib_memory - device.gib_reserved)
 
-        @cache
         def fits(batch_size: int, question: Question = question, about: str = about) -> bool:
             say(f"{about}: B = {batch_size}")
             return "peak" in run_steps(question, [batch_size], 1, device)

@@ -21,9 +21,9 @@ a process of its own with the recipe's network, optimizer, precision and accumul
 EXAMPLES = f"""\
 Memory. On a GPU, GIB is what torch's allocator may take, and the peak that of the tensors. On a CPU it is
 what the step may take: how far the peak resident memory of its process grows beyond what it had before the
-model was made. The default there is {CPU_GIB:g} GiB, with which the small recipes end in a few minutes;
-others need more. A plan counts the tensors of a GPU's step: a CPU takes more, for the workspaces of its
-convolutions and what malloc keeps.
+model was made. The default there is {CPU_GIB:g} GiB, with which the small recipes end in minutes; others need
+more. A plan counts the tensors of a GPU's step: a CPU takes more, most of it by what malloc keeps of memory
+that was freed, some for the workspaces of its convolutions.
 
 Speed. Clips a second by the median of a few steps of the largest batch on clips that are there already. The
 loader's are those that `fit` feeds to a network that costs nothing, in batches of 16 videos; where they are
