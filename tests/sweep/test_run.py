@@ -213,7 +213,7 @@ record(**{
 
 
 def test_two_sweeps_do_not_share_a_folder(sweep, stand_in, tmp_path):
-    with hold(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="out is in use by process"):
+    with hold(tmp_path / "out" / ".shard-0-of-1.lock"), pytest.raises(UserError, match="out is in use by process"):
         sweep(stand_in("record()"))
     assert {row.status for row in sweep(stand_in("record()")).values()} == {"done"}
 

@@ -75,21 +75,26 @@ class SweepDisplay:
             parts.append(folder.error or "")
         if folder.has_ended:
             parts.append(f"({sum(other.has_ended for other in self._runs)} of {len(self._runs)})")
-        self._line("  ".join(parts))
+        self.tell("  ".join(parts))
+
+    def lost(self, folder: RunFolder) -> None:
+        """Tell of a run whose machine went away."""
+        self.tell(f"lost    {folder.run.name}  {folder.error}; it goes on elsewhere from its last checkpoint")
 
     def quiet(self, folder: RunFolder) -> None:
         """Tell of a run that has not written anything for long."""
         minutes = f"nothing written for {folder.seconds_silent / 60:.0f} min"
-        self._line(f"quiet   {folder.run.name}  {minutes}: a long validation, or it hangs; see {folder.log}")
+        self.tell(f"quiet   {folder.run.name}  {minutes}: a long validation, or it hangs; see {folder.log}")
 
     def refresh(self) -> None:
         if self._live:
             self._live.update(self._render(), refresh=True)
         elif time.monotonic() - self._told > PROGRESS_SECONDS:
             self._told = time.monotonic()
-            self._line(self._progress())
+            self.tell(self._progress())
 
-    def _line(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """A line of the log; on a terminal it stands above the table."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _cost_done(self) -> float:
