@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "training": {"evaluation", "data"},
     "evaluation": {"ops", "models", "data"},
     "frontier": {"evaluation"},
-    "sweep": set(),
+    "sweep": {"training_options"},
     "bench": {"ops", "layers", "models", "data"},
 }
 EVERYWHERE = {"errors", "files", "interruption", "look", "machine", "messages", "options", "__version__"}

@@ -36,7 +36,8 @@ def test_a_run_becomes_arguments_of_fit(sweep_file):
         sweep_file,
         (
             "budget:",
-            'overrides: {data.name: "007", trainer.log: 5, model.deep: true, data.size: [1, 2]}\nbudget:',
+            'overrides: {data.decoder: "007", trainer.profiler: 5, model.backbone: true, data.mean: [1, 2]}\n'
+            "budget:",
         ),
     )
     run = read_plan(sweep_file).runs[3]
@@ -46,10 +47,10 @@ def test_a_run_becomes_arguments_of_fit(sweep_file):
         str(folder / "recipe.yaml"),
         "-c",
         str(folder / "gn_ws.yaml"),
-        "--data.name=007",
-        "--trainer.log=5",
-        "--model.deep=true",
-        "--data.size=[1, 2]",
+        "--data.decoder=007",
+        "--trainer.profiler=5",
+        "--model.backbone=true",
+        "--data.mean=[1, 2]",
         "--data.num_frames=8",
         "--data.frame_stride=2",
         "--data.batch_size=2",
@@ -123,7 +124,7 @@ def test_the_last_word_on_stride_and_accelerator_counts(sweep_file):
         ("[bn.yaml]", "bn.yaml", r"norms \(bn.yaml\) must be a list"),
         ("bn: [bn.yaml]", "b-n: [bn.yaml]", r"norms \(b-n\) must be named with letters, digits and '_'"),
         ("{bn: [bn.yaml], gn_ws: [gn_ws.yaml]}", "{}", "norms must name at least one arm"),
-        ("[4, 8]", "[]", r"num_frames \(\[\]\) must be a list with at least one number"),
+        ("[4, 8]", "[]", r"num_frames \(\[\]\) must be a list with at least one value"),
         ("[4, 8]", "4", r"num_frames \(4\) must be a list"),
         ("[4, 8]", "[4, 4]", r"num_frames \(\[4, 4\]\) must not repeat a value"),
         ("[4, 8]", "[4, 0]", r"num_frames \(0\) must be an integer of at least 1"),
@@ -157,10 +158,10 @@ def test_the_last_word_on_stride_and_accelerator_counts(sweep_file):
         (
             "{steps: 10}",
             "{minutes: 1}",
-            r"budget \(minutes\) must give exactly one of steps, epochs and frames",
+            r"budget \(minutes\) must give exactly one of steps, epochs, clips, frames, seconds",
         ),
         ("{steps: 10}", "{steps: 0}", r"budget \(0\) must be an integer of at least 1"),
-        ("{steps: 10}", "{steps: 10}\nseeds: []", r"seeds \(\[\]\) must be a list with at least one number"),
+        ("{steps: 10}", "{steps: 10}\nseeds: []", r"seeds \(\[\]\) must be a list with at least one value"),
         ("{steps: 10}", "{steps: 10}\nseeds: [-1]", r"seeds \(-1\) must be an integer of at least 0"),
         ("{steps: 10}", "{steps: 10}\njobs: 0", r"jobs \(0\) must be an integer of at least 1"),
         ("{steps: 10}", "{steps: 10}\noverrides: [a]", r"overrides \(\['a'\]\) must be a mapping"),
@@ -215,3 +216,156 @@ def test_a_class_path_in_the_overrides_stays_as_it_is_written(sweep_file, tmp_pa
     )
     arguments = read_plan(sweep_file).runs[0].arguments(tmp_path)
     assert f"--trainer.callbacks={json.dumps(callbacks)}" in arguments
+
+
+def test_any_option_is_an_axis(sweep_file):
+    rewrite(sweep_file, ("budget:", "axes: {data.crop_size: [32, 64], model.backbone: [a b, null]}\nbudget:"))
+    runs = read_plan(sweep_file).runs
+    assert len(runs) == 2 * 2 * 4
+    assert [run.name for run in runs[:3]] == [
+        "bn_4x2_b4_crop-size-32_backbone-a-b_s0",
+        "bn_8x2_b2_crop-size-32_backbone-a-b_s0",
+        "bn_4x2_b4_crop-size-32_backbone-null_s0",
+    ]
+    assert {"--data.crop_size=32", "--model.backbone=null"} < set(runs[2].arguments(Path()))
+    assert runs[2].values == {"data.crop_size": 32, "model.backbone": None}
+
+
+def test_axes_are_told_apart_by_as_few_parts_as_it_takes(sweep_file):
+    axes = "axes: {model.backbone.init_args.norm.x: [1], model.backbone.init_args.conv.x: [2]}\nbudget:"
+    rewrite(sweep_file, ("budget:", axes))
+    assert read_plan(sweep_file).runs[0].name == "bn_4x2_b4_norm.x-1_conv.x-2_s0"
+
+
+def test_accumulation_is_an_axis_that_takes_from_the_batch(sweep_file):
+    rewrite(sweep_file, ("budget:", "axes: {trainer.accumulate_grad_batches: [1, 2]}\nbudget:"))
+    runs = [run for run in read_plan(sweep_file).runs if run.arm == "bn"]
+    assert [(run.shape.batch_size, run.accumulate) for run in runs] == [(4, 1), (2, 1), (2, 2), (1, 2)]
+    assert {run.frames_per_step for run in runs} == {16}
+
+
+def test_clips_by_time_have_no_stride(sweep_file):
+    rewrite(sweep_file.parent / "recipe.yaml", ("frame_stride: 2", "frames_per_second: 12.5"))
+    plan = read_plan(sweep_file)
+    assert plan.runs[-1].name == "gn-ws_8_b2_s0"
+    assert "--data.frame_stride=null" in plan.runs[-1].arguments(Path())
+    assert plan.varies is None
+
+
+@pytest.mark.parametrize(
+    "keys, varies",
+    [
+        ("num_frames: [4, 8]\nspan: 16", "density"),
+        ("num_frames: [4, 8]\nframe_stride: 3", "extent"),
+        ("num_frames: [4]\nframe_stride: 3", None),
+    ],
+)
+def test_longer_clips_are_denser_or_of_more_video(sweep_file, keys, varies):
+    rewrite(sweep_file, ("num_frames: [4, 8]", keys))
+    plan = read_plan(sweep_file)
+    assert plan.varies == varies
+    if varies == "density":
+        assert [run.shape.frame_stride for run in plan.runs[:2]] == [4, 2]
+
+
+@pytest.mark.parametrize(
+    "rule, rates", [("linear", [0.1, 0.05]), ("sqrt", [0.1, 0.1 / 2**0.5]), ("constant", [0.1, 0.1])]
+)
+def test_the_learning_rate_follows_the_clips_of_a_step(sweep_file, rule, rates):
+    rewrite(sweep_file, ("budget:", f"lr: {{rule: {rule}, value: 0.1, clips: 4}}\nbudget:"))
+    runs = [run for run in read_plan(sweep_file).runs if run.arm == "bn"]
+    assert [run.lr for run in runs] == pytest.approx(rates)
+    assert f"--model.optimizer.init_args.lr={runs[1].lr}" in runs[1].arguments(Path())
+
+
+def test_the_devices_of_a_run_count_in_its_step(sweep_file):
+    rewrite(sweep_file, ("{steps: 10}", "{clips: 100}\noverrides: {trainer.devices: 2}"))
+    assert [run.steps for run in read_plan(sweep_file).runs[:2]] == [13, 25]
+
+
+SEARCH = """
+search:
+  options:
+    bn: {model.optimizer.init_args.lr: [0.1, 0.2, 0.3, 0.4]}
+    gn_ws: {model.optimizer.init_args.lr: [0.1, 0.2], model.backbone.init_args.norm: [1, 2]}
+  budget: {steps: 5}
+  num_frames: 4
+  batch_size: 2
+"""
+
+
+def test_what_a_search_finds_settles_the_runs(sweep_file, result):
+    sweep_file.write_text(sweep_file.read_text() + "lr: {rule: linear}\n" + SEARCH)
+    plan = read_plan(sweep_file)
+    assert [run.arm for run in plan.search.runs] == ["bn"] * 4 + ["gn_ws"] * 4
+    trial = plan.search.runs[-1]
+    assert trial.name == "gn-ws_4x2_b2_lr-0.2_norm-2_s0"
+    assert {"--data.held_out=0.25", "--trainer.max_steps=5"} < set(trial.arguments(Path()))
+
+    scores = [0.5, None, 0.9, 0.7, 0.4, 0.8, 0.3, 0.8]  # of two that are equal the first
+    rows = [
+        result(run.arm, 4, 2, top1, run=run.name, axes={k: str(v) for k, v in run.values.items()})
+        for run, top1 in zip(plan.search.runs, scores, strict=True)
+    ]
+    settled = plan.with_found(rows)
+    assert settled.search is None
+    assert {run.arm: run.found for run in settled.runs} == {
+        "bn": {},
+        "gn_ws": {"model.backbone.init_args.norm": 2},
+    }
+    # Found at 2 clips a step; the cells have 4 and 2.
+    assert [run.lr for run in settled.runs] == pytest.approx([0.6, 0.3, 0.2, 0.1])
+
+
+def test_an_arm_whose_trials_all_failed_ends_the_sweep(sweep_file, result):
+    sweep_file.write_text(sweep_file.read_text() + SEARCH)
+    plan = read_plan(sweep_file)
+    rows = [result(run.arm, 4, 2, 0.5 if run.arm == "bn" else None, run=run.name) for run in plan.search.runs]
+    with pytest.raises(UserError, match=r"search \(gn_ws\) must have a trial with a result: all have failed"):
+        plan.with_found(rows)
+
+
+@pytest.mark.parametrize(
+    "lines, sentence",
+    [
+        (
+            "axes: {data.crop_siz: [1]}",
+            r"axes must be options of videonorm fit: --data.crop_siz is no option; did you mean",
+        ),
+        (
+            "axes: {data.crop_size: []}",
+            r"axes.data.crop_size \(\[\]\) must be a list with at least one value",
+        ),
+        ("axes: {data.crop_size: [1, 1]}", r"axes.data.crop_size \(\[1, 1\]\) must not repeat a value"),
+        ("axes: {data.batch_size: [1]}", r"axes \(data.batch_size\) must leave to the sweep what it sets"),
+        (
+            "axes: {data.decoder: [1]}\noverrides: {data.decoder: 1}",
+            r"axes \(data.decoder\) must leave to the sweep",
+        ),
+        (
+            "axes: {data.decoder: [a/b, a b]}",
+            r"axes must have values whose texts differ in letters and digits",
+        ),
+        ("span: 12", r"span \(12\) must be a multiple of num_frames \(8\)"),
+        ("span: 16\nframe_stride: 2", r"span \(16\) must stand without frame_stride"),
+        ("lr: {rule: linear}", r"lr.value must be given, or model.optimizer.init_args.lr be in the search"),
+        ("lr: {rule: linear, value: 0.1}", r"lr must give clips beside value \(0.1\)"),
+        ("lr: {rule: steep, value: 0.1}", r"lr.*rule"),
+        (
+            SEARCH.replace("    bn:", "    bm:"),
+            r"search.options \(bm, bn\) must have every arm, and no other",
+        ),
+        (
+            SEARCH.replace(", 0.4]", "]"),
+            r"search.options \(bn 3, gn_ws 4 trials\) must give every arm as many",
+        ),
+        (SEARCH + "lr: {rule: linear, value: 1, clips: 1}", r"lr.value \(1\) must be left out: search"),
+        (SEARCH + "  held_out: 1", r"search.held_out \(1\) must be a share below 1"),
+        (SEARCH.replace("steps: 5", "clips: 1"), r"budget.clips \(1\) must be that of a step at least"),
+    ],
+)
+def test_a_mistake_in_the_further_keys_is_one_sentence(sweep_file, lines, sentence):
+    sweep_file.write_text(f"{sweep_file.read_text()}{lines}\n")
+    with pytest.raises(UserError, match=sentence) as error:
+        read_plan(sweep_file)
+    assert "\n" not in str(error.value)

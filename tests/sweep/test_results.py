@@ -8,7 +8,8 @@ from videonorm.errors import UserError
 from videonorm.sweep.results import COLUMNS, read_results, write_results
 
 DOCUMENTED = (
-    "run,norm,conv,num_frames,frame_stride,batch_size,accumulate,frames_per_step,seed,lr,steps,clips_seen,frames_seen,"
+    "run,norm,conv,num_frames,frame_stride,batch_size,accumulate,frames_per_step,seed,"
+    "global_batch,statistics_batch,lr,schedule,warmup_steps,steps,epochs,clips_seen,frames_seen,"
     "val_top1,val_top5,val_loss,train_seconds,clips_per_second,peak_memory_mib,status,"
     "val_videos,best_possible_top1,num_classes,error"
 )

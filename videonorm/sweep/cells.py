@@ -1,7 +1,7 @@
-"""The cells of a sweep: the runs of one arm in one shape, their seeds taken together."""
+"""The cells of a sweep: the runs of one arm in one shape, and at one value of each further axis."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from videonorm.look import span
@@ -12,11 +12,12 @@ from videonorm.sweep.shape import Shape
 
 @dataclass(frozen=True)
 class Cell:
-    """The seeds of one arm at one T x stride and B."""
+    """The seeds of one arm at one T x stride and B, and one value of each further axis."""
 
     arm: str
     shape: Shape
     results: tuple[Result, ...]  # every run that has ended, failed ones too
+    axes: Mapping[str, str] = field(default_factory=dict)  # its values of the further axes, by option
 
     @property
     def done(self) -> list[Result]:
@@ -69,13 +70,26 @@ class Cell:
 
 
 def cells_of(results: Iterable[Result]) -> list[Cell]:
-    """Group the runs; arms stay in order of appearance, T and B ascend."""
-    groups: dict[str, dict[Shape, list[Result]]] = {}
+    """Group the runs; arms and values of further axes stay in order of appearance, T and B ascend."""
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], dict[Shape, list[Result]]] = {}
     for result in results:
-        groups.setdefault(result.norm, {}).setdefault(result.shape, []).append(result)
+        key = result.norm, tuple(result.axes.items())
+        groups.setdefault(key, {}).setdefault(result.shape, []).append(result)
+    arms = list(dict.fromkeys(arm for arm, _ in groups))
     return [
-        Cell(arm, shape, tuple(of_arm[shape])) for arm, of_arm in groups.items() for shape in sorted(of_arm)
+        Cell(arm, shape, tuple(of_group[shape]), dict(axes))
+        for (arm, axes), of_group in sorted(groups.items(), key=lambda group: arms.index(group[0][0]))
+        for shape in sorted(of_group)
     ]
+
+
+def varied_axes(cells: Iterable[Cell]) -> list[str]:
+    """The further axes that tell cells of one arm apart; what was found for each arm by a search does not."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for cell in cells:
+        for axis, value in cell.axes.items():
+            values.setdefault(axis, {}).setdefault(cell.arm, set()).add(value)
+    return [axis for axis, of_arm in values.items() if any(len(found) > 1 for found in of_arm.values())]
 
 
 def with_result(cells: Iterable[Cell]) -> list[Cell]:

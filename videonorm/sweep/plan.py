@@ -1,107 +1,24 @@
 """A sweep file becomes a list of runs, each with the arguments of its ``videonorm fit``.
 
-The axes are arm x shape x seed. What is given to every run alike is the budget.
+The axes are arm x shape x seed, and what further options the file varies. What is given to every run alike is
+the budget.
 """
 
-import json
 import math
-import re
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import jsonargparse
-import yaml
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from statistics import fmean
+from typing import Any, Literal
 
 from videonorm.errors import UserError
-from videonorm.messages import did_you_mean, one_sentence
+from videonorm.sweep.axes import as_text, combinations, in_a_name
+from videonorm.sweep.results import Result
 from videonorm.sweep.shape import Shape
+from videonorm.sweep.sweep_file import LR, LearningRate, Search, SweepFile, read_sweep_file, read_yaml
+from videonorm.training_options import check_names
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SweepFile:
-    """The keys of a sweep file. Paths are relative to its folder.
-
-    Raises:
-        UserError: the values do not make a sweep.
-    """
-
-    name: str  # of the sweep's folder in runs/
-    recipe: str
-    norms: dict[str, list[str]]  # the arms: overlays of the recipe
-    budget: dict[str, PositiveInt]  # of each run: {steps: ...}, {epochs: ...} or {frames: ...}
-    num_frames: list[PositiveInt] | None = None
-    frame_stride: PositiveInt | None = None  # the recipe's
-    batch_size: list[PositiveInt] | None = None  # each with each of num_frames
-    frames_per_step: PositiveInt | None = None  # gives the batch size of each of num_frames
-    cells: list[dict[str, Any]] | None = None  # or the shapes one by one
-    seeds: list[NonNegativeInt] = field(default_factory=lambda: [0])
-    overrides: dict[str, Any] = field(default_factory=dict)  # options of every run, by dotted name
-    jobs: PositiveInt | Literal["auto"] = "auto"  # runs at a time; auto is one a GPU, or one a core
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII):
-            raise UserError(f"name ({self.name}) must be a folder name: letters, digits, '_', '-', '.'")
-        if not self.norms:
-            raise UserError("norms must name at least one arm, such as bn: [../norm/bn.yaml]")
-        for arm in self.norms:
-            if not isinstance(arm, str) or not re.fullmatch(r"\w+", arm, re.ASCII):
-                raise UserError(f"norms ({arm}) must be named with letters, digits and '_'")
-        if len(self.budget) != 1 or not self.budget.keys() <= {"steps", "epochs", "frames"}:
-            found = ", ".join(map(str, self.budget)) or "nothing"
-            raise UserError(f"budget ({found}) must give exactly one of steps, epochs and frames")
-        for key in ("num_frames", "batch_size", "seeds"):
-            values = getattr(self, key)
-            if values == []:
-                raise UserError(f"{key} ([]) must be a list with at least one number")
-            if values and len(set(values)) < len(values):
-                raise UserError(f"{key} ({values}) must not repeat a value")
-        given = [key for key in ("batch_size", "frames_per_step", "cells") if getattr(self, key) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise UserError(f"a sweep must give one of batch_size, frames_per_step and cells, not {found}")
-        if given == ["cells"] and self.num_frames is not None:
-            raise UserError("a sweep must give num_frames or cells, not both")
-        if self.cells == []:
-            raise UserError("cells ([]) must be a list of num_frames and batch_size, one entry a shape")
-        if given != ["cells"] and self.num_frames is None:
-            raise UserError(f"a sweep with {given[0]} must have the key num_frames")
-
-    def shapes(self, frame_stride: int | None, accumulate: int) -> list[Shape]:
-        """The shapes of an arm, whose recipe and overlays say the stride and the accumulated steps."""
-        stride = self.frame_stride or frame_stride
-        entries = self.cells or [{}]
-        if stride is None and not all("frame_stride" in entry for entry in entries):
-            raise UserError(
-                "frame_stride must be given, in the sweep file or as data.frame_stride in its recipe"
-            )
-        if self.cells is None:
-            sizes, lengths = self.batch_size or [None], self.num_frames or []
-            return [Shape(n, stride, size or self._size(n, accumulate)) for n in lengths for size in sizes]
-        shapes: list[Shape] = []
-        for number, entry in enumerate(entries):
-            shape = _typed(Shape, {"frame_stride": stride, **entry}, f"cells[{number}]")
-            if shape in shapes:
-                what = f"{shape.length()}, batch_size {shape.batch_size}"
-                raise UserError(f"cells[{number}] ({what}) must not repeat a shape")
-            shapes.append(shape)
-        return shapes
-
-    def _size(self, num_frames: int, accumulate: int) -> int:
-        """The batch size that ``frames_per_step`` leaves for clips of ``num_frames``."""
-        frames: int | None = self.frames_per_step
-        assert frames is not None
-        if frames % (num_frames * accumulate):
-            times = f" x accumulate_grad_batches ({accumulate})" if accumulate > 1 else ""
-            raise UserError(
-                f"frames_per_step ({frames}) must be a multiple of num_frames ({num_frames}){times}"
-            )
-        return frames // (num_frames * accumulate)
+ACCUMULATE, FRAMES_PER_SECOND = "trainer.accumulate_grad_batches", "data.frames_per_second"
 
 
 @dataclass(frozen=True)
@@ -115,35 +32,59 @@ class Run:
     budget: Mapping[str, int]
     configs: tuple[Path, ...]  # the recipe, then the arm's overlays
     overrides: Mapping[str, Any]
+    devices: int = 1
+    axes: Mapping[str, Any] = field(default_factory=dict)  # its values of the further axes
+    found: Mapping[str, Any] = field(default_factory=dict)  # what a search has found for its arm
+    lr: float | None = None  # by the sweep's rule; None: what the recipe says
 
     @property
     def name(self) -> str:
-        """Of its folder, such as ``gn-ws_16x1_b4_s0`` (arm, T x stride, clips per step, seed)."""
+        """Of its folder, such as ``gn-ws_16x1_b4_s0`` (arm, T x stride, clips per step, axes, seed)."""
         num_frames, frame_stride, batch_size = self.shape
-        return f"{self.arm.replace('_', '-')}_{num_frames}x{frame_stride}_b{batch_size}_s{self.seed}"
+        length = f"{num_frames}x{frame_stride}" if frame_stride else str(num_frames)
+        axes = in_a_name(self.axes)
+        return f"{self.arm.replace('_', '-')}_{length}_b{batch_size}{axes}_s{self.seed}"
+
+    @property
+    def clips_per_step(self) -> int:
+        clips: int = self.shape.batch_size * self.accumulate * self.devices
+        return clips
 
     @property
     def frames_per_step(self) -> int:
-        """On one device."""
-        frames: int = self.shape.num_frames * self.shape.batch_size * self.accumulate
+        frames: int = self.shape.num_frames * self.clips_per_step
         return frames
 
     @property
     def steps(self) -> int | None:
-        """Optimizer steps, whole ones; None where the budget is in epochs."""
-        frames = self.budget.get("frames")
-        return math.ceil(frames / self.frames_per_step) if frames else self.budget.get("steps")
+        """Optimizer steps, whole ones; None where the budget is in epochs or seconds."""
+        for unit, per_step in (("frames", self.frames_per_step), ("clips", self.clips_per_step)):
+            if unit in self.budget:
+                return math.ceil(self.budget[unit] / per_step)
+        return self.budget.get("steps")
 
     @property
     def cost(self) -> int:
         """Frames the model is to see, up to a factor common to all runs."""
+        if "seconds" in self.budget:
+            return self.budget["seconds"]
         cost: int = self.shape.num_frames if self.steps is None else self.frames_per_step * self.steps
         return cost
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """Of every option that is not the same for all runs of the sweep."""
+        return {**self.axes, **self.found}
+
     def options(self, folder: Path) -> dict[str, Any]:
-        """Options of ``fit`` that the sweep decides, and `overrides` therefore may not."""
+        """Options of ``fit`` that the sweep decides, and `overrides` and `axes` therefore may not."""
+        clips = {f"data.{key}": value for key, value in self.shape._asdict().items()}
+        if not self.shape.frame_stride:
+            clips["data.frame_stride"] = None
+        lr = {LR: self.lr, "model.lr_per_256_clips": None} if self.lr is not None else {}
         return {
-            **{f"data.{key}": value for key, value in self.shape._asdict().items()},
+            **clips,
+            **lr,
             "trainer.max_steps": self.steps or -1,
             "trainer.max_epochs": self.budget.get("epochs", -1),
             "seed_everything": self.seed,
@@ -154,20 +95,69 @@ class Run:
     def arguments(self, folder: Path) -> list[str]:
         """Arguments of ``videonorm fit`` for this run."""
         configs = [part for path in self.configs for part in ("-c", str(path))]
-        options = {**self.overrides, **self.options(folder)}
-        texts = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in options.items()}
-        return [*configs, *(f"--{key}={text}" for key, text in texts.items())]
+        options = {**self.overrides, **self.values, **self.options(folder)}
+        return [*configs, *(f"--{key}={as_text(value)}" for key, value in options.items())]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep file, read and checked."""
+    """A sweep file, read and checked.
+
+    Attributes:
+        on_cpu: the recipe or the overrides say `trainer.accelerator: cpu`.
+        source: the sweep file, word for word.
+        search: the trials to train first, each a run whose axes are what is searched; None without.
+        learning_rate, search_clips: the rule, and clips of a trial's step, for what the search finds.
+    """
 
     name: str
     runs: tuple[Run, ...]
     jobs: int | Literal["auto"]
-    on_cpu: bool  # the recipe or the overrides say `trainer.accelerator: cpu`
-    source: str  # the sweep file, word for word
+    on_cpu: bool
+    source: str
+    search: "Plan | None" = None
+    learning_rate: LearningRate | None = None
+
+    @property
+    def varies(self) -> Literal["density", "extent", "density and extent"] | None:
+        """What a longer clip changes: the frames of the same stretch of video, or the stretch's length.
+
+        None where all clips are of one length, or taken by time.
+        """
+        shapes = {run.shape[:2] for run in self.runs}
+        if len({num_frames for num_frames, _ in shapes}) == 1 or not all(stride for _, stride in shapes):
+            return None
+        spans = {num_frames * stride for num_frames, stride in shapes}
+        if len(spans) == 1:
+            return "density"
+        return "extent" if len({stride for _, stride in shapes}) == 1 else "density and extent"
+
+    def with_found(self, trials: Iterable[Result]) -> "Plan":
+        """The plan with the best trial of each arm, by its mean top-1 over seeds on held-out videos.
+
+        Raises:
+            UserError: every trial of an arm has failed.
+        """
+        assert self.search
+        of_arm: dict[str, dict[str, list[Result]]] = {}
+        for trial in trials:
+            if trial.done:
+                of_arm.setdefault(trial.norm, {}).setdefault(str(trial.axes), []).append(trial)
+        best: dict[str, Run] = {}
+        for arm in dict.fromkeys(run.arm for run in self.runs):
+            if arm not in of_arm:
+                raise UserError(f"search ({arm}) must have a trial with a result: all have failed")
+            won = max(of_arm[arm].values(), key=lambda same: fmean(trial.val_top1 or 0.0 for trial in same))
+            best[arm] = next(run for run in self.search.runs if run.name == won[0].run)
+        return replace(self, runs=tuple(self._settled(run, best[run.arm]) for run in self.runs), search=None)
+
+    def _settled(self, run: Run, trial: Run) -> Run:
+        found = dict(trial.axes)
+        rule, lr = self.learning_rate, found.get(LR)
+        if rule is None or lr is None:
+            return replace(run, found=found)
+        del found[LR]
+        return replace(run, found=found, lr=rule.at(run.clips_per_step, lr, trial.clips_per_step))
 
 
 def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
@@ -180,60 +170,111 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     Raises:
         UserError: a file is missing, or a key or value is not what a sweep needs.
     """
-    values = _read_yaml("sweep file", path)
-    sweep = _typed(SweepFile, values, path.name)
-    # As they are written: jsonargparse makes objects of class paths in them, and 7 of the text "007".
-    sweep = replace(sweep, overrides=values.get("overrides", {}))
+    sweep = read_sweep_file(path)
     seeds = sweep.seeds if num_seeds is None else range(num_seeds)
     runs: list[Run] = []
+    trials: list[Run] = []
     on_cpu = False
     for arm, overlays in sweep.norms.items():
         configs = tuple((path.parent / file).resolve() for file in (sweep.recipe, *overlays))
         names = ("recipe", *(f"norms.{arm}" for _ in overlays))
-        layers = [*map(_read_yaml, names, configs), sweep.overrides]
-        accumulate = _positive("trainer.accumulate_grad_batches", layers) or 1
+        layers = [*map(read_yaml, names, configs), sweep.overrides]
         on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
-        for shape in sweep.shapes(_positive("data.frame_stride", layers), accumulate):
-            for seed in seeds:
-                runs.append(Run(arm, shape, accumulate, seed, sweep.budget, configs, sweep.overrides))
-    for key in runs[0].options(path):
-        if key in sweep.overrides:
-            raise UserError(f"overrides ({key}) must leave to the sweep what it sets itself")
-    return Plan(sweep.name, tuple(runs), sweep.jobs, on_cpu, source=path.read_text(encoding="utf-8"))
+        for axes in combinations(sweep.axes):
+            for of_arm in _runs(sweep, arm, configs, [*layers, axes]):
+                runs += [replace(of_arm, axes=axes, seed=seed) for seed in seeds]
+        if sweep.search:
+            trials += _trials(sweep, sweep.search, arm, configs, layers)
+    _check_options(sweep, runs, path)
+    if len({run.name for run in runs}) < len(runs):
+        raise UserError(
+            "axes must have values whose texts differ in letters and digits, for the runs' folders"
+        )
+    plan = Plan(sweep.name, tuple(runs), sweep.jobs, on_cpu, path.read_text(encoding="utf-8"))
+    if not trials:
+        return plan
+    search = replace(plan, name=f"{sweep.name}_search", runs=tuple(trials))
+    return replace(plan, search=search, learning_rate=sweep.lr)
 
 
-def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A ``kind``, whose fields are the keys, from a mapping of a YAML file."""
-    keys = list(kind.__annotations__)
-    for key in values:
-        if key not in keys:
-            hint = did_you_mean(str(key), keys)
-            raise UserError(f"{where} key ({key}) must be one of {', '.join(keys)}{hint}")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
-    try:
-        parsed = parser.parse_object(deepcopy(dict(values)))  # it changes what it is given
-    except jsonargparse.ArgumentError as error:
-        raise UserError(f"{where}: {one_sentence(str(error))}") from error
-    return kind(**vars(parsed))
+def _runs(
+    sweep: SweepFile, arm: str, configs: tuple[Path, ...], layers: Sequence[Mapping[str, Any]]
+) -> Iterable[Run]:
+    """One for each shape of an arm."""
+    accumulate = _positive(ACCUMULATE, layers) or 1
+    by_time = _last(FRAMES_PER_SECOND, layers) is not None
+    for shape in sweep.shapes(1 if by_time else _positive("data.frame_stride", layers), accumulate):
+        if by_time:
+            shape = shape._replace(frame_stride=0)
+        run = Run(arm, shape, accumulate, 0, sweep.budget, configs, sweep.overrides, _devices(layers))
+        for unit, per_step in (("frames", run.frames_per_step), ("clips", run.clips_per_step)):
+            if sweep.budget.get(unit, per_step) < per_step:
+                raise UserError(
+                    f"budget.{unit} ({sweep.budget[unit]}) must be that of a step at least, in every cell: "
+                    f"{per_step} {unit} at T {shape.num_frames}, B {shape.batch_size}"
+                )
+        if sweep.lr and sweep.lr.value is not None:
+            clips = sweep.lr.clips or run.clips_per_step
+            run = replace(run, lr=sweep.lr.at(run.clips_per_step, sweep.lr.value, clips))
+        yield run
 
 
-def _read_yaml(name: str, path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{name} ({path}) must be a readable file: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} ({path}) must be a text file in UTF-8") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{name} ({path}) must be valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{name} ({path}) must be a mapping of keys to values")
-    return values
+def _trials(
+    sweep: SweepFile,
+    search: Search,
+    arm: str,
+    configs: tuple[Path, ...],
+    layers: Sequence[Mapping[str, Any]],
+) -> Iterable[Run]:
+    """The search's runs for an arm."""
+    shape = {"num_frames": search.num_frames, "batch_size": search.batch_size}
+    if search.frame_stride:
+        shape["frame_stride"] = search.frame_stride
+    alone = replace(
+        sweep,
+        num_frames=None,
+        span=None,
+        batch_size=None,
+        frames_per_step=None,
+        cells=[shape],
+        budget=search.budget,
+        lr=None,
+        search=None,
+        overrides={**sweep.overrides, "data.held_out": search.held_out},
+    )
+    (run,) = _runs(alone, arm, configs, layers)
+    for values in combinations(search.options[arm]):
+        yield from (replace(run, axes=values, seed=seed) for seed in search.seeds)
+
+
+def _check_options(sweep: SweepFile, runs: Sequence[Run], path: Path) -> None:
+    """Raise UserError for an option that `fit` has not, or that the sweep sets itself."""
+    searched = sweep.search.options.values() if sweep.search else ()
+    places = [
+        ("overrides", sweep.overrides),
+        ("axes", sweep.axes),
+        *(("search.options", of) for of in searched),
+    ]
+    for place, options in places:
+        for key in options:
+            if key in runs[0].options(path) or (place == "axes" and key in sweep.overrides):
+                raise UserError(f"{place} ({key}) must leave to the sweep what it sets itself")
+        try:
+            check_names([f"--{key}" for key in options])
+        except UserError as error:
+            raise UserError(f"{place} must be options of videonorm fit: {error}") from error
+
+
+def _devices(layers: Sequence[Mapping[str, Any]]) -> int:
+    """GPUs, or processes, of a run: one where the recipe takes what there is, as it is given one."""
+    value = _last("trainer.devices", layers)
+    if isinstance(value, list):
+        return max(1, len(value))
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
 
 
 def _positive(key: str, layers: Sequence[Mapping[str, Any]]) -> int | None:
-    """A whole number of the recipe, its overlays or the overrides."""
+    """A whole number of the recipe, its overlays, the overrides or an axis."""
     value = _last(key, layers)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise UserError(f"{key} ({value}) must be an integer of at least 1")

@@ -144,11 +144,8 @@ def environments(
         raise UserError(f"trainer.devices ({devices}) must be at most {len(gpus)}, the GPUs of this machine")
     count = min(num_runs, max(1, len(gpus or range(cores)) // devices) if jobs == "auto" else jobs)
     threads = str(max(1, cores // max(1, count * devices)))
-    own = [
-        [gpus[(index * devices + k) % len(gpus)] for k in range(devices)] if gpus else []
-        for index in range(count)
-    ]
-    return [
-        {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **({GPUS: ",".join(of)} if of else {})}
-        for of in own
-    ]
+    shares: list[dict[str, str]] = [{}] * count
+    if gpus:
+        firsts = range(0, count * devices, devices)
+        shares = [{GPUS: ",".join(gpus[(i + k) % len(gpus)] for k in range(devices))} for i in firsts]
+    return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **share} for share in shares]

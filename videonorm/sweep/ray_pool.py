@@ -65,8 +65,8 @@ class RayPool:
         if devices > most:
             ray.shutdown()
             raise UserError(
-                f"trainer.devices ({devices}) must be at most {most:.0f}, the most {self._kind}s of a machine of "
-                f"the cluster --ray ({address})"
+                f"trainer.devices ({devices}) must be at most {most:.0f}, the most {self._kind}s of a node "
+                f"of the cluster --ray ({address})"
             )
         self._tasks: dict[Any, tuple[str, int]] = {}  # task -> name, devices
 

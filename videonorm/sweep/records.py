@@ -15,6 +15,7 @@ import yaml
 
 from videonorm import files
 from videonorm.errors import UserError
+from videonorm.sweep.axes import as_text
 from videonorm.sweep.locks import RUN
 from videonorm.sweep.plan import Run
 from videonorm.sweep.results import COLUMNS, SCORES, Result, flaw
@@ -101,7 +102,7 @@ class RunFolder:
     def _asked(self) -> dict[str, Any]:
         """Every setting of the run by content: neither a moved folder nor a new comment is a change."""
         configs = [_content(path, path.stat().st_mtime_ns) for path in self.run.configs]
-        options = {**self.run.overrides, **self.run.options(Path())}
+        options = {**self.run.overrides, **self.run.values, **self.run.options(Path())}
         asked = json.dumps({"configs": configs, "options": options}, default=str)
         return json.loads(asked, parse_constant=str)  # type: ignore[no-any-return]
 
@@ -120,6 +121,7 @@ def planned(run: Run) -> dict[str, Any]:
         "accumulate": run.accumulate,
         "frames_per_step": run.frames_per_step,
         "seed": run.seed,
+        "axes": {name: as_text(value) for name, value in run.values.items()},
     }
 
 
@@ -130,8 +132,10 @@ def read_result(folder: Path, planned: Mapping[str, Any]) -> Result | None:
     if not done and closed.get("status") != "failed":
         return None
     failed = {"status": "failed", "error": closed.get("error"), **dict.fromkeys(SCORES)}
+    steps, batches = recorded.get("steps"), recorded.get("batches_per_epoch")
     values = {
         **dict.fromkeys(COLUMNS),
+        "epochs": steps * planned["accumulate"] / batches if steps and batches else None,
         **{key: value for key, value in recorded.items() if key in COLUMNS},
         **planned,
         "frames_per_step": recorded.get("frames_per_step") or planned["frames_per_step"],  # counts devices

@@ -32,8 +32,13 @@ class Result:
         "T x B x devices x accumulate: frames the model sees for one update of its weights"
     )
     seed: int = column("seed of weights, order, crops and flips")
+    global_batch: int | None = column("clips of one update of the weights: B x accumulate x devices")
+    statistics_batch: int | None = column("clips that share batch-norm statistics; none where no clip does")
     lr: float | None = column("learning rate, as the optimizer got it", ".4g")
+    schedule: str | None = column("of the learning rate over the training")
+    warmup_steps: int | None = column("updates in which the schedule still rises")
     steps: int | None = column("updates of the weights")
+    epochs: float | None = column("passes over the training videos", ".4g")
     clips_seen: int | None = column("training clips over all steps")
     frames_seen: int | None = column("training clips x T")
     val_top1: float | None = column(
@@ -55,6 +60,9 @@ class Result:
     )
     num_classes: int | None = column("classes; chance is 1 / num_classes")
     error: str | None = column("why a failed run failed")
+    axes: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of each further axis, a column by its option's name
 
     @property
     def done(self) -> bool:
@@ -65,7 +73,7 @@ class Result:
         return Shape(self.num_frames, self.frame_stride, self.batch_size)
 
 
-COLUMNS = {of.name: of for of in fields(Result)}
+COLUMNS = {of.name: of for of in fields(Result) if of.name != "axes"}
 SCORES = ("val_top1", "val_top5", "val_loss")  # of a run that has failed they are none
 
 
@@ -84,11 +92,14 @@ def flaw(recorded: Mapping[str, Any]) -> str | None:
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """Write the table; see ``to_cell``."""
+    results = list(results)
+    axes = list(dict.fromkeys(axis for result in results for axis in result.axes))
     with open_new(path) as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, [*COLUMNS, *axes], lineterminator="\n")
         writer.writeheader()
         for result in results:
             row = asdict(result)
+            row |= row.pop("axes")
             writer.writerow({key: to_cell(of) if isinstance(of, str) else of for key, of in row.items()})
 
 
@@ -104,12 +115,19 @@ def read_results(path: Path) -> list[Result]:
     except OSError as error:
         raise UserError(f"results ({path}) must be a readable file: {error.strerror}") from error
     try:
-        return [_result({name: _value(of.type, row[name]) for name, of in COLUMNS.items()}) for row in rows]
+        return [_result(row) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"results ({path}) must have the columns of a sweep: {error}") from error
 
 
-def _result(values: dict[str, Any]) -> Result:
+def _result(row: dict[str, str]) -> Result:
+    optional = {name for name, of in COLUMNS.items() if of.type in (int | None, float | None, str | None)}
+    texts = {
+        **dict.fromkeys(optional & (COLUMNS.keys() - row.keys()), ""),
+        **row,
+    }  # an earlier version's table
+    values = {name: _value(of.type, texts[name]) for name, of in COLUMNS.items()}
+    values["axes"] = {name: from_cell(text) for name, text in row.items() if "." in name}
     if values["status"] == "done" and (reason := flaw(values)):
         values |= {"status": "failed", "error": reason, **dict.fromkeys(SCORES)}
     return Result(**values)

@@ -48,20 +48,20 @@ def run_sweep(
     ray: str | None = None,
     command: Sequence[str] = FIT,
 ) -> list[Result]:
-    """Train what is not done yet, keep ``output``/results.csv and sweep.json, and return the rows.
+    """Train what is not done yet, keep ``output``/results.csv and sweep.json, and return all its rows.
 
     Args:
         plan: the runs.
         output: folder of the sweep; it gets the run folders.
         console: where to show progress.
-        shard: the part of the runs that is trained here, and whose rows are returned.
+        shard: the part of the runs that is trained here.
         jobs: runs at a time, in place of the plan's.
         ray: train as Ray tasks on the cluster at this address; "local" starts one here.
         command: what to call with a run's arguments.
 
     Raises:
-        UserError: others use the folder, it holds runs of another sweep or of other settings, or a run asks for
-            what the machine or the cluster has not.
+        UserError: others use the folder, it holds runs of another sweep or of other settings, or a run asks
+            for what the machine or the cluster has not.
         OSError: a file cannot be written; every process has ended.
         Stopped: on Ctrl-C, SIGTERM or SIGHUP, when every process has ended.
     """
@@ -87,7 +87,7 @@ def run_sweep(
                     so_far = f"stopped by {stop.signal.name}: {done} of {len(sweep.runs)} runs are done"
                     console.print(f"\n{so_far}; the same command goes on with the others", soft_wrap=True)
                     raise
-        return [row for row in sweep.folder.gather() if row.run in sweep.runs]
+        return sweep.folder.gather()
 
 
 class _Signals:

@@ -1,4 +1,4 @@
-"""A sweep is divided into shards, each a `videonorm sweep` of its own on any machine that shares the folder."""
+"""Shards divide a sweep, each a `videonorm sweep` of its own, on any machine that shares the folder."""
 
 from __future__ import annotations
 

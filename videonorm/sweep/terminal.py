@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videonorm.look import arm_colors, percent, span
-from videonorm.sweep.plan import Plan
+from videonorm.sweep.plan import Run
 from videonorm.sweep.records import RunFolder
 
 PROGRESS_SECONDS = 300.0
@@ -23,13 +23,13 @@ def new_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
 
 
-def plan_table(plan: Plan) -> Table:
-    """The runs of a plan, for a look before they are trained."""
+def plan_table(runs: Sequence[Run]) -> Table:
+    """Planned runs, for a look before they are trained."""
     table = Table(header_style="bold", border_style="dim")
     table.add_column("run")
     for heading in ("T x stride", "B", "accumulate", "frames a step", "steps", "seed"):
         table.add_column(heading, justify="right")
-    for run in plan.runs:
+    for run in runs:
         figures = (run.shape.batch_size, run.accumulate, run.frames_per_step, run.steps or "-", run.seed)
         table.add_row(run.name, run.shape.length(), *map(str, figures))
     return table
