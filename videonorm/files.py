@@ -22,6 +22,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videonorm"
 
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what a file system that has none answers
+
+
 @contextmanager
 def new_file(path: str | Path, made_in: Path | None = None) -> Iterator[Path]:
     """A path beside ``path``, with its suffix, for something that writes files by name; made into ``path``.
@@ -175,6 +178,24 @@ def hold(path: str | Path) -> IO[str]:
     lock.truncate(0)
     print(os.getpid(), file=lock, flush=True)
     return lock
+
+
+def is_held(path: str | Path) -> bool:
+    """Whether a process holds a lock of ``hold``. Any number may look at once; who takes it then may fail.
+
+    Raises:
+        OSError: the file cannot be read, or its file system has no locks.
+    """
+    import fcntl
+
+    try:
+        with open(path, encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _aside(target: Path) -> Path:

@@ -33,17 +33,19 @@ def test_a_gpu_each(monkeypatch):
 
 
 def test_a_command_gets_its_environment_and_log(tmp_path):
-    local = pool.LocalPool([{"SHARE": "a"}, {"SHARE": "b"}], keep_open=0)
+    local = pool.LocalPool([{"SHARE": "a"}, {"SHARE": "b"}])
     show = [sys.executable, "-c", "import os, sys; print(os.environ['SHARE']); sys.exit(int(sys.argv[1]))"]
-    local.start("good", [*show, "0"], tmp_path / "good.txt")
-    local.start("bad", [*show, "3"], tmp_path / "bad.txt")
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    local.start("good", [*show, "0"], tmp_path / "good" / "log.txt", 1)
+    local.start("bad", [*show, "3"], tmp_path / "bad" / "log.txt", 1)
     ended = {}
     while len(ended) < 2:
         ended |= local.ended()
         time.sleep(0.01)
     assert ended == {"good": "", "bad": "exit code 3"}
-    assert (tmp_path / "good.txt").read_text() == "a\n"
-    assert (tmp_path / "bad.txt").read_text() == "b\n"
+    assert (tmp_path / "good" / "log.txt").read_text() == "a\n"
+    assert (tmp_path / "bad" / "log.txt").read_text() == "b\n"
 
 
 @pytest.mark.parametrize(
@@ -64,4 +66,4 @@ def test_ray_that_is_missing_is_named(monkeypatch):
     with pytest.raises(
         UserError, match=r"--ray needs Ray, which is not installed: pip install 'videonorm\[ray\]'"
     ):
-        RayPool("local", 1)
+        RayPool("local", on_cpu=True, devices=1)

@@ -2,7 +2,7 @@
 
 from videonorm import files
 from videonorm.sweep.plan import read_plan
-from videonorm.sweep.records import RunFolder
+from videonorm.sweep.records import RunFolder, planned, read_result
 
 DONE = {"status": "done", "val_top1": 0.5, "val_loss": 1.0, "val_videos": 4.0}
 
@@ -32,7 +32,6 @@ def test_what_the_sweep_asked_is_in_the_row_whatever_was_recorded(sweep_file, tm
     folder = RunFolder(tmp_path / "out", read_plan(sweep_file).runs[3])
     recorded = {**DONE, "seed": 9, "num_frames": 3, "step": 7}
     files.write_json(folder.path / "run.json", {**recorded, "frames_per_step": 32, "bad_videos": 0})
-    folder.read()
-    row = folder.result()
+    row = read_result(folder.path, planned(folder.run))
     assert (row.run, row.norm, row.shape, row.seed) == ("gn-ws_8x2_b2_s0", "gn_ws", (8, 2, 2), 0)
     assert (row.frames_per_step, row.val_videos, row.lr) == (32, 4, None)

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -213,7 +214,8 @@ record(**{
 
 
 def test_two_sweeps_do_not_share_a_folder(sweep, stand_in, tmp_path):
-    with hold(tmp_path / "out" / ".lock"), pytest.raises(UserError, match="out is in use by process"):
+    lock = tmp_path / "out" / ".shard-0-of-1.lock"
+    with hold(lock), pytest.raises(UserError, match=r"out is in use by process \d+, another sweep; wait"):
         sweep(stand_in("record()"))
     assert {row.status for row in sweep(stand_in("record()")).values()} == {"done"}
 
@@ -246,18 +248,22 @@ def test_sigterm_ends_the_runs_and_leaves_a_folder_to_go_on_from(sweep, stand_in
     assert {row.status for row in sweep(stand_in("record()")).values()} == {"done"}
 
 
-def test_runs_outlive_a_killed_sweep_and_keep_the_folder(sweep, stand_in, sweep_file, tmp_path):
+def test_runs_outlive_a_killed_sweep_and_the_next_waits_for_them(sweep, stand_in, sweep_file, tmp_path):
     out = tmp_path / "out"
     process = start_sweeper(sweep_file, out, stand_in)
     process.kill()
     process.wait()
-    with pytest.raises(UserError, match="or a run that it left going"):
-        sweep(stand_in("record()"))
-    (out / "go").touch()
-    until(
-        lambda: sum(json.loads(path.read_text())["status"] == "done" for path in out.glob("*/run.json")) == 2
-    )
-    until(lambda: not any(is_alive(int(path.read_text())) for path in out.glob("*/pid")))
     left = [path.parent for path in out.glob("*/pid")]
-    sweep(stand_in("record()"))
+    let_go = threading.Timer(0.5, (out / "go").touch)
+    let_go.start()
+    rows = sweep(stand_in("record() if (folder.parent / 'go').exists() else sys.exit('too early')"))
+    assert {row.status for row in rows.values()} == {"done"}
     assert [len(calls(folder)) for folder in left] == [1, 1]
+
+
+def test_a_run_is_recorded_with_the_settings_it_began_with(sweep, stand_in, tmp_path):
+    (tmp_path / "new.yaml").write_text("data: {frame_stride: 2}\nmodel: {width: 16}\n")
+    edits = "(folder.parents[1] / 'recipe.yaml').write_text((folder.parents[1] / 'new.yaml').read_text())"
+    sweep(stand_in(f"{edits}\nrecord()"))
+    asked = json.loads((tmp_path / "out" / "bn_4x2_b4_s0" / "asked.json").read_text())["asked"]
+    assert asked["configs"][0]["model"] == {"width": 8}

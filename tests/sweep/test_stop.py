@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from videonorm.sweep import folder as sweep_folder
 from videonorm.sweep import pool, run, terminal
 from videonorm.sweep.plan import read_plan
 from videonorm.sweep.results import read_results
@@ -137,20 +138,20 @@ def test_a_log_names_once_what_is_quiet_and_says_how_far_all_is(sweep, stand_in,
 
 
 def test_a_full_disk_ends_the_runs_and_keeps_the_table(sweep, stand_in, tmp_path, monkeypatch):
-    written = run.write_results
+    written = sweep_folder.write_results
 
     def full(path, results):
         if any(row.done for row in results):
             raise OSError(28, "No space left on device", str(path))
         written(path, results)
 
-    monkeypatch.setattr(run, "write_results", full)
+    monkeypatch.setattr(sweep_folder, "write_results", full)
     command = stand_in(WORKER + "record() if folder.name.startswith('bn_4') else time.sleep(60)")
     with pytest.raises(OSError, match="No space left on device: '.*/out/results.csv'"):
         sweep(command)
     assert not left_running(tmp_path / "out")
     assert read_results(tmp_path / "out" / "results.csv") == []
-    monkeypatch.setattr(run, "write_results", written)
+    monkeypatch.setattr(sweep_folder, "write_results", written)
     sweep(stand_in("record()"))
     calls = (tmp_path / "out" / "bn_4x2_b4_s0" / "calls.txt").read_text()
     assert len(calls.splitlines()) == 1

@@ -53,5 +53,5 @@ def test_a_log_gets_a_line_a_change(runs):
 
 
 def test_the_plan_as_a_table(sweep_file):
-    text = text_of(plan_table(read_plan(sweep_file)))
+    text = text_of(plan_table(read_plan(sweep_file).runs))
     assert "gn-ws_8x2_b2_s0" in text and "frames a step" in text

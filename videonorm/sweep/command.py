@@ -6,6 +6,7 @@ from pathlib import Path
 from videonorm.errors import UserError
 from videonorm.messages import of_file
 from videonorm.options import Parser, positive_integer
+from videonorm.sweep.shards import WHOLE, Shard, shard
 
 DESCRIPTION = """\
 Train every arm (what `norms:` names in a sweep file) in every shape (clip length and batch size) from every
@@ -19,6 +20,14 @@ examples:
   videonorm sweep -c configs/sweep/kinetics_t_b.yaml --dry_run
   videonorm sweep --report runs/quickstart
 
+beyond one machine:
+  videonorm sweep -c FILE --ray HEAD:6379      on a Ray cluster
+  videonorm sweep -c FILE --shard 0/2          half of the runs; the other machine gets --shard 1/2
+  sbatch --array=0-7 --gpus=1 --wrap 'videonorm sweep -c FILE --shard $SLURM_ARRAY_TASK_ID/8'
+  videonorm sweep --report runs/NAME           joins the shards, done or not
+
+All work in one folder, on storage that they share. The same line again goes on with what is missing.
+
 exit codes:
   0  every run is done
   1  runs have failed: they are named, and the report is of the others
@@ -31,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(prog="videonorm sweep", description=DESCRIPTION, epilog=EXAMPLES)
     what = options.add_mutually_exclusive_group(required=True)
     what.add_argument("-c", "--config", type=Path, metavar="FILE", help="the sweep file")
-    report = "train nothing: draw plots and report again from DIR/results.csv"
+    report = "train nothing: gather what DIR's runs have come to, and draw plots and report again"
     what.add_argument("--report", type=Path, metavar="DIR", help=report)
     output = "folder of the sweep (default: runs/NAME)"
     options.add_argument("--output", type=Path, metavar="DIR", help=output)
@@ -41,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--jobs", type=positive_integer, metavar="N", help=jobs)
     ray = "train as Ray tasks on the cluster at ADDRESS, or on one started here (extra [ray])"
     options.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
+    part = "train part I of N, counted from 0; all may run at a time, on machines that share the folder"
+    options.add_argument("--shard", type=shard, default=WHOLE, metavar="I/N", help=part)
     options.add_argument("--dry_run", action="store_true", help="train nothing: list the runs")
     return options
 
@@ -63,7 +74,8 @@ def main(argv: list[str]) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     if options.report:
-        if any((options.output, options.seeds, options.jobs, options.ray, options.dry_run)):
+        own = (options.output, options.seeds, options.jobs, options.ray, options.dry_run)
+        if any(own) or options.shard != WHOLE:
             raise UserError("--report must stand alone")
         _show(options.report)
         return
@@ -73,29 +85,43 @@ def _run(options: argparse.Namespace) -> None:
     from videonorm.sweep.terminal import new_console, plan_table
 
     console = new_console()
+    part: Shard = options.shard
     plan = read_plan(options.config, options.seeds)
     if options.dry_run:
         if plan.search:
-            console.print(plan_table(plan.search), "the best trial of each arm settles it in")
-        console.print(plan_table(plan))
+            console.print(plan_table(part.runs(plan.search.runs)), "the best trial of each arm settles it in")
+        console.print(plan_table(part.runs(plan.runs)))
         return
     output = options.output or Path("runs") / plan.name
+    how = {"shard": part, "jobs": options.jobs, "ray": options.ray}
     if plan.search:
-        trials = run_sweep(plan.search, output / "search", console, jobs=options.jobs, ray=options.ray)
+        trials = run_sweep(plan.search, output / "search", console, **how)
         _show(output / "search")
+        if missing := len(plan.search.runs) - len(trials):
+            raise UserError(
+                f"search must be over before the sweep, and {missing} trials of other shards are not; "
+                "the same command goes on when they are"
+            )
         plan = plan.with_found(trials)
-    results = run_sweep(plan, output, console, jobs=options.jobs, ray=options.ray)
+    results = run_sweep(plan, output, console, **how)
     _show(output)
-    if not all(result.done for result in results):
+    if part != WHOLE:
+        done = f"{sum(row.done for row in results)} of the sweep's {len(plan.runs)} runs are done"
+        console.print(f"{part} has ended; {done}; videonorm sweep --report {output} joins what others add")
+    own_runs = {run.name for run in part.runs(plan.runs)}
+    if not all(row.done for row in results if row.run in own_runs):
         raise SystemExit(1)
 
 
 def _show(output: Path) -> None:
     """Print the table and the answer; write the report, and say where it is."""
+    from videonorm.sweep.folder import gather_again
+    from videonorm.sweep.locks import REPORT, SECONDS_TO_WAIT, holding
     from videonorm.sweep.report import read_sweep, write_report
     from videonorm.sweep.tables import as_rich
     from videonorm.sweep.terminal import new_console
 
+    gather_again(output)
     sweep = read_sweep(output)
     console = new_console()
     if sweep.cells:
@@ -106,6 +132,7 @@ def _show(output: Path) -> None:
     console.print(f"\n{sweep.answer.headline}", style="bold")
     for sentence in sweep.answer.details:
         console.print(f"- {sentence}")
-    write_report(output)  # after the answer is out, should the disk be full
+    with holding(output / REPORT, SECONDS_TO_WAIT):  # of shards that end together, the last draws all
+        write_report(output)  # after the answer is out, should the disk be full
     beside = [name for name in ("results.csv", "results.md", "summary.png") if (output / name).exists()]
     console.print(f"\nreport: {output / 'report.html'}, beside it {', '.join(beside)}", soft_wrap=True)

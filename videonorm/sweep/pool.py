@@ -9,7 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from videonorm.errors import UserError
 from videonorm.machine import available_cores, visible_gpus
+from videonorm.sweep.locks import RUN, holding
+
+GPUS = "CUDA_VISIBLE_DEVICES"
 
 SECONDS_TO_END = 20.0  # from SIGTERM to SIGKILL: a run finishes its step and saves itself
 
@@ -18,21 +22,32 @@ class LocalPool:
     """Runs commands on this machine, each with a name.
 
     Args:
-        environments: one for each of the ``size`` commands at a time, added to this process's own.
-        keep_open: a file descriptor that the processes inherit.
+        environments: one for each command at a time, added to this process's own.
     """
 
-    def __init__(self, environments: Sequence[Mapping[str, str]], keep_open: int) -> None:
-        self.size = len(environments)
+    def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
+        self.how = f"{len(environments)} at a time"
         self._free = list(reversed(environments))
-        self._keep_open = keep_open
         self._running: dict[str, tuple[subprocess.Popen[bytes], Mapping[str, str]]] = {}
 
-    def start(self, name: str, command: Sequence[str], log: Path) -> None:
-        """Start a command that appends what it prints to ``log``."""
-        environment = self._free.pop()
-        process = start_process(command, log, environment, keep_open=(self._keep_open,))
-        self._running[name] = process, environment
+    def has_room(self, devices: int) -> bool:
+        """Whether a command that uses so many devices can start now."""
+        return bool(self._free)
+
+    def start(self, name: str, command: Sequence[str], log: Path, devices: int) -> None:
+        """Start a command that appends what it prints to ``log``, and holds the run in the log's folder.
+
+        Raises:
+            OSError: it cannot be started, or another process holds the run.
+        """
+        share = self._free.pop()
+        environment = dict(share)
+        if gpus := share.get(
+            GPUS
+        ):  # of those, no more than it uses: with `devices: auto` it takes all it sees
+            environment[GPUS] = ",".join(gpus.split(",")[:devices])
+        with holding(log.parent / RUN) as keep_open:
+            self._running[name] = start_process(command, log, environment, keep_open), share
 
     def ended(self) -> dict[str, str]:
         """Commands that have ended since the last call, and how: "" for success. Their workers end too."""
@@ -112,11 +127,25 @@ def how_it_ended(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def environments(jobs: int | Literal["auto"], num_runs: int, on_cpu: bool) -> list[dict[str, str]]:
-    """Environment variables of each process at a time: one a GPU where there are GPUs, else one a core."""
+def environments(
+    jobs: int | Literal["auto"], num_runs: int, on_cpu: bool, devices: int = 1
+) -> list[dict[str, str]]:
+    """Environment variables of each process at a time: one a GPU where there are GPUs, else one a core.
+
+    Args:
+        devices: the most that a run uses.
+
+    Raises:
+        UserError: a run is to use more GPUs than there are.
+    """
     gpus = [] if on_cpu else visible_gpus()
     cores = available_cores()
-    count = min(num_runs, (len(gpus) or cores) if jobs == "auto" else jobs)
-    threads = str(max(1, cores // max(1, count)))
-    own = [{"CUDA_VISIBLE_DEVICES": gpus[index % len(gpus)]} if gpus else {} for index in range(count)]
-    return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **share} for share in own]
+    if gpus and devices > len(gpus):
+        raise UserError(f"trainer.devices ({devices}) must be at most {len(gpus)}, the GPUs of this machine")
+    count = min(num_runs, max(1, len(gpus or range(cores)) // devices) if jobs == "auto" else jobs)
+    threads = str(max(1, cores // max(1, count * devices)))
+    shares: list[dict[str, str]] = [{}] * count
+    if gpus:
+        firsts = range(0, count * devices, devices)
+        shares = [{GPUS: ",".join(gpus[(i + k) % len(gpus)] for k in range(devices))} for i in firsts]
+    return [{"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **share} for share in shares]

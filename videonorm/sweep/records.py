@@ -7,6 +7,7 @@
 import json
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import yaml
 from videonorm import files
 from videonorm.errors import UserError
 from videonorm.sweep.axes import as_text
+from videonorm.sweep.locks import RUN
 from videonorm.sweep.plan import Run
 from videonorm.sweep.results import COLUMNS, SCORES, Result, flaw
 
@@ -34,7 +36,9 @@ class RunFolder:
         self.run = run
         self.log = path / "log.txt"
         self.last_checkpoint = path / LAST_CHECKPOINT
+        self.lock = path / RUN
         self.error: str | None = None
+        self._started_with = read_json(path / "asked.json").get("asked")
         self.read()
         self.status: Literal["waiting", "running", "done", "failed"] = "done" if self.is_done else "waiting"
 
@@ -74,8 +78,7 @@ class RunFolder:
 
     def check_unchanged(self) -> None:
         """Raise UserError if the folder holds a result or a checkpoint of another configuration."""
-        asked = read_json(self.path / "asked.json").get("asked")
-        if asked != self._asked() and holds_work(self.path):
+        if self._started_with != self._asked() and holds_work(self.path):
             raise UserError(
                 f"{self.path} holds a run with other settings than {self.run.name} has now; "
                 "give another --output, or delete that folder"
@@ -84,6 +87,7 @@ class RunFolder:
     def start(self) -> None:
         """Make the folder and record what is asked of the run."""
         self.status, self.error = "running", None
+        self._started_with = self._asked()  # what `fit` reads now, whatever the files say at its end
         self._write()
 
     def end(self, error: str | None) -> None:
@@ -91,40 +95,54 @@ class RunFolder:
         self.status, self.error = "failed" if error else "done", error
         self._write()
 
-    def result(self) -> Result | None:
-        """The run's row of results.csv; None for a run that has not ended."""
-        closed = read_json(self.path / "asked.json")
-        done = self.is_done
-        if not done and closed.get("status") != "failed":
-            return None
-        failed = {"status": "failed", "error": closed.get("error"), **dict.fromkeys(SCORES)}
-        steps, batches = self.recorded.get("steps"), self.recorded.get("batches_per_epoch")
-        values = {
-            **dict.fromkeys(COLUMNS),
-            "frames_per_step": self.run.frames_per_step,
-            "epochs": steps * self.run.accumulate / batches if steps and batches else None,
-            **{key: value for key, value in self.recorded.items() if key in COLUMNS},
-            **self.run.shape._asdict(),
-            "run": self.run.name,
-            "norm": self.run.arm,
-            "accumulate": self.run.accumulate,
-            "seed": self.run.seed,
-            "axes": {name: as_text(value) for name, value in self.run.values.items()},
-            "val_videos": int(self.recorded.get("val_videos") or 0) or None,
-            **({"status": "done", "error": None} if done else failed),
-        }
-        return Result(**values)
-
     def _write(self) -> None:
-        record = {"asked": self._asked(), "status": self.status, "error": self.error}
+        record = {"asked": self._started_with, "status": self.status, "error": self.error}
         files.write_json(self.path / "asked.json", record)
 
     def _asked(self) -> dict[str, Any]:
         """Every setting of the run by content: neither a moved folder nor a new comment is a change."""
-        configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in self.run.configs]
+        configs = [_content(path, path.stat().st_mtime_ns) for path in self.run.configs]
         options = {**self.run.overrides, **self.run.values, **self.run.options(Path())}
         asked = json.dumps({"configs": configs, "options": options}, default=str)
         return json.loads(asked, parse_constant=str)  # type: ignore[no-any-return]
+
+
+@lru_cache
+def _content(config: Path, changed: int) -> Any:
+    return yaml.safe_load(config.read_text(encoding="utf-8"))
+
+
+def planned(run: Run) -> dict[str, Any]:
+    """The columns of results.csv that the sweep decides, before anything is trained."""
+    return {
+        "run": run.name,
+        "norm": run.arm,
+        **run.shape._asdict(),
+        "accumulate": run.accumulate,
+        "frames_per_step": run.frames_per_step,
+        "seed": run.seed,
+        "axes": {name: as_text(value) for name, value in run.values.items()},
+    }
+
+
+def read_result(folder: Path, planned: Mapping[str, Any]) -> Result | None:
+    """The row of a run, from its folder and what was ``planned``; None for one that has not ended."""
+    recorded, closed = read_json(folder / "run.json"), read_json(folder / "asked.json")
+    done = _is_done(recorded)
+    if not done and closed.get("status") != "failed":
+        return None
+    failed = {"status": "failed", "error": closed.get("error"), **dict.fromkeys(SCORES)}
+    steps, batches = recorded.get("steps"), recorded.get("batches_per_epoch")
+    values = {
+        **dict.fromkeys(COLUMNS),
+        "epochs": steps * planned["accumulate"] / batches if steps and batches else None,
+        **{key: value for key, value in recorded.items() if key in COLUMNS},
+        **planned,
+        "frames_per_step": recorded.get("frames_per_step") or planned["frames_per_step"],  # counts devices
+        "val_videos": int(recorded.get("val_videos") or 0) or None,
+        **({"status": "done", "error": None} if done else failed),
+    }
+    return Result(**values)
 
 
 def holds_work(folder: Path) -> bool:

@@ -9,23 +9,25 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from rich.console import Console
 
-from videonorm import files
-from videonorm.errors import UserError
-from videonorm.files import hold
+from videonorm.sweep.folder import SweepFolder
+from videonorm.sweep.live_report import LiveReport
+from videonorm.sweep.locks import holding_shard, is_held
 from videonorm.sweep.plan import Plan
 from videonorm.sweep.pool import SECONDS_TO_END, LocalPool, environments
-from videonorm.sweep.ray_pool import RayPool
-from videonorm.sweep.records import RunFolder, holds_work
-from videonorm.sweep.results import Result, flaw, read_results, write_results
+from videonorm.sweep.ray_pool import Lost, RayPool
+from videonorm.sweep.records import RunFolder
+from videonorm.sweep.results import Result, flaw
+from videonorm.sweep.shards import WHOLE, Shard
 from videonorm.sweep.terminal import SweepDisplay
 
 FIT = (sys.executable, "-m", "videonorm", "fit")
 POLL_SECONDS = 0.2
 QUIET_SECONDS = 600.0  # without a word from a run, until it is named
+LOSSES = 3  # of a run with its machine, without a new checkpoint, until it has failed
 
 
 class Stopped(SystemExit):
@@ -41,50 +43,51 @@ def run_sweep(
     output: Path,
     console: Console,
     *,
+    shard: Shard = WHOLE,
     jobs: int | None = None,
     ray: str | None = None,
     command: Sequence[str] = FIT,
 ) -> list[Result]:
-    """Train what is not done yet, write ``output``/results.csv and sweep.json, and return the rows.
+    """Train what is not done yet, keep ``output``/results.csv and sweep.json, and return all its rows.
 
     Args:
         plan: the runs.
         output: folder of the sweep; it gets the run folders.
         console: where to show progress.
+        shard: the part of the runs that is trained here.
         jobs: runs at a time, in place of the plan's.
         ray: train as Ray tasks on the cluster at this address; "local" starts one here.
         command: what to call with a run's arguments.
 
     Raises:
-        UserError: another sweep uses the folder, or it holds runs of another or of other settings.
+        UserError: others use the folder, it holds runs of another sweep or of other settings, or a run asks
+            for what the machine or the cluster has not.
         OSError: a file cannot be written; every process has ended.
         Stopped: on Ctrl-C, SIGTERM or SIGHUP, when every process has ended.
     """
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    with _locked(output) as lock:
-        sweep = _Sweep(plan, output)
-        waiting = sweep.waiting()
-        if waiting:
+    with holding_shard(output, shard) as others_work:
+        sweep = _Sweep(plan, output, shard, others_work)
+        if waiting := sweep.waiting():
+            devices = max(folder.run.devices for folder in waiting)
+            pool: LocalPool | RayPool
             if ray:
-                pool: LocalPool | RayPool = RayPool(ray, size=len(waiting))
-                how = "on Ray"
+                pool = RayPool(ray, plan.on_cpu, devices)
             else:
-                pool = LocalPool(
-                    environments(jobs or plan.jobs, len(waiting), plan.on_cpu), keep_open=lock.fileno()
-                )
-                how = f"{pool.size} at a time"
-            count = f"{len(waiting)} of {len(plan.runs)} runs"
-            console.print(f"{count} to train, {how}, into {output}", soft_wrap=True)
+                pool = LocalPool(environments(jobs or plan.jobs, len(waiting), plan.on_cpu, devices))
+            part = f"{shard}: " if shard.count > 1 else ""
+            count = f"{part}{len(waiting)} of {len(sweep.runs)} runs"
+            console.print(f"{count} to train, {pool.how}, into {output}", soft_wrap=True)
             with _Signals() as asked:  # after Ray, which sets handlers of its own
                 try:
                     sweep.train(waiting, pool, command, console, asked)
                 except Stopped as stop:
                     done = sum(folder.is_done for folder in sweep.runs.values())
-                    so_far = f"stopped by {stop.signal.name}: {done} of {len(plan.runs)} runs are done"
+                    so_far = f"stopped by {stop.signal.name}: {done} of {len(sweep.runs)} runs are done"
                     console.print(f"\n{so_far}; the same command goes on with the others", soft_wrap=True)
                     raise
-        return sweep.results()
+        return sweep.folder.gather()
 
 
 class _Signals:
@@ -119,29 +122,21 @@ class _Signals:
 
 
 class _Sweep:
-    """The runs of a plan by name."""
+    """The runs of a shard by name."""
 
-    def __init__(self, plan: Plan, output: Path) -> None:
-        self.plan = plan
-        self.output = output
-        self.runs = {run.name: RunFolder(output / run.name, run) for run in plan.runs}
-        for folder in self.runs.values():
+    def __init__(self, plan: Plan, output: Path, shard: Shard, others_work: bool) -> None:
+        every = {run.name: RunFolder(output / run.name, run) for run in plan.runs}
+        for folder in every.values():
             folder.check_unchanged()
-        self._check_covered()
-        self.write()
-
-    def _check_covered(self) -> None:
-        """Raise UserError if the folder has results, or checkpoints, of runs that are not in the plan."""
-        table = self.output / "results.csv"
-        rows = read_results(table) if table.exists() else []
-        held = {row.run for row in rows if row.done}
-        held |= {path.parent.name for path in self.output.glob("*/asked.json") if holds_work(path.parent)}
-        if others := sorted(held - self.runs.keys()):
-            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            raise UserError(
-                f"{self.output} holds runs that this sweep has not ({others[0]}{more}), and its results.csv "
-                "and report would lose them; give another --output, or all the arms, shapes and seeds it has"
-            )
+        self.folder = SweepFolder(output)
+        self.folder.take(plan, others_work)
+        own = {run.name for run in shard.runs(plan.runs)}
+        self.runs = {name: folder for name, folder in every.items() if name in own}
+        self._running: dict[str, object] = {}  # name -> its run.json at the start
+        self._quiet: set[str] = set()
+        self._losses: dict[
+            str, tuple[float, int]
+        ] = {}  # name -> when its checkpoint was written, losses since
 
     def waiting(self) -> list[RunFolder]:
         """Runs to train, the longest first: the last to end is then a short one."""
@@ -157,63 +152,105 @@ class _Sweep:
         asked: _Signals,
     ) -> None:
         """Train until all have ended, or the process is asked to."""
-        running: dict[str, object] = {}  # name -> its run.json at the start
-        quiet: set[str] = set()
+        report = LiveReport(self.folder.path)
         try:
+            self._wait_for_orphans(waiting, console, asked)
             with SweepDisplay(list(self.runs.values()), console) as display:
-                while waiting or running:
+                while waiting or self._running:
                     asked.check()
-                    while waiting and len(running) < pool.size:
-                        folder = waiting.pop(0)
-                        folder.start()
-                        arguments = [*command, *folder.run.arguments(folder.path)]
-                        resumes = folder.last_checkpoint.exists()
-                        if resumes:
-                            arguments.append(f"--ckpt_path={folder.last_checkpoint}")
-                        running[folder.run.name] = folder.recorded
-                        pool.start(folder.run.name, arguments, folder.log)
-                        display.changed(folder, "resumed" if resumes else "started")
+                    while folder := _startable(waiting, pool):
+                        waiting.remove(folder)
+                        self._start(folder, pool, command, display)
                     time.sleep(POLL_SECONDS)
-                    for name, before in running.items():
-                        folder = self.runs[name]
-                        folder.read()
-                        if folder.recorded != before and folder.hangs_at_its_end(SECONDS_TO_END):
-                            pool.kill(name)
-                        if folder.seconds_silent < QUIET_SECONDS:
-                            quiet.discard(name)
-                        elif name not in quiet:
-                            quiet.add(name)
-                            display.quiet(folder)
+                    self._look_at_running(pool, display)
                     for name, how in pool.ended().items():
                         folder = self.runs[name]
-                        folder.read()
-                        why = _why(folder, how, running.pop(name))
-                        folder.end(None if folder.is_done else why)
-                        self.write()
-                        display.changed(folder)
+                        if self._goes_on_elsewhere(folder, how):
+                            waiting.insert(0, folder)
+                            display.lost(folder)
+                        else:
+                            self.folder.gather()
+                            report.outdated()
+                            display.changed(folder)
+                    if trouble := report.poll():
+                        display.tell(trouble)
                     display.refresh()
         finally:
             for name in pool.stop():
                 waited = f"did not end within {SECONDS_TO_END:.0f} s and was killed"
                 console.print(f"{name} {waited}; see {self.runs[name].log}", soft_wrap=True)
-            for name in running:
+            report.stop()
+            for name in self._running:
                 self.runs[name].read()
-            self.write()
+            self.folder.gather()
 
-    def results(self) -> list[Result]:
-        """A row for each run that has ended, in the order of the plan."""
-        return [row for folder in self.runs.values() if (row := folder.result())]
+    def _wait_for_orphans(self, waiting: list[RunFolder], console: Console, asked: _Signals) -> None:
+        """Wait for runs that a killed sweep has left going: they use the machine, and are not lost so."""
+        left = [folder for folder in waiting if is_held(folder.lock)]
+        if left:
+            names = ", ".join(folder.run.name for folder in left)
+            console.print(f"waiting for what a killed sweep has left going: {names}", soft_wrap=True)
+        while any(is_held(folder.lock) for folder in left):
+            asked.check()
+            time.sleep(POLL_SECONDS)
+        for folder in left:
+            folder.read()
+            if folder.is_done:
+                waiting.remove(folder)
+                folder.end(None)
 
-    def write(self) -> None:
-        """Write results.csv, and sweep.json: what was asked, and which machines and versions answered."""
-        write_results(self.output / "results.csv", self.results())
-        origins: list[dict[str, object]] = []
-        for folder in self.runs.values():
-            origin = {key: folder.recorded.get(key) for key in ("machine", "versions", "commit")}
-            if folder.recorded and origin not in origins:
-                origins.append(origin)
-        asked = {"name": self.plan.name, "num_runs": len(self.runs), "sweep": self.plan.source}
-        files.write_json(self.output / "sweep.json", {**asked, "origins": origins})
+    def _start(
+        self, folder: RunFolder, pool: LocalPool | RayPool, command: Sequence[str], display: SweepDisplay
+    ) -> None:
+        folder.read()
+        folder.start()
+        arguments = [*command, *folder.run.arguments(folder.path)]
+        resumes = folder.last_checkpoint.exists()
+        if resumes:
+            arguments.append(f"--ckpt_path={folder.last_checkpoint}")
+        self._running[folder.run.name] = folder.recorded
+        pool.start(folder.run.name, arguments, folder.log, folder.run.devices)
+        display.changed(folder, "resumed" if resumes else "started")
+
+    def _look_at_running(self, pool: LocalPool | RayPool, display: SweepDisplay) -> None:
+        """Read how far runs are, end those that have finished but hang, and name those that are silent."""
+        for name, before in self._running.items():
+            folder = self.runs[name]
+            folder.read()
+            if folder.recorded != before and folder.hangs_at_its_end(SECONDS_TO_END):
+                pool.kill(name)
+            if folder.seconds_silent < QUIET_SECONDS:
+                self._quiet.discard(name)
+            elif name not in self._quiet:
+                self._quiet.add(name)
+                display.quiet(folder)
+
+    def _goes_on_elsewhere(self, folder: RunFolder, how: str) -> bool:
+        """Record how a run has ended, unless it was lost with its machine: then it is to start again.
+
+        LOSSES times without a new checkpoint make it a failed one.
+        """
+        folder.read()
+        before = self._running.pop(folder.run.name)
+        why = None if folder.is_done else _why(folder, how, before)
+        by_itself = folder.recorded != before and folder.recorded.get("status") in ("done", "failed")
+        if why and isinstance(how, Lost) and not by_itself:
+            saved = folder.last_checkpoint.stat().st_mtime if folder.last_checkpoint.exists() else 0.0
+            saved_then, times = self._losses.get(folder.run.name, (saved, 0))
+            times = times + 1 if saved == saved_then else 1
+            self._losses[folder.run.name] = saved, times
+            if times <= LOSSES:
+                folder.status, folder.error = "waiting", how
+                return True
+            why = f"lost {times} times without a new checkpoint, the last time: {how}"
+        folder.end(why)
+        return False
+
+
+def _startable(waiting: Sequence[RunFolder], pool: LocalPool | RayPool) -> RunFolder | None:
+    """The next run, where there is room for it; not one that still goes on where it was lost."""
+    folder = next((of for of in waiting if not is_held(of.lock)), None)
+    return folder if folder and pool.has_room(folder.run.devices) else None
 
 
 def _why(folder: RunFolder, how: str, recorded_before: object) -> str:
@@ -232,17 +269,3 @@ def _why(folder: RunFolder, how: str, recorded_before: object) -> str:
     lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f"{last} ({how})" if last else how
-
-
-def _locked(output: Path) -> IO[str]:
-    """Hold the folder for this sweep until the file is closed.
-
-    The runs inherit the lock: should this process be killed outright, the folder stays taken until they end.
-    """
-    try:
-        return hold(output / ".lock")
-    except BlockingIOError as error:
-        raise UserError(
-            f"{output} {error.strerror}, another sweep or a run that it left going; "
-            "wait for it or give another --output"
-        ) from error

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videonorm.look import arm_colors, percent, span
-from videonorm.sweep.plan import Plan
+from videonorm.sweep.plan import Run
 from videonorm.sweep.records import RunFolder
 
 PROGRESS_SECONDS = 300.0
@@ -23,13 +23,13 @@ def new_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
 
 
-def plan_table(plan: Plan) -> Table:
-    """The runs of a plan, for a look before they are trained."""
+def plan_table(runs: Sequence[Run]) -> Table:
+    """Planned runs, for a look before they are trained."""
     table = Table(header_style="bold", border_style="dim")
     table.add_column("run")
     for heading in ("T x stride", "B", "accumulate", "frames a step", "steps", "seed"):
         table.add_column(heading, justify="right")
-    for run in plan.runs:
+    for run in runs:
         figures = (run.shape.batch_size, run.accumulate, run.frames_per_step, run.steps or "-", run.seed)
         table.add_row(run.name, run.shape.length(), *map(str, figures))
     return table
@@ -75,21 +75,26 @@ class SweepDisplay:
             parts.append(folder.error or "")
         if folder.has_ended:
             parts.append(f"({sum(other.has_ended for other in self._runs)} of {len(self._runs)})")
-        self._line("  ".join(parts))
+        self.tell("  ".join(parts))
+
+    def lost(self, folder: RunFolder) -> None:
+        """Tell of a run whose machine went away."""
+        self.tell(f"lost    {folder.run.name}  {folder.error}; it goes on elsewhere from its last checkpoint")
 
     def quiet(self, folder: RunFolder) -> None:
         """Tell of a run that has not written anything for long."""
         minutes = f"nothing written for {folder.seconds_silent / 60:.0f} min"
-        self._line(f"quiet   {folder.run.name}  {minutes}: a long validation, or it hangs; see {folder.log}")
+        self.tell(f"quiet   {folder.run.name}  {minutes}: a long validation, or it hangs; see {folder.log}")
 
     def refresh(self) -> None:
         if self._live:
             self._live.update(self._render(), refresh=True)
         elif time.monotonic() - self._told > PROGRESS_SECONDS:
             self._told = time.monotonic()
-            self._line(self._progress())
+            self.tell(self._progress())
 
-    def _line(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """A line of the log; on a terminal it stands above the table."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _cost_done(self) -> float:

@@ -15,7 +15,6 @@ tensorboard/      TensorBoard events
 
 import contextlib
 import csv
-import errno
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -30,7 +29,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import read_checkpoint
-from videonorm.files import hold, open_new
+from videonorm.files import NO_LOCKS, hold, open_new
 
 SECONDS_BETWEEN_SAVES = 10.0
 
@@ -74,7 +73,7 @@ class FolderLock(Callback):
                 "give another, or wait for its end"
             ) from error
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            if error.errno not in NO_LOCKS:
                 raise
             warnings.warn(f"{self.folder} has no locks: nothing keeps two runs apart there", stacklevel=2)
         if not self.resumes:
