@@ -7,6 +7,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -100,9 +101,12 @@ class RunFolder:
         files.write_json(self.path / "asked.json", record)
 
     def _asked(self) -> dict[str, Any]:
-        """Every setting of the run by content: neither a moved folder nor a new comment is a change."""
+        """Every setting of its training by content.
+
+        Neither a moved folder nor a new comment is a change, nor a length more that models are tested at.
+        """
         configs = [_content(path, path.stat().st_mtime_ns) for path in self.run.configs]
-        options = {**self.run.overrides, **self.run.values, **self.run.options(Path())}
+        options = {**self.run.overrides, **self.run.values, **replace(self.run, views=()).options(Path())}
         asked = json.dumps({"configs": configs, "options": options}, default=str)
         return json.loads(asked, parse_constant=str)  # type: ignore[no-any-return]
 
