@@ -29,6 +29,10 @@ class ScaledSchedule(Schedule):
 
     def __init__(self, schedule: Schedule, plan: Plan) -> None:
         self.schedule, self.plan = schedule, plan
+        self.warmup = getattr(schedule, "warmup", 0.0)
+
+    def __repr__(self) -> str:
+        return f"{self.schedule!r} x Multigrid"
 
     def factor(self, progress: float) -> float:
         return self.schedule.factor(progress) * self.plan.lr_factor(progress)
@@ -48,11 +52,11 @@ class Multigrid(CheckedCallback):
     apart, drawn for each video, and they are cut out of pictures s / S to 1 times as large, drawn for each
     clip (``Crop.coarser``).
 
-    An epoch is one pass over the videos whatever B, but for those at its end that fill no batch. A step is
-    one of the optimizer, whatever its shape; the batches that it accumulates have one shape. So
-    ``max_epochs`` gives fewer steps than without (the paper has half as many epochs again), ``max_steps``
-    more epochs. Phases and schedule follow from the share of the steps that is done: a run that goes on keeps
-    its length.
+    An epoch is one pass over the videos whatever B, but for those at its end that fill no batch; the last one
+    may lack a few batches more, for the phases to come out even. A step is one of the optimizer, whatever its
+    shape; the batches that it accumulates have one shape. So ``max_epochs`` gives fewer steps than without
+    (the paper has half as many epochs again), ``max_steps`` more epochs. Phases and schedule follow from the
+    share of the steps that is done: a run that goes on keeps its length.
 
     Group norms, and all that treat clips one by one, are the same at any B. Batch norms pool the clips that
     there are: up to 8 times ``batch_size``, 16 times with the short cycle. The paper keeps them at 8 clips of
