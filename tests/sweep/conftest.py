@@ -1,7 +1,8 @@
 """Sweeps without training: made-up results, and a stand-in for `videonorm fit`."""
 
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ def record(status="done", **more):
     os.replace(folder / "run.tmp", folder / "run.json")
 
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage() -> Iterator[None]:
+    """statsmodels collects garbage in every correction: half a second where all libraries are loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

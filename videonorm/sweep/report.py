@@ -20,6 +20,7 @@ from videonorm.sweep.cells import Cell, cells_of, clips_seen, has_memory, highes
 from videonorm.sweep.curves import Curves, read_curves, training_loss, validation_top1
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import COLUMNS, Result, read_results
+from videonorm.sweep.scores import gather, read_scores
 from videonorm.sweep.tables import as_markdown, device_name, figures, is_cpu
 
 
@@ -51,7 +52,11 @@ def read_sweep(output: Path) -> Sweep:
     cells = cells_of(results)
     devices = {device_name(origin) for origin in origins}
     device = devices.pop() if len(devices) == 1 else None
-    return Sweep(results, cells, about, device, answer(cells, device))
+    memories = {(origin.get("machine") or {}).get("device_memory_mib") for origin in origins}
+    memory = memories.pop() if len(memories) == 1 else None
+    scores = read_scores(output, results)
+    found = answer(cells, device, scores=scores, device_memory_mib=memory)
+    return Sweep(results, cells, about, device, found)
 
 
 def write_report(output: Path) -> Answer:
@@ -62,6 +67,7 @@ def write_report(output: Path) -> Answer:
         OSError: a file cannot be written.
     """
     sweep = read_sweep(output)
+    gather(output, sweep.results)
     results, cells, about, found = sweep.results, sweep.cells, sweep.about, sweep.answer
     columns = {key: of for key, of in COLUMNS.items() if key != "peak_memory_mib" or has_memory(cells)}
     drawn: list[tuple[str, str, str]] = []  # caption, for a wide page, for a phone
