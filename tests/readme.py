@@ -17,6 +17,8 @@ FEW = {  # contenders, or cases
     "decode": ["--loader", "limit_disposable", "ours_pyav"],
     "views": ["--loader", "ours", "--num_clips", "2"],
     "plan": ["--norms", "gn_ws_recompute", "--num_frames", "16"],
+    "measure": ["--num_frames", "2", "--memory_gib", "0.04"],
+    "statistics": ["--num_frames", "2", "--batch_size", "2", "--batches", "2"],
 }
 
 

@@ -40,7 +40,7 @@ class Result:
     steps: int | None = column("updates of the weights")
     epochs: float | None = column("passes over the training videos", ".4g")
     clips_seen: int | None = column("training clips over all steps")
-    frames_seen: int | None = column("training clips x T")
+    frames_seen: int | None = column("frames of all training clips")
     val_top1: float | None = column(
         "share of validation videos whose highest score, averaged over views, is of the right class", ".4f"
     )
