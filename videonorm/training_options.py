@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,7 +132,7 @@ def check_names(argv: Sequence[str]) -> None:
     Raises:
         UserError: it names the option and the nearest one.
     """
-    known = {section.name: [option.name for option in options(section)] for section in sections()}
+    known = _known()
     for number, given in enumerate(argv):
         if match := re.match(r"--(\w+)\.(\w+)", given):
             section, name = match.groups()
@@ -142,6 +143,12 @@ def check_names(argv: Sequence[str]) -> None:
             raise UserError(f"--{match[1]} is no option{hint}")
         if given in ("-c", "--config") and number + 1 < len(argv):
             _check_file(Path(argv[number + 1]), known)
+
+
+@cache
+def _known() -> dict[str, list[str]]:
+    """The names of every section's options."""
+    return {section.name: [option.name for option in options(section)] for section in sections()}
 
 
 def _near(section: str, name: str, known: Mapping[str, Sequence[str]], dashes: str = "") -> str:

@@ -330,7 +330,7 @@ def test_an_arm_whose_trials_all_failed_ends_the_sweep(sweep_file, result):
     [
         (
             "axes: {data.crop_siz: [1]}",
-            r"axes must be options of videonorm fit: --data.crop_siz is no option; did you mean --data.crop_size\?",
+            r"axes must be options of videonorm fit: --data.crop_siz is no option; did you mean",
         ),
         (
             "axes: {data.crop_size: []}",
