@@ -74,8 +74,8 @@ def test_the_decision_of_a_tie_says_what_would_settle_it(result):
     found = answer(cells_of([result("bn", 8, 2, 0.90), result("gn", 8, 2, 0.92)]), "an H200")
     assert re.fullmatch(
         r"On an H200, for this data: no decision; gn, 8 x 1, B = 2 is not distinguishable from bn at T=8, "
-        r"B=2: \+2.0 points \(95 % CI -2.* to \+.*\), at 1.00 of its speed, 0.5 GiB; more seeds, whose spread "
-        r"one seed does not show, or at least about 1,\d{3} more videos, would be needed.",
+        r"B=2: \+2.0 points \(95 % CI -2.* to \+.*\), at 1.00 of its speed, 0.5 GiB; more seeds, whose "
+        r"spread one seed does not show, or at least about 1,\d{3} more videos, would be needed.",
         found.details[0],
     )
 

@@ -22,8 +22,8 @@ A cell of one seed says nothing of other trainings. Then the difference is that 
 the population of videos, its variance is that of the bootstrap, and two further videos are imagined, of
 which each cell alone gets one (Agresti & Min, Statistics in Medicine 24, 2005): without them, two models
 that never disagree would be known to be equal. For the same reason the trainings of a cell are taken to
-differ by at least one video. In simulations 93.5 to 97 % of these intervals hold, up
-to 98 % where three seeds a cell differ equally and more than the videos (tests/sweep/test_coverage.py).
+differ by at least one video. In simulations 93.5 to 97 % of these intervals
+hold, up to 98 % where three seeds a cell differ equally and more than the videos (tests/sweep/test_coverage.py).
 """
 
 import math
