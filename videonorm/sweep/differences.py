@@ -23,7 +23,7 @@ the population of videos, its variance is that of the bootstrap, and two further
 which each cell alone gets one (Agresti & Min, Statistics in Medicine 24, 2005): without them, two models
 that never disagree would be known to be equal. For the same reason the trainings of a cell are taken to
 differ by at least one video. In simulations 93.5 to 97 % of these intervals
-hold, up to 98 % where three seeds a cell differ equally and more than the videos (tests/sweep/test_coverage.py).
+hold, 98 % at most: three seeds, whose spread outweighs the videos (tests/sweep/test_coverage.py).
 """
 
 import math
