@@ -70,6 +70,28 @@ def test_a_tie_has_no_winner(result):
     assert "gn_ws cannot be told apart from it" in found.details[4]
 
 
+def test_the_decision_of_a_tie_says_what_would_settle_it(result):
+    found = answer(cells_of([result("bn", 8, 2, 0.90), result("gn", 8, 2, 0.92)]), "an H200")
+    assert re.fullmatch(
+        r"On an H200, for this data: no decision; gn, 8 x 1, B = 2 is not distinguishable from bn at T=8, "
+        r"B=2: \+2.0 points \(95 % CI -2.* to \+.*\), at 1.00 of its speed, 0.5 GiB; more seeds, whose "
+        r"spread one seed does not show, or at least about 1,\d{3} more videos, would be needed.",
+        found.details[0],
+    )
+
+
+def test_the_decision_has_its_memory_and_its_further_axes(result):
+    rows = [
+        result("gn", 8, 2, top1, axes={"data.crop_size": size}, peak_memory_mib=61 * 1024.0)
+        for size, top1 in (("112", 0.6), ("224", 0.9))
+    ]
+    found = module.answer(cells_of(rows), "an H200", device_memory_mib=80 * 1024.0)
+    decision = plain(found.details[0])
+    assert decision.startswith("On an H200, for this data: gn, 8 x 1, B = 2, crop_size 224; +30.0 points (")
+    assert decision.endswith(" over the next cell, at 1.00 of its speed, 61 of 80 GiB.")
+    assert found.headline.startswith("gn at T=8, B=2, crop_size 224 is best")
+
+
 def test_many_ties_are_counted(result):
     rows = constant_frames(result, {"bn": (0.5, 0.5), "gn": (0.5, 0.5), "gn_ws": (0.5, 0.51)})
     found = answer(cells_of(rows))

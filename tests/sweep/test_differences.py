@@ -49,7 +49,7 @@ def test_mcnemars_exact_test_of_two_runs():
 
 
 def test_the_luck_of_single_trainings_is_counted_once():
-    """Scores that no video and no training has in common: only s^2 / n of Welch's test is left."""
+    """Scores that no video and no training has in common: Student's and Welch's test is left."""
     first, second = right((5, 4000), 0.7, 1), right((4, 4000), 0.6, 2)
     found = paired(*of_cells(first, second))
     test = stats.ttest_ind(first.mean(1), second.mean(1), equal_var=False)

@@ -23,7 +23,7 @@ from videonorm.sweep.cells import (
     with_result,
 )
 from videonorm.sweep.comparisons import Comparisons, Rival
-from videonorm.sweep.differences import Difference
+from videonorm.sweep.differences import MOST_SEEDS, MOST_VIDEOS, Difference
 from videonorm.sweep.intervals import Estimate
 from videonorm.sweep.scores import Scores
 
@@ -308,15 +308,15 @@ def _needed(lead: Difference | None) -> str:
     seeds, videos = lead.seeds_needed, lead.videos_needed
     now = max((of.count for of in lead.seeds), default=1)
     if seeds is None and videos is None and lead.seeds:
-        return "neither more seeds nor more videos alone would do"
+        return f"neither {MOST_SEEDS:,} seeds nor {MOST_VIDEOS:,} times the videos alone would do"
     more_seeds = f"at least about {max(1, (seeds or 0) - now)} more seeds"
     if not lead.seeds:
         more_seeds = "more seeds, whose spread one seed does not show"
     if videos is None:
-        return f"{more_seeds} would be needed, and no number of videos alone would do"
+        return f"{more_seeds} would be needed; {MOST_VIDEOS:,} times the videos alone would not do"
     more_videos = f"about {max(1, videos - lead.num_videos):,} more videos"
     if seeds is None and lead.seeds:
-        return f"at least {more_videos} would be needed, and no number of seeds alone would do"
+        return f"at least {more_videos} would be needed; {MOST_SEEDS:,} seeds alone would not do"
     return f"{more_seeds}, or at least {more_videos}, would be needed"
 
 

@@ -22,7 +22,8 @@ A cell of one seed says nothing of other trainings. Then the difference is that 
 the population of videos, its variance is that of the bootstrap, and two further videos are imagined, of
 which each cell alone gets one (Agresti & Min, Statistics in Medicine 24, 2005): without them, two models
 that never disagree would be known to be equal. For the same reason the trainings of a cell are taken to
-differ by at least one video. tests/sweep/test_coverage.py has how often these intervals hold.
+differ by at least one video. In simulations 93.5 to 97 % of these intervals
+hold, 98 % at most: three seeds, whose spread outweighs the videos (tests/sweep/test_coverage.py).
 """
 
 import math
