@@ -9,7 +9,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, TypeVar
@@ -254,12 +254,11 @@ def panel_grid(
     return figure, list(zip(grid, kept.values(), strict=False))
 
 
-def lay_out(figure: Figure) -> Figure:
+def lay_out(figure: Figure) -> None:
     """Place everything, once: a figure's layout takes longer than writing it, and would be found for each file."""
     with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-    return figure
 
 
 def as_png(figure: Figure) -> bytes:

@@ -57,8 +57,8 @@ def pictures(cells: Sequence[Cell], curves: Curves, matrix: LengthMatrix | None 
         equal = f" The last column is of {matrix.frames} frames a video." if matrix.frames else ""
         found["test_lengths"] = (
             partial(heat_maps.length_maps, cells, matrix),
-            "Top-1 in percent of each model, tested with clips of every length. Framed is the length that it was "
-            f"trained with.{equal}",
+            "Top-1 in percent of each model, tested with clips of every length. Framed is the length that it "
+            f"was trained with.{equal}",
         )
     memory = ", and the most GPU memory that a run took" if has_memory(cells) else ""
     found["speed_and_memory"] = (
@@ -93,8 +93,8 @@ def _iso_memory(cells: Sequence[Cell]) -> str:
     if iso_memory.is_of_memory(cells):
         error = f"{100 * iso_memory.fit_error(cells):.0f}{PERCENT}"
         return (
-            f"{points} Curves are of equal peak memory: a + s B T, fitted to the peaks that were measured, which "
-            f"lie within {error} of it."
+            f"{points} Curves are of equal peak memory: a + s B T, fitted to the peaks that were measured, "
+            f"which lie within {error} of it."
         )
     why = (
         "the peaks of these cells do not tell how memory grows"

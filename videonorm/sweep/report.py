@@ -73,6 +73,8 @@ def write_report(output: Path) -> Answer:
         for name, (draw, caption) in pictures(cells, read_curves(output, results), matrix).items():
             wide, narrow = draw(phone=False), draw(phone=True)
             if wide and narrow:
+                for figure in (wide, narrow):
+                    drawing.lay_out(figure)
                 svg = drawing.as_svg(wide, name)
                 files.write(output / "plots" / f"{name}.png", drawing.as_png(wide))
                 files.write(output / "plots" / f"{name}.svg", drawing.on_white(svg))
