@@ -1,7 +1,7 @@
 """Learning curves: what the runs logged while they trained, read from their folders and drawn.
 
-A line is a cell, the mean of its seeds; single seeds are thin. A panel is of a shape, its lines of the arms; or
-of an arm, its lines of the shapes, against what the shapes cost.
+A line is a cell, the mean of its seeds; single seeds are thin. A panel is of a shape, its lines of the arms;
+or of an arm, its lines of the shapes, against what the shapes cost.
 """
 
 import csv
@@ -98,8 +98,8 @@ def top1_against(
 ) -> Figure | None:
     """Top-1 of each validation against training time or frames: a panel for each arm, a line for each shape.
 
-    None where every run had only one validation, or what was spent is not known. Each step of a run is taken to
-    have cost the same.
+    None where every run had only one validation, or what was spent is not known. Each step of a run is taken
+    to have cost the same.
     """
     of_cells = [(cell, of) for cell, of in _lines(cells, curves, TOP1) if _spent(cell, spent)]
     if not of_cells:

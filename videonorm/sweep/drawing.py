@@ -1,4 +1,4 @@
-"""What all figures of a sweep share: which cells stand in one panel, how arms and axes look, and files of them.
+"""What all figures of a sweep share: which cells stand in one panel, how arms and axes look, their files.
 
 No line and no square is of cells with different values of a further axis: where one tells cells of an arm and
 a shape apart, each of its values has panels of its own. ``phone`` is for a page of PHONE_WIDTH: panels stand
@@ -102,7 +102,7 @@ class Drawing:
         )
 
     def axes(self) -> list[Axis]:
-        """What tells cells apart and can be an x axis: T, B, further axes of numbers; T where nothing does."""
+        """What tells cells apart and can be an x axis: T, B, further axes of numbers; T where none does."""
         found = [axis for axis in (LENGTH, BATCH_SIZE) if len({axis.of(cell) for cell in self.done}) > 1]
         for option, short in short_names(self._varied).items():
             if option in self.splitting and all(as_number(c.axes.get(option)) is not None for c in self.done):
@@ -255,7 +255,7 @@ def panel_grid(
 
 
 def lay_out(figure: Figure) -> None:
-    """Place everything, once: a figure's layout takes longer than writing it, and would be found for each file."""
+    """Place everything once, which takes longer than to write a file, and would be done for each of them."""
     with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")

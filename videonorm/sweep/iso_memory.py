@@ -1,4 +1,4 @@
-"""T against B with curves of equal cost, and the top-1 of each cell at its point: what the same memory buys."""
+"""T against B with curves of equal cost, and the top-1 of each cell at its point: what a memory buys."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -126,8 +126,8 @@ def _curve(axes: Axes, name: str, frames: float) -> None:
     if first >= last:
         return
     axes.plot([first, last], [frames / first, frames / last], **CURVE)
-    above = first > left
-    offset, align = ((2, -2), ("left", "top")) if above else ((3, 1), ("left", "bottom"))
+    at_top = frames / first > top / 1.15  # a name above the curve would leave the panel
+    offset, align = ((14, -1), ("left", "top")) if at_top else ((3, 1), ("left", "bottom"))
     axes.annotate(
         name,
         (first, frames / first),

@@ -91,7 +91,7 @@ def _accuracy(cells: Sequence[Cell], drawing: Drawing, several: bool, unequal: s
 def _iso_memory(cells: Sequence[Cell]) -> str:
     points = "Top-1 in percent at the T and B of each cell."
     if iso_memory.is_of_memory(cells):
-        error = f"{100 * iso_memory.fit_error(cells):.0f}{PERCENT}"
+        error = f"{100 * iso_memory.fit_error(cells):.1f}{PERCENT}"
         return (
             f"{points} Curves are of equal peak memory: a + s B T, fitted to the peaks that were measured, "
             f"which lie within {error} of it."

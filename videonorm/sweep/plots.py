@@ -52,6 +52,8 @@ def accuracy(cells: Sequence[Cell], axis: Axis, *, phone: bool = False) -> Figur
         return cell.shape if axis.option else cell.shape.batch_size if axis is LENGTH else LENGTH.of(cell)
 
     panels = drawing.panels(name, None if drawing.tied else order, axis.option)
+    lines = {name: of for name, of in panels.items() if len({axis.of(cell) for cell in of}) > 1}
+    panels = lines or panels  # a panel of single points says nothing that another picture does not
     if panels.keys() == {""}:
         panels = {f"Accuracy against {axis.title}": panels[""]}
     figure, grid = panel_grid(panels, phone)

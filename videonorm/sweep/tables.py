@@ -18,8 +18,8 @@ from videonorm.sweep.length_matrix import LengthMatrix
 def figures(cells: Sequence[Cell], matrix: LengthMatrix | None = None) -> tuple[list[str], list[list[str]]]:
     """Headings, and a row of each cell: shape, axes, clips seen, top-1, interval, speed, memory, seeds.
 
-    Further axes are those that vary within an arm, and the learning rate where it follows from a rule. Memory is left
-    out where it was not measured for every cell.
+    Further axes are those that vary within an arm, and the learning rate where it follows from a rule. Memory
+    is left out where it was not measured for every cell.
     """
     axes, memory = varied_axes(cells), has_memory(cells)
     lr = _lr_varies(cells)
