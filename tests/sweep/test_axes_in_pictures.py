@@ -11,7 +11,8 @@ from videonorm.look import arm_colors
 from videonorm.sweep import heat_maps, iso_memory, plots
 from videonorm.sweep.answer import answer
 from videonorm.sweep.cells import cells_of
-from videonorm.sweep.drawing import BATCH_SIZE, LENGTH, MOST_PANELS, Drawing, chosen
+from videonorm.sweep.curves import TOP1, top1_against
+from videonorm.sweep.drawing import BATCH_SIZE, LENGTH, MOST_PANELS, Drawing, chosen, lay_out
 from videonorm.sweep.length_matrix import length_matrix
 from videonorm.sweep.pictures import pictures
 from videonorm.sweep.scores import RunScores, Scores, Views
@@ -195,3 +196,17 @@ def test_without_other_lengths_there_is_no_matrix(result):
     runs = {cells[0].results[0].run: scores}
     assert length_matrix(cells, Scores(np.array(["a", "b"]), np.zeros(2, np.int64), runs)) is None
     assert length_matrix(cells, Scores(np.array([], np.str_), np.array([], np.int64), {})) is None
+
+
+def test_a_legend_is_as_wide_as_its_figure(result):
+    rows = [result("gn", 8, 2**power, 0.5, clips_seen=64) for power in range(6)]
+    steps = np.array([1.0, 10.0])
+    curves = {row.run: {TOP1: (steps, np.array([0.2, 0.5]))} for row in rows}
+    for phone in (False, True):
+        figure = top1_against("seconds", cells_of(rows), curves, phone=phone)
+        lay_out(figure)
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()][-1] == "T = 8, B = 32"
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
+        (axes,) = figure.axes
+        assert axes.get_xlabel() == "training time, s" and axes.lines[0].get_xdata().tolist() == [6.0, 60.0]

@@ -89,7 +89,7 @@ def _of_shapes(cells: Sequence[Cell], curves: Curves, column: str, label: str, p
                 if cell in of_panel:
                     _draw(axes, of, per_step(cell), drawing.colors[cell.arm])
             _dress(axes, "training clips seen" if clips else "steps", column)
-        drawing.legend(figure, phone)
+        drawing.legend(figure)
     return figure
 
 
@@ -110,7 +110,7 @@ def top1_against(
     for cell in sorted(drawing.done, key=lambda cell: cell.shape):
         shapes.setdefault(drawing.shape(cell), []).append(cell)
     kept, left_out = chosen(shapes, "shapes")
-    shades = matplotlib.colormaps["plasma"](np.linspace(0.25, 0.85, len(kept)))
+    shades = matplotlib.colormaps["plasma"](np.linspace(0.35, 0.85, len(kept)))
     colors = {name: matplotlib.colors.to_hex(shade) for name, shade in zip(kept, shades, strict=True)}
     figure, grid = panel_grid(drawing.panels(lambda cell: f"Top-1, {cell.arm}"), phone, left_out)
     with matplotlib.rc_context(STYLE):
@@ -120,14 +120,14 @@ def top1_against(
                     _draw(axes, of, _spent(cell, spent) or 0.0, colors[drawing.shape(cell)])
             _dress(axes, SPENT[spent], TOP1)
         lines = [Line2D([], [], label=name, color=color) for name, color in colors.items()]
-        legend(figure, lines, phone)
+        legend(figure, lines)
     return figure
 
 
 def _spent(cell: Cell, what: Literal["seconds", "frames"]) -> float | None:
     """By a step of the cell's runs, on average."""
-    of = {"seconds": lambda run: run.train_seconds, "frames": lambda run: run.frames_seen}[what]
-    shares = [of(run) / run.steps for run in cell.done if of(run) and run.steps]
+    name = "train_seconds" if what == "seconds" else "frames_seen"
+    shares = [of / run.steps for run in cell.done if (of := getattr(run, name)) and run.steps]
     return float(np.mean(shares)) if len(shares) == len(cell.done) else None
 
 

@@ -36,6 +36,8 @@ LABEL_HEIGHT = 0.055  # of a norm's name, in heights of its axes
 PHONE_WIDTH = 4.3  # inches of 72 units: a page of 390 px shows letters a little larger than they are set
 MOST_PANELS = 12  # of a figure: more are no longer looked at
 TITLE = 40  # letters in a line of a panel's title
+LETTERS_PER_INCH = 11.5  # of a legend
+HANDLE = 7  # of the width of letters: a line in a legend, and the space around
 CROWDED = 0.06  # of an axis: ticks that are nearer than this stand in a row
 
 Cells = TypeVar("Cells", bound=Sequence[Cell])
@@ -170,10 +172,10 @@ class Drawing:
         axes.set_xlim(low - margin, high + margin)
         return positions
 
-    def legend(self, figure: Figure, phone: bool, *more: Line2D) -> None:
+    def legend(self, figure: Figure, *more: Line2D) -> None:
         """Name the arms, and ``more`` lines, above all panels."""
         lines = [*(Line2D([], [], label=arm, **look) for arm, look in self.looks.items()), *more]
-        legend(figure, lines, phone)
+        legend(figure, lines)
 
     def label_ends(self, axes: Axes, ends: Mapping[str, float]) -> None:
         """Write each line's name right of its end; names that would overlap move apart."""
@@ -212,11 +214,16 @@ def chosen(
     return {name: groups[name] for name in groups if name in best}, left_out if len(groups) > most else ""
 
 
-def legend(figure: Figure, lines: Sequence[Line2D], phone: bool) -> None:
-    columns = min(3 if max(len(str(line.get_label())) for line in lines) < 14 else 2, len(lines))
-    wide = min(len(lines), 7)
-    look: dict[str, Any] = {"loc": "outside upper left", "frameon": False}
-    figure.legend(handles=lines, ncols=columns if phone else wide, **look)
+def legend(figure: Figure, lines: Sequence[Line2D]) -> None:
+    """Name lines above all panels, in as many columns as the figure is wide."""
+    names = [str(line.get_label()) for line in lines]
+
+    def letters(columns: int) -> int:
+        rows = -(-len(names) // columns)
+        return sum(HANDLE + max(map(len, names[i : i + rows])) for i in range(0, len(names), rows))
+
+    fit = [n for n in range(2, len(names) + 1) if letters(n) <= LETTERS_PER_INCH * figure.get_figwidth()]
+    figure.legend(handles=lines, loc="outside upper left", frameon=False, ncols=max(fit, default=1))
 
 
 def note(figure: Figure, text: str, phone: bool) -> None:

@@ -112,7 +112,7 @@ def _levels(gib: NDArray[np.float64]) -> list[float]:
     low, high = max(gib[0], gib[1] / 64), gib[1]
     if high > 6 * low:
         return [2.0**power for power in range(int(np.floor(np.log2(low))), int(np.ceil(np.log2(high))))]
-    return [level for level in MaxNLocator(5).tick_values(low, high).tolist() if low < level < high]
+    return [level for level in map(float, MaxNLocator(5).tick_values(low, high)) if low < level < high]
 
 
 def _powers(frames: NDArray[np.float64]) -> list[int]:

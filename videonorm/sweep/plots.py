@@ -65,7 +65,7 @@ def accuracy(cells: Sequence[Cell], axis: Axis, *, phone: bool = False) -> Figur
         for axes, _ in grid if len(ticks) == 1 else ():  # else each panel has ticks of its own
             axes.label_outer(remove_inner_ticks=False)
         if phone:
-            drawing.legend(figure, phone, *bounds.values())
+            drawing.legend(figure, *bounds.values())
     return figure
 
 
@@ -81,7 +81,7 @@ def speed_and_memory(cells: Sequence[Cell], *, phone: bool = False) -> Figure:
         panels = figure.subplots(rows, columns, squeeze=False).reshape(len(combinations), count)
         for row, (name, of_row) in zip(panels, combinations.items(), strict=True):
             _speed_and_memory(drawing, of_row, axis, name, *row)
-        drawing.legend(figure, phone)
+        drawing.legend(figure)
         note(figure, left_out, phone)
     return figure
 

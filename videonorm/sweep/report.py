@@ -79,8 +79,8 @@ def write_report(output: Path) -> Answer:
                 files.write(output / "plots" / f"{name}.png", drawing.as_png(wide))
                 files.write(output / "plots" / f"{name}.svg", drawing.on_white(svg))
                 on_phone = drawing.as_svg(narrow, f"{name}-phone")
-                widths = wide.get_figwidth(), narrow.get_figwidth()
-                drawn.append((caption, *map(drawing.in_a_page, (svg, on_phone), widths)))
+                shown = drawing.in_a_page(svg, wide.get_figwidth())
+                drawn.append((caption, shown, drawing.in_a_page(on_phone, narrow.get_figwidth())))
         files.write(output / "summary.png", drawing.as_png(plots.summary_figure(cells)))
     files.write(output / "results.md", as_markdown(cells, found, about, matrix))
     environment = jinja2.Environment(
