@@ -36,7 +36,7 @@ LABEL_HEIGHT = 0.055  # of a norm's name, in heights of its axes
 PHONE_WIDTH = 4.3  # inches of 72 units: a page of 390 px shows letters a little larger than they are set
 MOST_PANELS = 12  # of a figure: more are no longer looked at
 TITLE = 40  # letters in a line of a panel's title
-LETTERS_PER_INCH = 11.5  # of a legend
+LETTERS_PER_INCH = 10.2  # of a legend
 HANDLE = 7  # of the width of letters: a line in a legend, and the space around
 CROWDED = 0.06  # of an axis: ticks that are nearer than this stand in a row
 
