@@ -171,7 +171,7 @@ def test_curves_are_drawn_and_the_memory_of_a_cpu_is_not(tmp_path, result, monke
     assert {path.stem for path in (tmp_path / "plots").iterdir()} >= {"training_loss", "validation_top1"}
     html = (tmp_path / "report.html").read_text()
     page = Page(html)
-    assert page.elements.count("svg") == 2 * 7
+    assert page.elements.count("svg") == 2 * 5
     assert "Loss of the training batches, averaged over a twentieth of the run." in page.text["figcaption"]
     assert "peak" not in html and "Peak" not in html and "MiB" not in html
     assert read_results(tmp_path / "results.csv") == [row]  # the table keeps it

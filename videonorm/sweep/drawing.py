@@ -15,6 +15,7 @@ from itertools import cycle
 from typing import Any, TypeVar
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -219,8 +220,7 @@ def legend(figure: Figure, lines: Sequence[Line2D]) -> None:
     names = [str(line.get_label()) for line in lines]
 
     def letters(columns: int) -> int:
-        rows = -(-len(names) // columns)
-        return sum(HANDLE + max(map(len, names[i : i + rows])) for i in range(0, len(names), rows))
+        return sum(HANDLE + max(map(len, column)) for column in np.array_split(names, columns))
 
     fit = [n for n in range(2, len(names) + 1) if letters(n) <= LETTERS_PER_INCH * figure.get_figwidth()]
     figure.legend(handles=lines, loc="outside upper left", frameon=False, ncols=max(fit, default=1))

@@ -30,7 +30,7 @@ def iso_memory(cells: Sequence[Cell], *, phone: bool = False) -> Figure:
     with matplotlib.rc_context(STYLE):
         for axes, of_panel in grid:
             _scales(axes, drawing.done)
-            frames = np.array([cell.shape.num_frames * cell.shape.batch_size for cell in of_panel], float)
+            frames = _frames(of_panel)
             if measured:
                 peaks = np.array([cell.peak_memory_mib for cell in of_panel], float) / GIB_IN_MIB
                 fixed, of_frame = _fit(frames, peaks)
@@ -40,7 +40,7 @@ def iso_memory(cells: Sequence[Cell], *, phone: bool = False) -> Figure:
                     if gib > fixed
                 }
             else:
-                curves = {f"{count:g} frames": count for count in _powers(_range(axes))}
+                curves = {f"{count:g} frames": count for count in _powers(_frames(drawing.done))}
             for name, count in curves.items():
                 _curve(axes, name, count)
             for cell in of_panel:
@@ -58,7 +58,7 @@ def is_of_memory(cells: Sequence[Cell]) -> bool:
         return False
     panels = Drawing(cells).panels(lambda cell: cell.arm).values()
     for of_panel in panels:
-        frames = np.array([cell.shape.num_frames * cell.shape.batch_size for cell in of_panel], float)
+        frames = _frames(of_panel)
         if len(set(frames)) < 2:
             return False
         peaks = np.array([cell.peak_memory_mib for cell in of_panel], float)
@@ -71,7 +71,7 @@ def fit_error(cells: Sequence[Cell]) -> float:
     """The largest distance of a measured peak from the line that the curves follow, as a share of it."""
     errors = []
     for of_panel in Drawing(cells).panels(lambda cell: cell.arm).values():
-        frames = np.array([cell.shape.num_frames * cell.shape.batch_size for cell in of_panel], float)
+        frames = _frames(of_panel)
         peaks = np.array([cell.peak_memory_mib for cell in of_panel], float)
         fixed, of_frame = _fit(frames, peaks)
         errors.append(np.abs((fixed + of_frame * frames) / peaks - 1).max())
@@ -82,6 +82,11 @@ def has_area(cells: Sequence[Cell]) -> bool:
     """Whether T and B both vary."""
     done = with_result(cells)
     return len({c.shape.num_frames for c in done}) > 1 and len({c.shape.batch_size for c in done}) > 1
+
+
+def _frames(cells: Sequence[Cell]) -> NDArray[np.float64]:
+    """B T of each cell."""
+    return np.array([cell.shape.num_frames * cell.shape.batch_size for cell in cells], float)
 
 
 def _fit(frames: NDArray[np.float64], peaks: NDArray[np.float64]) -> tuple[float, float]:
@@ -116,7 +121,9 @@ def _levels(gib: NDArray[np.float64]) -> list[float]:
 
 
 def _powers(frames: NDArray[np.float64]) -> list[int]:
-    return [2**power for power in range(int(np.ceil(np.log2(frames[0]))), int(np.log2(frames[1])) + 1)]
+    """Powers of two around what the cells have."""
+    low, high = np.log2(frames.min() / 2), np.log2(frames.max() * 2)
+    return [2**power for power in range(int(np.ceil(low)), int(high) + 1)]
 
 
 def _curve(axes: Axes, name: str, frames: float) -> None:

@@ -28,15 +28,18 @@ def pictures(cells: Sequence[Cell], curves: Curves, matrix: LengthMatrix | None 
     if iso_memory.has_area(cells):
         found["iso_memory"] = partial(iso_memory.iso_memory, cells), _iso_memory(cells)
     found |= _accuracy(cells, drawing, several, unequal)
+    if len({cell.shape for cell in done}) > 1:  # else the next picture has all arms in one panel
+        found |= {
+            "top1_against_seconds": (
+                partial(top1_against, "seconds", cells, curves),
+                f"{of_top1}against the time in training steps.{share}{seeds}",
+            ),
+            "top1_against_frames": (
+                partial(top1_against, "frames", cells, curves),
+                f"{of_top1}against the frames that the model had seen.{seeds}",
+            ),
+        }
     found |= {
-        "top1_against_seconds": (
-            partial(top1_against, "seconds", cells, curves),
-            f"{of_top1}against the time in training steps.{share}{seeds}",
-        ),
-        "top1_against_frames": (
-            partial(top1_against, "frames", cells, curves),
-            f"{of_top1}against the frames that the model had seen.{seeds}",
-        ),
         "validation_top1": (
             partial(validation_top1, cells, curves),
             f"Top-1 on the validation videos while training.{seeds}",
