@@ -16,7 +16,7 @@ from videonorm.sweep.cells import Cell, has_memory, with_result
 from videonorm.sweep.drawing import Drawing, panel_grid
 
 GIB_IN_MIB = 1024
-MARGIN = 1.9  # times the largest and the smallest T and B: where the curves are named
+MARGIN = 2.6  # times the largest and the smallest T and B: where the curves are named
 CURVE: dict[str, Any] = {"color": MUTED, "linestyle": "--", "linewidth": 1.0, "alpha": 0.8, "zorder": 1}
 
 
