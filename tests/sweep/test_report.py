@@ -6,9 +6,10 @@ import pytest
 
 from videonorm import files
 from videonorm.errors import UserError
-from videonorm.sweep import plots
+from videonorm.sweep import drawing
 from videonorm.sweep.cells import cells_of, has_memory
-from videonorm.sweep.report import pictures, read_sweep, write_report
+from videonorm.sweep.pictures import pictures
+from videonorm.sweep.report import read_sweep, write_report
 from videonorm.sweep.results import COLUMNS, read_results, write_results
 
 VOID = {"meta", "br", "link", "img"}  # HTML elements that are never closed
@@ -76,7 +77,7 @@ def test_the_report_needs_no_other_file(report):
     folder, _ = report
     html = (folder / "report.html").read_text()
     page = Page(html)
-    assert page.elements.count("svg") == 2 * 4
+    assert page.elements.count("svg") == 2 * 5
     assert "http" not in html and "url(http" not in html and "@import" not in html
     assert not {"script", "link", "iframe", "img"} & set(page.elements)
     for name, value in page.attributes:
@@ -110,7 +111,7 @@ def test_the_report_holds_every_run_and_every_definition(report):
 
 
 def test_what_users_write_is_no_markup(tmp_path, result, monkeypatch):
-    monkeypatch.setattr(plots, "as_png", lambda figure: b"")  # takes half of the time
+    monkeypatch.setattr(drawing, "as_png", lambda figure: b"")  # takes half of the time
     arm = r"<u>&$\frac$"
     write_results(tmp_path / "results.csv", [result(arm, 4, 2, 0.5), result(arm, 8, 1, None, error="<u>")])
     (tmp_path / "sweep.json").write_text(
@@ -151,13 +152,13 @@ def test_captions_say_what_is_true(result):
 def test_the_page_has_a_set_of_figures_and_a_cue_for_a_phone(report):
     folder, _ = report
     html = (folder / "report.html").read_text()
-    assert html.count('class="on-wide"') == 4 and html.count('class="on-phone"') == 4 + 1
+    assert html.count('class="on-wide"') == 5 and html.count('class="on-phone"') == 5 + 1
     assert "swipe" in html and "@media (max-width: 40rem)" in html
     assert len(re.findall(r'<div class="scroll"><table>', html)) == html.count("<table>") == 2
 
 
 def test_curves_are_drawn_and_the_memory_of_a_cpu_is_not(tmp_path, result, monkeypatch):
-    monkeypatch.setattr(plots, "as_png", lambda figure: b"")  # takes half of the time
+    monkeypatch.setattr(drawing, "as_png", lambda figure: b"")  # takes half of the time
     row = result("gn", 4, 2, 0.5)
     write_results(tmp_path / "results.csv", [row])
     origin = {"machine": {"device": "cpu", "cores": 2}}
@@ -170,7 +171,7 @@ def test_curves_are_drawn_and_the_memory_of_a_cpu_is_not(tmp_path, result, monke
     assert {path.stem for path in (tmp_path / "plots").iterdir()} >= {"training_loss", "validation_top1"}
     html = (tmp_path / "report.html").read_text()
     page = Page(html)
-    assert page.elements.count("svg") == 2 * 6
+    assert page.elements.count("svg") == 2 * 5
     assert "Loss of the training batches, averaged over a twentieth of the run." in page.text["figcaption"]
     assert "peak" not in html and "Peak" not in html and "MiB" not in html
     assert read_results(tmp_path / "results.csv") == [row]  # the table keeps it
@@ -184,6 +185,7 @@ def test_the_pictures_are_written(report):
         "plots/accuracy_against_batch_size.png",
         "plots/accuracy_against_num_frames.png",
         "plots/heat_map.png",
+        "plots/iso_memory.png",
         "plots/speed_and_memory.png",
     }
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in names)
