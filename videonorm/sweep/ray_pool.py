@@ -93,7 +93,7 @@ class RayPool:
         except self._ray.exceptions.RayTaskError as error:  # the command could not be started
             return first_line(error.cause)
         except self._ray.exceptions.RayError as error:  # the machine, or Ray on it
-            return Lost(one_line(error))
+            return Lost(one_line(error).partition(". ")[0])
         return Lost(how_it_ended(code)) if code in TAKEN else how_it_ended(code)
 
     def kill(self, name: str) -> None:

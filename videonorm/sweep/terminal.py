@@ -46,6 +46,7 @@ class SweepDisplay:
         self._console = console
         self._colors = arm_colors(folder.run.arm for folder in runs)
         self._started = self._told = time.monotonic()
+        self._due = self._started  # when to draw again
         self._cost_before = self._cost_done()
         live = console.is_terminal
         self._live = Live(self._render(), console=console, auto_refresh=False) if live else None
@@ -57,13 +58,13 @@ class SweepDisplay:
 
     def __exit__(self, *exception: object) -> None:
         if self._live:
-            self.refresh()
+            self._draw()
             self._live.stop()
 
     def changed(self, folder: RunFolder, note: str = "") -> None:
         """Tell of a run that was started, is done or has failed."""
         if self._live:
-            self.refresh()
+            self._draw()
             return
         parts = [f"{note or folder.status:<8}{folder.run.name}"]
         if folder.status == "done":
@@ -87,11 +88,20 @@ class SweepDisplay:
         self.tell(f"quiet   {folder.run.name}  {minutes}: a long validation, or it hangs; see {folder.log}")
 
     def refresh(self) -> None:
+        """Draw how far all is, for at most a fiftieth of the time: a table of many runs takes a while."""
         if self._live:
-            self._live.update(self._render(), refresh=True)
+            if time.monotonic() >= self._due:
+                self._draw()
         elif time.monotonic() - self._told > PROGRESS_SECONDS:
             self._told = time.monotonic()
             self.tell(self._progress())
+
+    def _draw(self) -> None:
+        assert self._live
+        began = time.monotonic()
+        self._live.update(self._render(), refresh=True)
+        ended = time.monotonic()
+        self._due = ended + 50 * (ended - began)
 
     def tell(self, text: str) -> None:
         """A line of the log; on a terminal it stands above the table."""
