@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 
 from videonorm.look import span
@@ -31,7 +32,7 @@ class Cell:
     def num_videos(self) -> int:
         return min(result.val_videos or 0 for result in self.done)
 
-    @property
+    @cached_property
     def top1(self) -> Estimate:
         """Mean over seeds with its 95 % interval; at least one seed must be done."""
         return mean_top1(list(self.top1_of_seed.values()), self.num_videos)
