@@ -1,6 +1,5 @@
 """Every command of the README is run, in its order, over recipes that are cut short and else the same."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,9 +9,7 @@ from readme import COMMANDS, INSTALL, OF_THE_MACHINE, README, ROOT, blocks, run
 
 from videonorm.bench.tables import readme_loading_tables, readme_tables
 from videonorm.data import MotionClips
-from videonorm.sweep.answer import answer
-from videonorm.sweep.cells import cells_of
-from videonorm.sweep.results import read_results
+from videonorm.sweep.report import read_sweep
 from videonorm.sweep.tables import as_markdown
 from videonorm.training.cli import main
 
@@ -60,7 +57,12 @@ def clone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", [line for line in COMMANDS if "pytest" not in line and line not in OF_THE_MACHINE]
+    "command",
+    [
+        pytest.param(line, marks=pytest.mark.slow if "frontier measure" in line else ())
+        for line in COMMANDS
+        if "pytest" not in line and line not in OF_THE_MACHINE
+    ],
 )
 def test_command(clone, command):
     run(clone, command)
@@ -115,9 +117,8 @@ def test_the_sweep_file_shown_is_a_valid_one(clone):
 
 
 def test_the_figures_are_those_of_the_committed_results():
-    cells = cells_of(read_results(RESULTS / "results.csv"))
-    about = json.loads((RESULTS / "sweep.json").read_text())
-    table = as_markdown(cells, answer(cells, "2 CPU cores"), about)
+    sweep = read_sweep(RESULTS)
+    table = as_markdown(sweep.cells, sweep.answer, sweep.about)
     assert f"<!-- quickstart:begin -->\n{table}<!-- quickstart:end -->" in README
 
 

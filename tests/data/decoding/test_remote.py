@@ -74,13 +74,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_error(503)
                 return
             status, content = 206, content[start : last + 1]
+        # Before the client can have all of it, and look here.
+        server.requests.append((self.command, len(content) if self.command == "GET" else 0))
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("ETag", f'"{server.etag}"')
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)
-        server.requests.append((self.command, len(content) if self.command == "GET" else 0))
 
 
 @pytest.fixture
