@@ -20,19 +20,6 @@ def test_seeds_are_taken_together(result):
     assert (len(second.done), len(second.results)) == (2, 3)
 
 
-def test_only_common_seeds_are_compared(result):
-    gn, bn, other = cells_of(
-        [
-            result("gn", 8, 2, 0.9, seed=0),
-            result("gn", 8, 2, 0.1, seed=1),
-            result("bn", 8, 2, 0.5, seed=0),
-            result("ln", 8, 2, 0.5, seed=2),
-        ]
-    )
-    assert gn.ahead_of(bn).value == pytest.approx(0.4)
-    assert gn.ahead_of(other) is None
-
-
 @pytest.mark.parametrize(
     "shapes, tied",
     [

@@ -348,6 +348,7 @@ def test_an_arm_whose_trials_all_failed_ends_the_sweep(sweep_file, result):
             "axes: {data.decoder: [a/b, a b]}",
             r"axes must have values whose texts differ in letters and digits",
         ),
+        ("overrides: {trainer.devices: [2, 3]}", r"trainer.devices \(\[2, 3\]\) must be a number in a sweep"),
         ("span: 12", r"span \(12\) must be a multiple of num_frames \(8\)"),
         ("span: 16\nframe_stride: 2", r"span \(16\) must stand without frame_stride"),
         ("lr: {rule: linear}", r"lr.value must be given, or model.optimizer.init_args.lr be in the search"),

@@ -35,6 +35,20 @@ def test_a_terminal_sees_a_table_that_fills(runs):
     assert "44 % · 3 of 8 runs" in last  # (3 + 0.5) / 8 of the frames
 
 
+def test_values_of_further_axes_have_rows_of_their_own(sweep_file, tmp_path):
+    sweep_file.write_text(sweep_file.read_text() + "axes: {data.crop_size: [32, 64]}\n")
+    runs = [RunFolder(tmp_path / run.name, run) for run in read_plan(sweep_file).runs]
+    for folder, top1 in zip(runs, (0.5, 0.75), strict=False):
+        folder.status, folder.recorded = "done", {"val_top1": top1}
+    console = Console(width=100, file=io.StringIO(), force_terminal=True, color_system=None)
+    with SweepDisplay(runs, console):
+        pass
+    last = " ".join(console.file.getvalue().split("┏")[-1].split())
+    assert (
+        "crop_size" in last and "│ 4 x 2 │ 4 │ 32 │ │ 50.0" in last and "│ 4 x 2 │ 4 │ 64 │ │ waiting" in last
+    )
+
+
 def test_a_log_gets_a_line_a_change(runs):
     console = Console(width=40, file=io.StringIO())
     with SweepDisplay(runs, console) as display:

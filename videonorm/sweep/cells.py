@@ -6,7 +6,7 @@ from functools import cached_property
 from statistics import fmean
 
 from videonorm.look import span
-from videonorm.sweep.intervals import Estimate, difference, mean_top1
+from videonorm.sweep.intervals import Estimate, mean_top1
 from videonorm.sweep.results import Result
 from videonorm.sweep.shape import Shape
 
@@ -59,15 +59,6 @@ class Cell:
     @property
     def clips(self) -> str:
         return span(self.clips_seen) if self.clips_seen else "-"
-
-    def ahead_of(self, other: "Cell", confidence: float = 0.95) -> Estimate | None:
-        """Top-1 of this cell - top-1 of the other, over the seeds both have; None where they share none."""
-        seeds = [seed for seed in self.top1_of_seed if seed in other.top1_of_seed]
-        if not seeds:
-            return None
-        ours = [self.top1_of_seed[seed] for seed in seeds]
-        theirs = [other.top1_of_seed[seed] for seed in seeds]
-        return difference(ours, theirs, min(self.num_videos, other.num_videos), confidence)
 
 
 def cells_of(results: Iterable[Result]) -> list[Cell]:

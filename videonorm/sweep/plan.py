@@ -299,7 +299,9 @@ def _devices(layers: Sequence[Mapping[str, Any]]) -> int:
     """GPUs, or processes, of a run: one where the recipe takes what there is, as it is given one."""
     value = _last("trainer.devices", layers)
     if isinstance(value, list):
-        return max(1, len(value))
+        raise UserError(
+            f"trainer.devices ({value}) must be a number in a sweep, which gives each run its GPUs"
+        )
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
 
 

@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from videonorm.look import arm_colors, percent, span
+from videonorm.sweep.axes import as_text, short_names
 from videonorm.sweep.plan import Run
 from videonorm.sweep.records import RunFolder
+from videonorm.sweep.shape import Shape
 
 PROGRESS_SECONDS = 300.0
 
@@ -45,6 +47,8 @@ class SweepDisplay:
         self._runs = runs
         self._console = console
         self._colors = arm_colors(folder.run.arm for folder in runs)
+        # Those that all runs have: of a search each arm has its own, and their names tell them.
+        self._axes = [axis for axis in runs[0].run.axes if all(axis in of.run.axes for of in runs)]
         self._started = self._told = time.monotonic()
         self._due = self._started  # when to draw again
         self._cost_before = self._cost_done()
@@ -136,14 +140,19 @@ class SweepDisplay:
         table = Table(title_justify="left", header_style="bold", border_style="dim")
         table.add_column("T x stride", justify="right")
         table.add_column("B", justify="right")
+        for name in short_names(self._axes).values():
+            table.add_column(name, justify="right")
         table.add_column("clips seen", justify="right")
         for arm, color in self._colors.items():
             table.add_column(arm, justify="right", header_style=f"bold {color}", min_width=12)
-        for shape in dict.fromkeys(folder.run.shape for folder in self._runs):
-            of_shape = [folder for folder in self._runs if folder.run.shape == shape]
-            squares = (_square([of for of in of_shape if of.run.arm == arm]) for arm in self._colors)
-            clips = _clips_seen(folder for folder in of_shape if folder.status == "done")
-            table.add_row(shape.length(), str(shape.batch_size), span(clips) if clips else "", *squares)
+        rows: dict[tuple[Shape, tuple[str, ...]], list[RunFolder]] = {}
+        for folder in self._runs:
+            values = tuple(as_text(folder.run.axes[axis]) for axis in self._axes)
+            rows.setdefault((folder.run.shape, values), []).append(folder)
+        for (shape, values), of_row in rows.items():
+            squares = (_square([of for of in of_row if of.run.arm == arm]) for arm in self._colors)
+            clips = span(seen) if (seen := _clips_seen(of for of in of_row if of.status == "done")) else ""
+            table.add_row(shape.length(), str(shape.batch_size), *values, clips, *squares)
         return table
 
 
