@@ -46,6 +46,14 @@ def test_videos_are_told_by_path_and_segment(tmp_path, result):
     assert (comparisons.num_videos, comparisons.left_out) == (2, 2)
 
 
+def test_where_the_videos_lie_on_a_machine_tells_nothing(tmp_path, result):
+    rows = [result("bn", 4, 2, 0.5), result("gn", 4, 2, 0.5)]
+    write(tmp_path / rows[0].run, [[1, 0]], ["/data/k400/a/x.mp4", "/data/k400/b/x.mp4"])
+    write(tmp_path / rows[1].run, [[1, 0]], ["s3://bucket/a/x.mp4", "s3://bucket/b/x.mp4"])
+    for _ in range(2):
+        assert gather(tmp_path, rows).path.tolist() == ["a/x.mp4", "b/x.mp4"]
+
+
 def test_scores_of_another_training_are_left_out(tmp_path, result):
     row = result("bn", 4, 2, 0.75)
     write(tmp_path / row.run, [[1, 1, 0, 0]])

@@ -7,6 +7,7 @@ sweep's has ``path`` and ``label`` once and, named by the run, its ``top1`` and 
 or passed on without their run folders can still be compared video by video.
 """
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -47,7 +48,7 @@ class RunScores:
 class Scores:
     """Of the runs of a sweep whose scores are there, by name; all on one list of videos."""
 
-    path: NDArray[np.str_]  # (videos,)
+    path: NDArray[np.str_]  # (videos,) below the folder that all have in common
     label: NDArray[np.int64]  # (videos,)
     runs: Mapping[str, RunScores]
 
@@ -158,7 +159,8 @@ def _open(path: Path) -> _Archive | None:
 class _Videos:
     """The videos of all runs, in the order in which they are first seen.
 
-    A path that a manifest names several times, for several segments, is as many videos.
+    A path that a manifest names several times, for several segments, is as many videos. Of a path counts what
+    stands below the folder that all of a run begin with: on another machine that may be another.
     """
 
     def __init__(self) -> None:
@@ -172,7 +174,9 @@ class _Videos:
         if same not in self._known:
             times: dict[str, int] = {}
             at = []
-            for path, label in zip(source["path"].tolist(), source["label"].tolist(), strict=True):
+            paths = source["path"].tolist()
+            start = os.path.commonprefix(paths).rfind("/") + 1
+            for path, label in zip((of[start:] for of in paths), source["label"].tolist(), strict=True):
                 times[path] = times.get(path, 0) + 1
                 position = self._position.setdefault((path, times[path]), len(self._position))
                 if position == len(self._label):
