@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from videonorm.sweep.length_matrix import length_matrix
+from videonorm.sweep.report import read_sweep
+from videonorm.sweep.tables import as_markdown
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e "
@@ -29,6 +33,18 @@ def blocks(language: str) -> list[str]:
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
 # These need nothing of the others: they have a file, and so a process, of their own.
 OF_THE_MACHINE = [line for line in COMMANDS if line.startswith(("videonorm bench", "videonorm doctor"))]
+
+
+def readme_results(name: str) -> str:
+    """What the README has of a committed sweep: the quickstart's whole results.md, of others the cells."""
+    sweep = read_sweep(ROOT / "videonorm" / "sweep" / name)
+    matrix = length_matrix(sweep.cells, sweep.scores)
+    text = as_markdown(sweep.cells, sweep.answer, sweep.about, matrix)
+    if name == "quickstart":
+        return text
+    lines = text.splitlines()
+    made_on = next(line for line in lines if line.startswith("Top-1 in percent"))
+    return "\n".join([*(line for line in lines if line.startswith("|")), "", made_on, ""])
 
 
 def run(home: Path, command: str, **environment: str) -> None:

@@ -1,19 +1,17 @@
 """Every command of the README is run, in its order, over recipes that are cut short and else the same."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from readme import COMMANDS, INSTALL, OF_THE_MACHINE, README, ROOT, blocks, run
+from readme import COMMANDS, INSTALL, OF_THE_MACHINE, README, ROOT, blocks, readme_results, run
 
 from videonorm.bench.tables import readme_loading_tables, readme_tables
 from videonorm.data import MotionClips
-from videonorm.sweep.report import read_sweep
-from videonorm.sweep.tables import as_markdown
 from videonorm.training.cli import main
 
-RESULTS = ROOT / "videonorm" / "sweep" / "quickstart"
 SIZES = {"num_train": 16, "num_val": 4, "num_test": 4}
 
 
@@ -116,10 +114,10 @@ def test_the_sweep_file_shown_is_a_valid_one(clone):
     run(clone, "videonorm sweep -c configs/sweep/shown.yaml --dry_run")
 
 
-def test_the_figures_are_those_of_the_committed_results():
-    sweep = read_sweep(RESULTS)
-    table = as_markdown(sweep.cells, sweep.answer, sweep.about)
-    assert f"<!-- quickstart:begin -->\n{table}<!-- quickstart:end -->" in README
+@pytest.mark.parametrize("name", ["quickstart", "contrast"])
+def test_the_figures_are_those_of_the_committed_results(name):
+    block = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", README, re.DOTALL)
+    assert block and block[1] == readme_results(name)
 
 
 def test_the_times_are_those_of_the_committed_benchmarks():
