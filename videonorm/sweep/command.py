@@ -27,6 +27,7 @@ beyond one machine:
   videonorm sweep --report runs/NAME           joins the shards, done or not
 
 All work in one folder, on storage that they share. The same line again goes on with what is missing.
+Each takes all cores and GPUs that it sees: of two on one machine --jobs and OMP_NUM_THREADS limit each.
 
 exit codes:
   0  every run is done
