@@ -9,8 +9,7 @@ from videonorm.sweep.ray_pool import RayPool
 
 
 def test_a_core_each_without_gpus(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(pool, "visible_gpus", lambda: [])
     monkeypatch.setattr(pool, "available_cores", lambda: 8)
     assert (
@@ -24,10 +23,9 @@ def test_a_core_each_without_gpus(monkeypatch):
 
 def test_threads_that_the_user_has_set_are_kept(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     monkeypatch.setattr(pool, "visible_gpus", lambda: [])
     monkeypatch.setattr(pool, "available_cores", lambda: 8)
-    assert pool.environments(2, 20, on_cpu=True) == [{"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "4"}] * 2
+    assert pool.environments(2, 20, on_cpu=True) == [{"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}] * 2
 
 
 def test_a_gpu_each(monkeypatch):

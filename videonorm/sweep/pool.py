@@ -132,8 +132,8 @@ def environments(
 ) -> list[dict[str, str]]:
     """Environment variables of each process at a time: one a GPU where there are GPUs, else one a core.
 
-    The threads of OMP_NUM_THREADS and MKL_NUM_THREADS are the user's where they are set: as of one who runs
-    two sweeps on a machine, of which none knows of the other. Threads that wait for a core are very slow.
+    Their threads are the user's OMP_NUM_THREADS where that is set: as by one who runs two sweeps on a machine,
+    of which none knows of the other. Threads that wait for each other's core are very slow.
 
     Args:
         devices: the most that a run uses.
@@ -151,5 +151,6 @@ def environments(
     if gpus:
         firsts = range(0, count * devices, devices)
         shares = [{GPUS: ",".join(gpus[(i + k) % len(gpus)] for k in range(devices))} for i in firsts]
-    own = {name: os.environ.get(name) or threads for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    threads = os.environ.get("OMP_NUM_THREADS") or threads
+    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}  # torch takes the second where it has MKL
     return [{**own, **share} for share in shares]
