@@ -132,8 +132,8 @@ def environments(
 ) -> list[dict[str, str]]:
     """Environment variables of each process at a time: one a GPU where there are GPUs, else one a core.
 
-    Their threads are the user's OMP_NUM_THREADS where that is set: as by one who runs two sweeps on a machine,
-    of which none knows of the other. Threads that wait for each other's core are very slow.
+    Their threads are the user's OMP_NUM_THREADS where that is set: one may run two sweeps on a machine,
+    of which none knows of the other. Threads that wait for each other are very slow.
 
     Args:
         devices: the most that a run uses.
