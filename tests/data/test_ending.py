@@ -12,6 +12,7 @@ SECONDS = 10.0
 
 # A program of its own: python -c PROGRAM VIDEO NUM_WORKERS works|hangs on|exception
 PROGRAM = """
+from itertools import chain, repeat
 import sys, time
 from pathlib import Path
 
@@ -33,7 +34,8 @@ entries = Entries.of([Entry(path, 0, 0.0, 1 + number / 1e6) for number in range(
 manifest = Manifest(Path("/nowhere/m.csv"), entries, num_classes=1)
 workers = decoding_workers(num_workers, "auto", 600, torch.device("cpu"))
 data = VideoDataset(manifest, RandomClips(2, 1), replace_bad=True)
-for number, _ in enumerate(VideoLoader(data, 1, workers)):  # nothing is closed
+epochs = repeat(VideoLoader(data, 1, workers))  # without an end, should the one who is to stop it be slow
+for number, _ in enumerate(chain.from_iterable(epochs)):  # nothing is closed
     if number == 3:
         print("started", flush=True)
         if how == "exception":
