@@ -4,24 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-
-from videonorm.layers import Norm
-
-
-class TorchGroupNorm(Norm):
-    """torch's own group norm, addition and ReLU."""
-
-    def __init__(self, num_channels: int, num_groups: int = 32) -> None:
-        super().__init__(num_channels)
-        self.num_groups = num_groups
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-
-    def normalize(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, self.num_groups, self.weight, self.bias)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """The options of commands: a parser whose errors are one sentence, types that say what a value must be."""
 
 import argparse
+import importlib
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from videonorm.errors import UserError
@@ -48,6 +50,37 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def run_one_of(
+    commands: Mapping[str, str], argv: list[str], *, name: str, about: str, kind: str, modules: str
+) -> None:
+    """Run the command that ``argv`` begins with: its module has a `parser()` and a `run(options)`.
+
+    Help and a mistyped name answer at once: whatever is heavy is imported when it is run.
+
+    Args:
+        commands: by name, what each is for.
+        name: of what they are commands of, as in `videonorm NAME COMMAND`.
+        about: a sentence on all of them.
+        kind: the word for one of them.
+        modules: of the commands, with {} for the name.
+
+    Raises:
+        UserError: there is no such command, or it has no such option.
+    """
+    one, *given = argv or ["--help"]
+    if one in ("-h", "--help"):
+        width = max(map(len, commands))
+        rows = "\n".join(f"  {command:{width}}  {text}" for command, text in commands.items())
+        usage = f"usage: videonorm {name} {kind.upper()} [options]\n\n{about}\n\n{kind}s:\n{rows}\n\n"
+        print(f"{usage}`videonorm {name} {kind.upper()} --help` lists a {kind}'s options.")
+        return
+    if one not in commands:
+        what = name if kind == "command" else kind
+        raise UserError(f"{what} ({one}) must be one of {', '.join(commands)}{did_you_mean(one, commands)}")
+    module = importlib.import_module(modules.format(one))
+    module.run(module.parser().parse_args(given))
 
 
 def positive_integer(text: str) -> int:

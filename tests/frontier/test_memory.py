@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from fake_cuda import TorchGroupNorm, saved_bytes_per_clip
+from fake_cuda import saved_bytes_per_clip
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from videonorm.bench.trainer import TorchGroupNorm3d
 from videonorm.frontier.memory import _trace, refuses_one_clip, trace_step
 from videonorm.layers import BatchNorm3d, GroupNorm3d, WSConv3d
 from videonorm.models import ResNet3d, VGG3d
@@ -17,7 +18,7 @@ NORMS = {
     "bn": {"norm": BatchNorm3d},
     "gn_ws": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d},
     "recompute": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d, "recompute_norms": True},
-    "F.group_norm": {"norm": partial(TorchGroupNorm, num_groups=4)},
+    "F.group_norm": {"norm": partial(TorchGroupNorm3d, num_groups=4)},
 }
 MODELS = {
     "r3d-10": partial(ResNet3d, 10, "r3d", width=8),

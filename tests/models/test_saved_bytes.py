@@ -4,8 +4,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fake_cuda import TorchGroupNorm, saved_bytes_per_clip
+from fake_cuda import saved_bytes_per_clip
 
+from videonorm.bench.trainer import TorchGroupNorm3d
 from videonorm.layers import BatchNorm3d, GroupNorm3d, WSConv3d
 from videonorm.models import ResNet3d, VGG3d
 
@@ -19,7 +20,7 @@ OPTIONS = {
     "gn_ws": {"norm": GroupNorm3d, "conv": WSConv3d},
     "gn, recompute_norms": {"norm": GroupNorm3d, "recompute_norms": True},
     "gn_ws, recompute_norms": {"norm": GroupNorm3d, "conv": WSConv3d, "recompute_norms": True},
-    "F.group_norm": {"norm": TorchGroupNorm},
+    "F.group_norm": {"norm": partial(TorchGroupNorm3d, num_groups=32)},
 }
 MODELS = {
     "i3d-r50": partial(ResNet3d, 50, "i3d"),

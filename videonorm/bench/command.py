@@ -4,10 +4,7 @@ A module of this room has a `parser()` of its options and a `run(options)`, whic
 mistyped option answer at once: whatever is heavy is imported when it is run.
 """
 
-import importlib
-
-from videonorm.errors import UserError
-from videonorm.messages import did_you_mean
+from videonorm.options import run_one_of
 
 BENCHMARKS = {
     "kernels": "single operators beside their peers",
@@ -18,15 +15,7 @@ BENCHMARKS = {
 }
 
 
-def usage() -> str:
-    width = max(map(len, BENCHMARKS))
-    rows = "\n".join(f"  {name:{width}}  {text}" for name, text in BENCHMARKS.items())
-    return (
-        "usage: videonorm bench BENCHMARK [options]\n\n"
-        "Measure the parts beside their peers on this machine, to a table and a CSV file.\n\n"
-        f"benchmarks:\n{rows}\n\n"
-        "`videonorm bench BENCHMARK --help` lists a benchmark's options."
-    )
+ABOUT = "Measure the parts beside their peers on this machine, to a table and a CSV file."
 
 
 def main(argv: list[str]) -> None:
@@ -35,12 +24,4 @@ def main(argv: list[str]) -> None:
     Raises:
         UserError: an unknown benchmark or option, or a device that this machine has not.
     """
-    name, *options = argv or ["--help"]
-    if name in ("-h", "--help"):
-        print(usage())
-        return
-    if name not in BENCHMARKS:
-        hint = did_you_mean(name, BENCHMARKS)
-        raise UserError(f"benchmark ({name}) must be one of {', '.join(BENCHMARKS)}{hint}")
-    benchmark = importlib.import_module(f"videonorm.bench.{name}")
-    benchmark.run(benchmark.parser().parse_args(options))
+    run_one_of(BENCHMARKS, argv, name="bench", about=ABOUT, kind="benchmark", modules="videonorm.bench.{}")

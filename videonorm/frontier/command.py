@@ -4,10 +4,7 @@ Each has a `parser()` of its options and a `run(options)`. Help and a mistyped o
 is heavy is imported when it is run.
 """
 
-import importlib
-
-from videonorm.errors import UserError
-from videonorm.messages import did_you_mean
+from videonorm.options import run_one_of
 
 COMMANDS = {
     "plan": "the largest batches that a GPU's memory holds, before anything is run",
@@ -16,15 +13,7 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
-    return (
-        "usage: videonorm frontier COMMAND [options]\n\n"
-        "Clip length, batch size, norm: what fits, how fast it is, where batch norm has too few clips.\n\n"
-        f"commands:\n{rows}\n\n"
-        "`videonorm frontier COMMAND --help` lists a command's options."
-    )
+ABOUT = "Clip length, batch size, norm: what fits, how fast it is, where batch norm has too few clips."
 
 
 def main(argv: list[str]) -> None:
@@ -33,12 +22,6 @@ def main(argv: list[str]) -> None:
     Raises:
         UserError: an option, the recipe or an overlay cannot be used, or no batch fits.
     """
-    name, *options = argv or ["--help"]
-    if name in ("-h", "--help"):
-        print(usage())
-        return
-    if name not in COMMANDS:
-        hint = did_you_mean(name, COMMANDS)
-        raise UserError(f"frontier ({name}) must be one of {', '.join(COMMANDS)}{hint}")
-    command = importlib.import_module(f"videonorm.frontier.{name}_command")
-    command.run(command.parser().parse_args(options))
+    run_one_of(
+        COMMANDS, argv, name="frontier", about=ABOUT, kind="command", modules="videonorm.frontier.{}_command"
+    )

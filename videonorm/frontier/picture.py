@@ -1,9 +1,10 @@
 """Pictures: what batch fits against the length of clips, and what a batch norm finds in it."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
@@ -31,12 +32,7 @@ def iso_memory(points: Sequence[Point]) -> Figure:
                     [getattr(point, name) for point in of_norm] for name in ("num_frames", "max_batch_size")
                 )
                 axes.plot(lengths, sizes, "o-", color=color, label=norm, lw=width, ms=3 * width)
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log", base=2)
-            axes.set_xticks(sorted({point.num_frames for point in points}))
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter(ScalarFormatter())
-                axis.set_minor_locator(NullLocator())
+            _scale_by_twos(axes, {point.num_frames for point in points})
             axes.set(
                 xlabel="T, frames per clip", title=f"{points[0].gib_memory:g} GiB hold, at {crop} x {crop}"
             )
@@ -78,13 +74,18 @@ def independent_values(cells: Sequence[Cell], few: float) -> Figure:
             va="bottom",
             color=MUTED,
         )
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        axes.set_xticks(sorted({cell.batch_size for cell in cells}))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(ScalarFormatter())
-            axis.set_minor_locator(NullLocator())
+        _scale_by_twos(axes, {cell.batch_size for cell in cells})
         axes.set(xlabel="B, clips of a batch", title="Independent values behind a batch's statistics")
         axes.set_ylabel("n_eff, median layer")
         axes.legend(frameon=False)
     return figure
+
+
+def _scale_by_twos(axes: Axes, ticks: Iterable[int]) -> None:
+    """Both scales in powers of two, with ``ticks`` below."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(sorted(ticks))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(NullLocator())
