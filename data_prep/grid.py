@@ -89,7 +89,7 @@ def parser() -> Parser:
     split.add_argument(
         "--val_letters",
         nargs="*",
-        choices=LETTERS,
+        choices=list(LETTERS),  # of a text any part would do
         default=list("dhmsx"),
         metavar="LETTER",
         help="sentences with these are for validation, and none is in both; no letter here: split by "

@@ -141,6 +141,18 @@ def test_a_batch_that_fits_once_and_not_again(tiny, loads, monkeypatch):
     assert row.max_batch_size == 18
 
 
+@pytest.mark.parametrize("holds", [1, 2, 3])
+def test_a_norm_that_refuses_one_clip_has_what_fits_above(holds, tiny, loads, monkeypatch):
+    run = holding(0.25 / 4 / (holds + 0.5))
+
+    def refusing(question, sizes, *rest):
+        return {"refused": "one clip"} if sizes[0] == 1 else run(question, sizes, *rest)
+
+    monkeypatch.setattr(measuring, "run_steps", refusing)
+    (row,) = measure([Question("bn", tiny, 4, 16)], DEVICE, print)
+    assert row.max_batch_size == (holds if holds > 1 else 0)
+
+
 def test_what_fits_nowhere_has_no_figures(tiny, loads, monkeypatch, tmp_path):
     monkeypatch.setattr(measuring, "run_steps", holding(1.0))
     monkeypatch.setattr(measuring, "device_here", lambda: ("a device", None))
@@ -226,7 +238,7 @@ def test_processes_tell_what_fits(tiny):
         "2": 3,
     }
     assert "too_large" in run_steps(question, [512], 1, Device("", 0.02, 0.0))  # it ended itself
-    assert "at least 2" in run_steps(question, [1], 1, no_limit)["too_large"]  # BN refuses one clip
+    assert "at least 2" in run_steps(question, [1], 1, no_limit)["refused"]  # BN refuses one clip
     group_norm = {"class_path": "videonorm.layers.GroupNorm3d", "init_args": {"num_groups": 3}}
     backbone = {**tiny.backbone, "init_args": {**tiny.backbone["init_args"], "norm": group_norm}}
     with pytest.raises(UserError, match="num_groups"):

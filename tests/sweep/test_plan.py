@@ -252,6 +252,8 @@ def test_clips_by_time_have_no_stride(sweep_file):
     assert plan.runs[-1].name == "gn-ws_8_b2_s0"
     assert "--data.frame_stride=null" in plan.runs[-1].arguments(Path())
     assert plan.varies is None
+    rewrite(sweep_file, ("budget:", "overrides: {data.frames_per_second: null}\nframe_stride: 3\nbudget:"))
+    assert read_plan(sweep_file).runs[-1].name == "gn-ws_8x3_b2_s0"
 
 
 @pytest.mark.parametrize(
@@ -363,6 +365,10 @@ def test_an_arm_whose_trials_all_failed_ends_the_sweep(sweep_file, result):
             r"search.options \(bn 3, gn_ws 4 trials\) must give every arm as many",
         ),
         (SEARCH + "lr: {rule: linear, value: 1, clips: 1}", r"lr.value \(1\) must be left out: search"),
+        (
+            SEARCH.replace("model.backbone.init_args.norm", "trainer.accumulate_grad_batches"),
+            r"search.options \(trainer.accumulate_grad_batches\) must leave out what sizes a step or a clip",
+        ),
         (SEARCH + "  held_out: 1", r"search.held_out \(1\) must be a share below 1"),
         (SEARCH.replace("steps: 5", "clips: 1"), r"budget.clips \(1\) must be that of a step at least"),
     ],

@@ -41,6 +41,12 @@ def test_a_table_is_read_as_it_was_written(tmp_path, result):
     assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
 
 
+def test_an_axis_that_a_run_has_not_is_none_of_it(tmp_path, result):
+    rows = [result("bn", 4, 16, 0.5, axes={"model.a": "1"}), result("gn", 4, 16, 0.5, axes={"model.b": "2"})]
+    write_results(tmp_path / "results.csv", rows)
+    assert read_results(tmp_path / "results.csv") == rows
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -11,7 +11,7 @@ from videonorm.errors import UserError
 from videonorm.files import check_writable
 from videonorm.machine import available_cores
 from videonorm.messages import did_you_mean
-from videonorm.options import Parser, positive_integer
+from videonorm.options import Parser, positive_integer, positive_number
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from videonorm.frontier.plan import Question
@@ -59,24 +59,18 @@ def new_memory_parser(
     )
     recipe.add_argument("--crop_size", **MANY, help="pixels of a clip's side (default: the recipe's)")
     group = options.add_argument_group("memory")
-    group.add_argument("--memory_gib", type=_gib, metavar="GIB", help=memory)
-    group.add_argument("--reserve_gib", type=_gib, default=reserve_gib, metavar="GIB", help=reserve)
+    group.add_argument("--memory_gib", type=positive_number, metavar="GIB", help=memory)
+    group.add_argument(
+        "--reserve_gib", type=positive_number, default=reserve_gib, metavar="GIB", help=reserve
+    )
     add_out(options, name, out)
     return options
 
 
-def _gib(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"({text}) must be a number above 0")
-    return value
-
-
 def check_out(path: Path) -> None:
-    """Raise UserError if the table could not be written."""
+    """Raise UserError if the table could not be written, or would be by its picture."""
+    if path.suffix == ".png":
+        raise UserError(f"--out ({path}) must be a table's file, such as {path.with_suffix('.csv')}")
     try:
         check_writable(path)
     except OSError as error:

@@ -125,8 +125,7 @@ def untrainable(question: Question, error: object) -> str:
 def largest_batch_size(question: Question, step: Footprint, gib: float) -> int:
     """The largest B whose step takes at most so much; 0 if none does that the network can be trained on."""
     most = step.largest_batch_size(int(gib * GIB))
-    make_model, _ = build(question.recipe)
-    if most == 1 and refuses_one_clip(make_model, question.clip, question.recipe.precision):
+    if most == 1 and refuses_one_clip(build(question.recipe)[0], question.clip, question.recipe.precision):
         return 0
     return most
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from videonorm.errors import UserError
 from videonorm.frontier.options import check_out, new_memory_parser, questions
+from videonorm.interruption import stops
 from videonorm.options import Parser
 
 DESCRIPTION = """\
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         UserError: an option, the recipe or an overlay cannot be used, or no batch fits.
+        Stopped: by Ctrl-C or SIGTERM.
     """
     from videonorm.files import write
     from videonorm.frontier.picture import as_png, iso_memory
@@ -53,8 +55,9 @@ def run(options: argparse.Namespace) -> None:
     if memory <= options.reserve_gib:
         raise UserError(f"--memory_gib ({memory:g}) must be above --reserve_gib ({options.reserve_gib:g})")
     check_out(options.out)
-    asked = questions(options)
-    points = list(_progress(plan(asked, memory, options.reserve_gib), len(asked)))
+    with stops("nothing was written"):
+        asked = questions(options)
+        points = list(_progress(plan(asked, memory, options.reserve_gib), len(asked)))
     write_csv(Point, points, options.out)
     if not any(point.max_batch_size for point in points):
         least = min(points, key=lambda point: point.gib_fixed + point.gib_peak_per_clip)

@@ -92,7 +92,8 @@ class Trainer:
 def probe(question: Question, device: torch.device) -> dict[str, Any]:
     """``peak`` bytes (on CUDA of tensors, with those that the allocator ``held``), ``seconds`` of each batch.
 
-    Or ``too_large``, why the first batch does not fit; or ``error``, why such clips cannot be trained on.
+    Or ``too_large``, why the first batch does not fit; ``refused``, why it may not be of one clip; or
+    ``error``, why such clips cannot be trained on.
     """
     cuda = device.type == "cuda"
     before = peak = held = 0
@@ -121,7 +122,7 @@ def probe(question: Question, device: torch.device) -> dict[str, Any]:
         if not too_little and not refused:
             return {"error": one_line(error)}
         if not peak:
-            return {"too_large": one_line(error)}
+            return {"too_large" if too_little else "refused": one_line(error)}
     if not cuda and peak > question.limit:
         return {"too_large": f"took {peak} bytes"}
     return {"peak": peak, "held": held, "seconds": seconds}

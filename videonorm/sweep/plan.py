@@ -116,7 +116,7 @@ class Plan:
         on_cpu: the recipe or the overrides say `trainer.accelerator: cpu`.
         source: the sweep file, word for word.
         search: the trials to train first, each a run whose axes are what is searched; None without.
-        learning_rate, search_clips: the rule, and clips of a trial's step, for what the search finds.
+        learning_rate: the rule by which a learning rate that the search finds follows the clips of a step.
     """
 
     name: str
@@ -287,6 +287,8 @@ def _check_options(sweep: SweepFile, runs: Sequence[Run], path: Path) -> None:
     ]
     for place, options in places:
         for key in options:
+            if place == "search.options" and key in (ACCUMULATE, FRAMES_PER_SECOND, "trainer.devices"):
+                raise UserError(f"{place} ({key}) must leave out what sizes a step or a clip")
             if key in runs[0].options(path) or (place == "axes" and key in sweep.overrides):
                 raise UserError(f"{place} ({key}) must leave to the sweep what it sets itself")
         try:
@@ -318,7 +320,9 @@ def _last(dotted: str, layers: Sequence[Mapping[str, Any]]) -> Any:
     for layer in reversed(layers):
         value: Any = layer
         for key in [dotted] if dotted in layer else dotted.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
+            if not isinstance(value, Mapping) or key not in value:
+                break
+            value = value[key]
+        else:
             return value
     return None

@@ -127,7 +127,7 @@ def _result(row: dict[str, str]) -> Result:
         **row,
     }  # an earlier version's table
     values = {name: _value(of.type, texts[name]) for name, of in COLUMNS.items()}
-    values["axes"] = {name: from_cell(text) for name, text in row.items() if "." in name}
+    values["axes"] = {name: from_cell(text) for name, text in row.items() if "." in name and text}
     if values["status"] == "done" and (reason := flaw(values)):
         values |= {"status": "failed", "error": reason, **dict.fromkeys(SCORES)}
     return Result(**values)
