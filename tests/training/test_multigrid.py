@@ -132,6 +132,25 @@ def test_a_stopped_run_goes_on_with_the_same(fit, tmp_path, monkeypatch, options
         assert sorted(map(str, record["shapes"])) == sorted(map(str, whole["shapes"]))
 
 
+@pytest.mark.parametrize("options", [("--trainer.max_steps", 3), EPOCHS])
+def test_a_run_whose_steps_are_done_has_what_comes_after_them(fit, tmp_path, options):
+    callback = {"class_path": "videonorm.training.ScoreAtLengths", "init_args": {"views": []}}
+    scores = f"--trainer.callbacks+={json.dumps(callback)}"
+    fit("run", *options, scores)
+    (tmp_path / "run" / "scores.npz").unlink()
+    assert not fit("run", *options, scores, "--ckpt_path", "last")
+    assert (tmp_path / "run" / "scores.npz").exists()
+
+
+def test_a_run_is_in_cycles_from_its_beginning_to_its_end(fit, overlay, recipe, tmp_path):
+    fit("run", "--trainer.max_steps", 2)
+    plain = overlay.with_name("plain.yaml")
+    plain.write_text(MULTIGRID.partition("trainer:")[0])
+    again = ["--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.max_steps", "2"]
+    with pytest.raises(UserError, match=r"trainer.callbacks \(\[\]\) must be .*as in the run that goes on"):
+        main(["fit", "-c", str(recipe), "-c", str(plain), *again, "--ckpt_path", "last"])
+
+
 def test_a_run_that_goes_on_keeps_its_cycles(fit, overlay):
     fit("run", "--trainer.max_steps", 2)
     sentence = (
@@ -153,6 +172,10 @@ def test_a_run_that_goes_on_keeps_its_cycles(fit, overlay):
             r"batch_size \(3\) must be so small that the 12 clips of 2 x 11 px .* the 10",
         ),
         (("--model.scheduler", "null"), r"model.scheduler \(null\) must be a schedule of videonorm.training"),
+        (
+            ("--trainer.limit_train_batches", 1),  # batch, of which 1.0 are all
+            r"trainer.limit_train_batches \(1\) must be 1.0 with Multigrid",
+        ),
         (
             ("--trainer.limit_train_batches", 2),
             r"trainer.limit_train_batches \(2\) must be 1.0 with Multigrid",

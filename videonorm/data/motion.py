@@ -39,7 +39,7 @@ DRIFT = 1.75  # d: pixels a frame, in the direction of the class
 JITTER = 1.75  # sigma: standard deviation in pixels a frame, along each axis
 WAVELENGTHS = (10.0, 24.0)  # pixels; longer than any step of drift and jitter, so that motion is not aliased
 CONTRAST = (4.0, 80.0)  # grey levels of one standard deviation, log-uniform over videos, at CONTRAST_RATIO
-CONTRAST_RATIO = 20.0
+CONTRAST_RATIO = CONTRAST[1] / CONTRAST[0]
 BRIGHTNESS = (114.0, 116.0)  # mean grey level, uniform over videos
 FRAME_RATE = 24
 

@@ -79,14 +79,13 @@ class RandomCrop(Crop):
 
     def draw(self, height: int, width: int, crop_size: int) -> Window:
         shorter = min(height, width)
-        low, high = self.short_side or (shorter, shorter)
-        low = math.ceil(low * self._least)
+        full = round(crop_size / self._least)  # of the crop that this one is a coarser one of
         if self.short_side is None:
-            check_crop_fits(crop_size, height, width)
-        elif low < crop_size:
-            raise UserError(
-                f"crop.short_side ({self.short_side}) must start at crop_size ({crop_size}) or above"
-            )
+            check_crop_fits(full, height, width)
+        elif self.short_side[0] < full:
+            raise UserError(f"crop.short_side ({self.short_side}) must start at crop_size ({full}) or above")
+        low, high = self.short_side or (shorter, shorter)
+        low = max(crop_size, math.ceil(low * self._least))
         side = crop_size
         if self.short_side or low < high:
             # The picture is not scaled but the square, the other way round.

@@ -248,7 +248,7 @@ class VideoDataModule(LightningDataModule):
             self._train_loader = self._loader(dataset, videos, sampler, drop_last=True, plan=plan)
         if self.plan:  # of the epoch that comes Lightning is to learn how many batches it has
             epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-            self._train_loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            self._train_loader.sampler.set_epoch(self.plan.with_batches(epoch))  # type: ignore[attr-defined]
         return self._train_loader
 
     def val_dataloader(self) -> VideoLoader | list[Any]:

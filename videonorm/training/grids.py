@@ -144,6 +144,12 @@ class Plan:
             step += 1
         return batches
 
+    def with_batches(self, epoch: int) -> int:
+        """The epoch, or the last one before that has batches: without any, Lightning ends a run at once."""
+        while epoch and not self.batches(epoch):
+            epoch -= 1
+        return epoch
+
     def videos_and_clips(self, epoch: int) -> list[tuple[int, Sampling]]:
         """Of each batch of an epoch, as a ``VideoLoader`` wants it."""
         clips = self.frame_stride, self.clips_per_video

@@ -18,10 +18,9 @@ from videonorm.training.grids import LrRule, Plan, Shape, lay_out
 from videonorm.training.schedule import Schedule, WarmupSteps
 from videonorm.training.unfit_callbacks import CheckedCallback
 
-CYCLES = 2  # and
-FINE_TUNE = (
-    0.2  # of a schedule without stages; those of PySlowFast's step schedules for Kinetics are about so
-)
+# Of a schedule without stages; those of PySlowFast's step schedules for Kinetics are about so.
+CYCLES = 2
+FINE_TUNE = 0.2
 
 
 class ScaledSchedule(Schedule):
@@ -109,9 +108,8 @@ class Multigrid(CheckedCallback):
         self.cycles = cycles
         self.fine_tune = fine_tune
         self.lr_rule = lr_rule
-        self._of_whole: dict[
-            str, int
-        ] = {}  # of a training, what a run that goes on must have in common with it
+        # Of a training, what a run that goes on must have in common with it.
+        self._of_whole: dict[str, int] = {}
 
     def check(self, trainer: Trainer) -> None:
         self._plan(trainer)
@@ -159,7 +157,7 @@ class Multigrid(CheckedCallback):
                 "trainer.max_steps (-1) or trainer.max_epochs (-1) must be set for Multigrid to follow"
             )
         limit = trainer.overfit_batches or trainer.limit_train_batches  # type: ignore[attr-defined]
-        if limit != 1.0 and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if (isinstance(limit, int) or limit != 1.0) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(
                 f"trainer.limit_train_batches ({limit}) must be 1.0 with Multigrid: its batches are not alike"
             )

@@ -38,9 +38,8 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     of_trainer = {name: config["trainer"][name] for name in OF_THE_TRAINER}
     callbacks = config["trainer"]["callbacks"] or []
-    changing = [of for of in callbacks if str(_class(of)).endswith(CHANGE_CLIPS)]
-    if changing:
-        of_trainer["callbacks"] = changing
+    callbacks = [callbacks] if isinstance(callbacks, Mapping) else callbacks  # of one alone
+    of_trainer["callbacks"] = [of for of in callbacks if str(_class(of)).endswith(CHANGE_CLIPS)]
     parts = {name: config[name] for name in ("seed_everything", "model", "data")}
     return _without_free({**parts, "trainer": of_trainer}, "")  # type: ignore[no-any-return]
 
