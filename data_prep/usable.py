@@ -8,7 +8,6 @@ from typing import NamedTuple, get_args
 
 from listing import Listed, Listing
 from matching import Match, Problem, Videos
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rows import write_rows
@@ -18,6 +17,7 @@ from workers import Failed, run_all
 
 from videonorm.data import Split
 from videonorm.files import to_cell, write
+from videonorm.look import new_console
 
 KINDS = ("missing", "unreadable", "duplicate", "unlabelled")  # of problems that a split's table counts
 
@@ -164,8 +164,7 @@ def lines_of(problems: list[Problem], out: Path) -> list[str]:
 
 def print_table(table: dict[str, dict[str, int]], hours: dict[str, float], lines: list[str]) -> None:
     """Print the counts of each split, by column, its hours, and lines below."""
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=120)
+    console = new_console()
     shown = Table(header_style="bold", border_style="dim")
     shown.add_column("split")
     for heading in (*next(iter(table.values()), {}), "hours"):

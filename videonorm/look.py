@@ -1,8 +1,13 @@
 """How arms and numbers look, the same in the terminal, the plots and the report."""
 
+import io
 from collections.abc import Collection, Iterable
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # heavy: imported where they are used, so that --help answers at once
+    from matplotlib.figure import Figure
+    from rich.console import Console
 
 # Okabe & Ito, "Color Universal Design" (2008): told apart with any colour vision, on white and on black.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -37,6 +42,23 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a name with a $ is a name
 }
+
+
+def as_png(figure: "Figure") -> bytes:
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE), io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=160)
+        return file.getvalue()
+
+
+def new_console() -> "Console":
+    """The terminal, or a log file of 120 columns."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
+
 
 PERCENT = "\u00a0%"  # no line ends before the sign
 CI = f"95{PERCENT} CI"

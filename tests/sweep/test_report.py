@@ -6,7 +6,7 @@ import pytest
 
 from videonorm import files
 from videonorm.errors import UserError
-from videonorm.sweep import drawing
+from videonorm.sweep import report as report_module
 from videonorm.sweep.cells import cells_of, has_memory
 from videonorm.sweep.pictures import pictures
 from videonorm.sweep.report import read_sweep, write_report
@@ -111,7 +111,7 @@ def test_the_report_holds_every_run_and_every_definition(report):
 
 
 def test_what_users_write_is_no_markup(tmp_path, result, monkeypatch):
-    monkeypatch.setattr(drawing, "as_png", lambda figure: b"")  # takes half of the time
+    monkeypatch.setattr(report_module, "as_png", lambda figure: b"")  # takes half of the time
     arm = r"<u>&$\frac$"
     write_results(tmp_path / "results.csv", [result(arm, 4, 2, 0.5), result(arm, 8, 1, None, error="<u>")])
     (tmp_path / "sweep.json").write_text(
@@ -158,7 +158,7 @@ def test_the_page_has_a_set_of_figures_and_a_cue_for_a_phone(report):
 
 
 def test_curves_are_drawn_and_the_memory_of_a_cpu_is_not(tmp_path, result, monkeypatch):
-    monkeypatch.setattr(drawing, "as_png", lambda figure: b"")  # takes half of the time
+    monkeypatch.setattr(report_module, "as_png", lambda figure: b"")  # takes half of the time
     row = result("gn", 4, 2, 0.5)
     write_results(tmp_path / "results.csv", [row])
     origin = {"machine": {"device": "cpu", "cores": 2}}

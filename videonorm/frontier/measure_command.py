@@ -117,12 +117,11 @@ class _Progress:
 
 def _show(rows: Sequence[Any]) -> None:
     """A row a norm, T and crop: largest batch and its peak, planned and measured, and its speed."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a log is wide enough
-        console = Console(highlight=False, width=120)
+    from videonorm.look import new_console
+
+    console = new_console()
     table = Table(header_style="bold", border_style="dim")
     headings = (
         "norm",

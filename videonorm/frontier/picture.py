@@ -1,6 +1,5 @@
 """Pictures: what batch fits against the length of clips, and what a batch norm finds in it."""
 
-import io
 from collections.abc import Iterable, Sequence
 
 import matplotlib
@@ -39,12 +38,6 @@ def iso_memory(points: Sequence[Point]) -> Figure:
         panels[0].set_ylabel("B, largest batch")
         panels[-1].legend(frameon=False)
     return figure
-
-
-def as_png(figure: Figure) -> bytes:
-    with matplotlib.rc_context(STYLE), io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=160)
-        return file.getvalue()
 
 
 def independent_values(cells: Sequence[Cell], few: float) -> Figure:

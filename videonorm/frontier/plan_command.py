@@ -48,8 +48,9 @@ def run(options: argparse.Namespace) -> None:
         Stopped: by Ctrl-C or SIGTERM.
     """
     from videonorm.files import write
-    from videonorm.frontier.picture import as_png, iso_memory
+    from videonorm.frontier.picture import iso_memory
     from videonorm.frontier.plan import Point, plan, sentence, write_csv
+    from videonorm.look import as_png
 
     memory = options.memory_gib or _memory_here()
     if memory <= options.reserve_gib:
@@ -90,10 +91,11 @@ def _progress(points: Iterable[Any], total: int) -> Iterable[Any]:
 
 def _show(points: list[Any]) -> None:
     """A row a norm, T and crop."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from videonorm.look import new_console
+
+    console = new_console()
     table = Table(header_style="bold", border_style="dim")
     for heading in ("norm", "T", "crop", "largest B", "GiB at it", "saved/clip", "peak/clip", "fixed"):
         table.add_column(heading, justify="left" if heading == "norm" else "right", no_wrap=heading == "norm")

@@ -64,11 +64,12 @@ def run(options: argparse.Namespace) -> None:
     from rich.progress import track
 
     from videonorm.files import write
-    from videonorm.frontier.picture import as_png, independent_values
+    from videonorm.frontier.picture import independent_values
     from videonorm.frontier.plan import write_csv
     from videonorm.frontier.recipe import read_recipe
     from videonorm.frontier.statistics import FEW, ORIGIN, Layer, cells, sentences
     from videonorm.interruption import stops
+    from videonorm.look import as_png
 
     check_out(options.out)
     lengths, sizes = (each_once(name, getattr(options, name)) for name in ("num_frames", "batch_size"))
@@ -114,12 +115,11 @@ def _look(recipe: Recipe, num_frames: int, sizes: list[int], options: argparse.N
 
 def _show(of: list[Cell]) -> None:
     """A row a T and B."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a log is wide enough
-        console = Console(highlight=False, width=120)
+    from videonorm.look import new_console
+
+    console = new_console()
     table = Table(header_style="bold", border_style="dim")
     for heading in ("T", "B", "n_eff mean", "n_eff variance", "worst layer", "short layers", "batch norm"):
         table.add_column(heading, justify="left" if heading in ("worst layer", "batch norm") else "right")

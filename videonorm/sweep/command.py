@@ -81,9 +81,10 @@ def _run(options: argparse.Namespace) -> None:
         _show(options.report)
         return
 
+    from videonorm.look import new_console
     from videonorm.sweep.plan import read_plan
     from videonorm.sweep.run import run_sweep
-    from videonorm.sweep.terminal import new_console, plan_table
+    from videonorm.sweep.terminal import plan_table
 
     console = new_console()
     part: Shard = options.shard
@@ -116,11 +117,11 @@ def _run(options: argparse.Namespace) -> None:
 
 def _show(output: Path) -> None:
     """Print the table and the answer; write the report, and say where it is."""
+    from videonorm.look import new_console
     from videonorm.sweep.folder import gather_again
     from videonorm.sweep.locks import REPORT, SECONDS_TO_WAIT, holding
     from videonorm.sweep.report import read_sweep, write_report
     from videonorm.sweep.tables import as_rich
-    from videonorm.sweep.terminal import new_console
 
     gather_again(output)
     sweep = read_sweep(output)

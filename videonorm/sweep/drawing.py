@@ -268,12 +268,6 @@ def lay_out(figure: Figure) -> None:
         figure.set_layout_engine("none")
 
 
-def as_png(figure: Figure) -> bytes:
-    with matplotlib.rc_context(STYLE), io.BytesIO() as file:
-        figure.savefig(file, format="png", dpi=160)
-        return file.getvalue()
-
-
 def as_svg(figure: Figure, name: str) -> str:
     """An SVG file without a background, whose text is in INK.
 

@@ -1,6 +1,5 @@
 """What each cell was trained with, and how far runs without a result are: from the run folders of a sweep."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from videonorm.sweep.axes import as_text
 from videonorm.sweep.cells import Cell
-from videonorm.sweep.records import read_json
+from videonorm.sweep.records import fraction, read_json, seconds_silent
 from videonorm.sweep.results import Result
 
 Settings = dict[str, str]  # option of `fit` -> value
@@ -83,16 +82,9 @@ class Unfinished:
 def unfinished(output: Path, results: Sequence[Result]) -> list[Unfinished]:
     """The runs of a sweep that have no row, in the order of their names."""
     ended = {result.run for result in results}
-    found = []
-    for asked in sorted(output.glob("*/asked.json")):
-        folder = asked.parent
-        if folder.name in ended:
-            continue
-        recorded = read_json(folder / "run.json")
-        step, total = recorded.get("step") or 0, recorded.get("total_steps") or 0
-        paths = [folder / name for name in ("run.json", "metrics.csv", "log.txt", "asked.json")]
-        last = max(path.stat().st_mtime for path in paths if path.exists())
-        found.append(
-            Unfinished(folder.name, min(1.0, step / total) if total else 0.0, (time.time() - last) / 60)
-        )
-    return found
+    folders = (asked.parent for asked in sorted(output.glob("*/asked.json")))
+    return [
+        Unfinished(of.name, fraction(read_json(of / "run.json")), seconds_silent(of) / 60)
+        for of in folders
+        if of.name not in ended
+    ]

@@ -53,9 +53,7 @@ class RunFolder:
 
     @property
     def seconds_silent(self) -> float:
-        """Since the run has last written into its record, its metrics or its log."""
-        paths = [self.path / name for name in ("run.json", "metrics.csv", "log.txt", "asked.json")]
-        return time.time() - max(path.stat().st_mtime for path in paths if path.exists())
+        return seconds_silent(self.path)
 
     def hangs_at_its_end(self, seconds: float) -> bool:
         """Whether ``fit`` has recorded its end, be it an error, and has been silent since for so long."""
@@ -73,9 +71,7 @@ class RunFolder:
 
     @property
     def fraction(self) -> float:
-        """Of its steps, in [0, 1]."""
-        total = self.recorded.get("total_steps") or self.run.steps
-        return min(1.0, (self.recorded.get("step") or 0) / total) if total else 0.0
+        return fraction(self.recorded, self.run.steps)
 
     def check_unchanged(self) -> None:
         """Raise UserError if the folder holds a result or a checkpoint of another configuration."""
@@ -147,6 +143,18 @@ def read_result(folder: Path, planned: Mapping[str, Any]) -> Result | None:
         **({"status": "done", "error": None} if done else failed),
     }
     return Result(**values)
+
+
+def seconds_silent(folder: Path) -> float:
+    """Since a run has last written into its record, its metrics or its log."""
+    paths = [folder / name for name in ("run.json", "metrics.csv", "log.txt", "asked.json")]
+    return time.time() - max(path.stat().st_mtime for path in paths if path.exists())
+
+
+def fraction(recorded: Mapping[str, Any], planned_steps: int | None = None) -> float:
+    """Of a run's steps, in [0, 1], by what it has recorded."""
+    total = recorded.get("total_steps") or planned_steps
+    return min(1.0, (recorded.get("step") or 0) / total) if total else 0.0
 
 
 def holds_work(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from videonorm import files
-from videonorm.look import CI, arm_colors
+from videonorm.look import CI, arm_colors, as_png
 from videonorm.sweep import drawing, plots
 from videonorm.sweep.answer import Answer, answer
 from videonorm.sweep.cells import Cell, cells_of, has_memory, highest, with_result
@@ -82,12 +82,12 @@ def write_report(output: Path) -> Answer:
                 for figure in (wide, narrow):
                     drawing.lay_out(figure)
                 svg = drawing.as_svg(wide, name)
-                files.write(output / "plots" / f"{name}.png", drawing.as_png(wide))
+                files.write(output / "plots" / f"{name}.png", as_png(wide))
                 files.write(output / "plots" / f"{name}.svg", drawing.on_white(svg))
                 on_phone = drawing.as_svg(narrow, f"{name}-phone")
                 shown = drawing.in_a_page(svg, wide.get_figwidth())
                 drawn.append((caption, shown, drawing.in_a_page(on_phone, narrow.get_figwidth())))
-        files.write(output / "summary.png", drawing.as_png(plots.summary_figure(cells)))
+        files.write(output / "summary.png", as_png(plots.summary_figure(cells)))
     files.write(output / "results.md", as_markdown(cells, found, about, matrix))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

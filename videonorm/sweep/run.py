@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from videonorm.messages import one_line
 from videonorm.sweep.folder import SweepFolder
 from videonorm.sweep.live_report import LiveReport
 from videonorm.sweep.locks import holding_shard, is_held
@@ -257,7 +258,7 @@ def _why(folder: RunFolder, how: str, recorded_before: object) -> str:
     """Why a run is not done, in one line."""
     recorded = folder.recorded
     if recorded != recorded_before and recorded.get("status") == "failed" and recorded.get("error"):
-        return " ".join(str(recorded["error"]).split())
+        return one_line(str(recorded["error"]))
     if recorded.get("status") == "done" and (reason := flaw(recorded)):
         return f"{reason}; see {folder.log.name}"
     if recorded != recorded_before and recorded.get("status") == "stopped":

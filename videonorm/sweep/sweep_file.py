@@ -12,7 +12,7 @@ import yaml
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 
 from videonorm.errors import UserError
-from videonorm.messages import did_you_mean, one_sentence
+from videonorm.messages import did_you_mean, one_line, one_sentence
 from videonorm.sweep.shape import Shape
 
 BUDGETS = ("steps", "epochs", "clips", "frames", "seconds")
@@ -249,7 +249,7 @@ def read_yaml(name: str, path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{name} ({path}) must be a text file in UTF-8") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{name} ({path}) must be valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{name} ({path}) must be valid YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{name} ({path}) must be a mapping of keys to values")
     return values

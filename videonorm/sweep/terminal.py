@@ -19,12 +19,6 @@ from videonorm.sweep.shape import Shape
 PROGRESS_SECONDS = 300.0
 
 
-def new_console() -> Console:
-    """The terminal, or a log file of 120 columns."""
-    console = Console(highlight=False, markup=False)
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
-
-
 def plan_table(runs: Sequence[Run]) -> Table:
     """Planned runs, for a look before they are trained."""
     table = Table(header_style="bold", border_style="dim")
