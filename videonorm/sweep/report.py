@@ -16,14 +16,23 @@ from videonorm.look import CI, arm_colors, as_png
 from videonorm.sweep import drawing, plots
 from videonorm.sweep.answer import Answer, answer
 from videonorm.sweep.cells import Cell, cells_of, has_memory, highest, with_result
-from videonorm.sweep.curves import read_curves
+from videonorm.sweep.convergence import convergence, target_top1
+from videonorm.sweep.curves import TOP1, read_curves
 from videonorm.sweep.length_matrix import length_matrix
 from videonorm.sweep.pictures import pictures
 from videonorm.sweep.recipes import read_recipes, unfinished
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import COLUMNS, Result, read_results
 from videonorm.sweep.scores import Scores, gather, read_scores
-from videonorm.sweep.tables import as_markdown, device_name, figures, is_cpu, length_figures, settled
+from videonorm.sweep.tables import (
+    as_markdown,
+    cost_figures,
+    device_name,
+    figures,
+    is_cpu,
+    length_figures,
+    settled,
+)
 
 
 @dataclass(frozen=True)
@@ -74,9 +83,13 @@ def write_report(output: Path) -> Answer:
     results, cells, about, found = sweep.results, sweep.cells, sweep.about, sweep.answer
     columns = {key: of for key, of in COLUMNS.items() if key != "peak_memory_mib" or has_memory(cells)}
     matrix = length_matrix(cells, sweep.scores)
+    curves = read_curves(output, results)
+    target = target_top1(cells)
+    followed = target and any(len(of[TOP1][0]) > 1 for of in curves.values() if TOP1 in of)
+    costs = convergence(cells, curves, target) if target and followed else []
     drawn: list[tuple[str, str, str]] = []  # caption, for a wide page, for a phone
     if with_result(cells):
-        for name, (draw, caption) in pictures(cells, read_curves(output, results), matrix).items():
+        for name, (draw, caption) in pictures(cells, curves, matrix).items():
             wide, narrow = draw(phone=False), draw(phone=True)
             if wide and narrow:
                 for figure in (wide, narrow):
@@ -105,6 +118,8 @@ def write_report(output: Path) -> Answer:
         figures=figures(cells, matrix),
         settled=settled(cells),
         lengths=length_figures(matrix) if matrix else None,
+        costs=cost_figures(costs) if costs else None,
+        target=target,
         recipes=read_recipes(output, cells),
         every_axis=list(dict.fromkeys(axis for cell in cells for axis in cell.axes)),
         unfinished=unfinished(output, results),

@@ -12,6 +12,7 @@ from videonorm.look import PERCENT, arm_colors, span
 from videonorm.sweep.answer import Answer
 from videonorm.sweep.axes import in_words, short_names
 from videonorm.sweep.cells import Cell, clips_seen, has_memory, varied_axes, with_result
+from videonorm.sweep.convergence import Convergence
 from videonorm.sweep.length_matrix import LengthMatrix
 
 
@@ -136,6 +137,19 @@ def length_figures(matrix: LengthMatrix) -> tuple[list[str], list[list[str]]]:
         row += [_percent(of.equal_views.get(length)) for length in matrix.lengths]
         rows.append([*row, *([_percent(of.equal_frames)] if matrix.frames else [])])
     return [*headings, *([f"{matrix.frames} frames"] if matrix.frames else [])], rows
+
+
+def cost_figures(found: Sequence[Convergence]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row of each cell: its runs that reached a top-1, and the medians of what it cost."""
+    axes = varied_axes(of.cell for of in found)
+    spent = {"steps": ",.0f", "epochs": ".3g", "clips": ",.0f", "frames": ",.0f", "seconds": ",.0f"}
+    rows = []
+    for of in found:
+        row = [of.cell.arm, of.cell.shape.length(), str(of.cell.shape.batch_size), *_values(of.cell, axes)]
+        medians = {what: of.median(what) for what in spent}
+        row += [f"{of.reached} of {len(of.costs)}"]
+        rows.append([*row, *("" if m is None else format(m, spent[what]) for what, m in medians.items())])
+    return ["arm", "T x stride", "B", *short_names(axes).values(), "runs there", *spent], rows
 
 
 def device_name(origin: Mapping[str, Any]) -> str | None:
