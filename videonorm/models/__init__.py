@@ -5,6 +5,7 @@ from videonorm.models.conversion import convert
 from videonorm.models.conversion_report import Change, ConversionReport, Left
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
+from videonorm.models.resnetv2_3d import ResNetV2_3d
 from videonorm.models.vgg3d import VGG3d
 from videonorm.models.weights import load_foreign, read_state_dict
 
@@ -15,6 +16,7 @@ __all__ = [
     "Left",
     "NormFactory",
     "ResNet3d",
+    "ResNetV2_3d",
     "VGG3d",
     "convert",
     "from_pytorchvideo",
