@@ -6,7 +6,8 @@ from videonorm.models.conversion_report import Change, ConversionReport, Left
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.vgg3d import VGG3d
-from videonorm.models.weights import load_foreign, read_state_dict
+from videonorm.models.weights.matching import load_foreign
+from videonorm.models.weights.reading import read_state_dict
 
 __all__ = [
     "Change",
