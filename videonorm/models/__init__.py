@@ -7,7 +7,8 @@ from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.resnetv2_3d import ResNetV2_3d
 from videonorm.models.vgg3d import VGG3d
-from videonorm.models.weights import load_foreign, read_state_dict
+from videonorm.models.weights.matching import load_foreign
+from videonorm.models.weights.reading import read_state_dict
 
 __all__ = [
     "Change",
