@@ -69,7 +69,8 @@ class PreActivationBottleneck(nn.Module):
             x = self.shortcut(y)
         y = self.conv2(self.norm2(self.conv1(y)))
         y = self.conv3(self.norm3(y))
-        return x + y
+        z: Tensor = x + y
+        return z
 
 
 class ResNetV2_3d(nn.Module):

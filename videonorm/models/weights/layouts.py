@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from videonorm.errors import UserError
-from videonorm.models.weights import pytorchvideo, torchvision
+from videonorm.models.weights import big_transfer, image_resnet, pytorchvideo, timm_resnetv2, torchvision
 from videonorm.models.weights.text import shortened
 
 
@@ -28,7 +28,13 @@ class Layout(Protocol):
 
 
 # The first that matches counts.
-LAYOUTS: tuple[Layout, ...] = (torchvision, pytorchvideo)
+LAYOUTS: tuple[Layout, ...] = (
+    torchvision,
+    pytorchvideo,
+    image_resnet,
+    timm_resnetv2,
+    big_transfer,
+)
 
 
 def layout_of(weights: Mapping[str, Tensor], source: str) -> Layout:

@@ -1,0 +1,51 @@
+"""torchvision's and timm's ResNets for images: resnet50, resnet101, timm's resnet50_gn, and the basic ones.
+
+The names are those that 3D-ResNets-PyTorch has too, of filters without time: conv1, bn1, layer2.0.conv1,
+layer2.0.bn1, layer2.0.downsample.{0,1}, fc. What resnet50_gn calls bn are group norms.
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from videonorm.models.inflation import Inflation, inflate_network
+from videonorm.models.weights.image_networks import (
+    require_group_norms,
+    require_image_resnet,
+    require_running_statistics,
+)
+
+TITLE = "torchvision's and timm's ResNet for images"
+
+
+def matches(weights: Mapping[str, Tensor]) -> bool:
+    stem = weights.get("conv1.weight")
+    return stem is not None and stem.dim() == 4 and "layer1.0.conv1.weight" in weights
+
+
+def translate(
+    weights: Mapping[str, Tensor], model: nn.Module, inflation: Inflation = "center"
+) -> dict[str, Tensor]:
+    """See `Layout`; `inflation` as in `inflate`."""
+    require_image_resnet(model)
+    if "bn1.running_mean" in weights:
+        require_running_statistics(model)
+    else:
+        require_group_norms(model)
+    ours = {_name(name): weight for name, weight in weights.items()}
+    return inflate_network(ours, model, inflation=inflation)
+
+
+def _name(name: str) -> str:
+    parts = {"conv": "conv", "bn": "norm", "0": "conv", "1": "norm"}
+    if found := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
+        part, rest = found.groups()
+        return f"stem.{parts[part]}.{rest}"
+    if found := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(\w+)", name):
+        layer, block, part, unit, rest = found.groups()
+        return f"stages.{int(layer) - 1}.{block}.branch.{int(unit) - 1}.{parts[part]}.{rest}"
+    if found := re.fullmatch(r"layer(\d)\.(\d+)\.downsample\.([01])\.(\w+)", name):
+        layer, block, part, rest = found.groups()
+        return f"stages.{int(layer) - 1}.{block}.shortcut.{parts[part]}.{rest}"
+    return re.sub(r"^fc\.", "head.", name)
