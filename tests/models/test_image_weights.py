@@ -27,9 +27,9 @@ def fill(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            module.weight.data += 0.1 * module.weight.std()
-            if isinstance(module, timm.layers.StdConv2d):
-                module.weight.data *= 3e-3  # so small that eps counts
+            if isinstance(module, timm.layers.StdConv2d):  # off centre, and so small that eps counts
+                module.weight.data += 0.1 * module.weight.std()
+                module.weight.data *= 3e-3
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1)
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):

@@ -24,7 +24,7 @@ def standardized_2d(**options) -> nn.Conv2d:
 
 
 def responses(conv: nn.Conv2d, conv3d: nn.Conv3d, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the 2D convolution to a frame, (C, H, W), and of the 3D one to five times this frame, (C, 5, H, W)."""
+    """Of the 2D convolution to a frame, (C, H, W), and of the 3D one to five of it, (C, 5, H, W)."""
     frame = 3 + torch.randn(1, 6, 8, 8, dtype=torch.float64)
     conv, conv3d = conv.double(), conv3d.double()
     with torch.no_grad():
