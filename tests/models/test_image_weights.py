@@ -188,11 +188,7 @@ def test_big_transfer_of_its_own_files(tmp_path):
             r"model \(ResNet3d\) must be a ResNet3d of kind c2d, i3d or",
         ),
         (image_resnet, VGG3d, r"model \(VGG3d\) must be a ResNet3d"),
-        (
-            image_resnet,
-            partial(ResNet3d, 10, "slow"),
-            r"norm \(BatchNorm3d.*\) must be GroupNorm3d of 32 groups",
-        ),
+        (image_resnet, partial(ResNet3d, 10, "slow", norm=layers.LayerNorm3d), r"norm \(LayerNorm3d"),
         (big_transfer, partial(ResNet3d, 10, "slow"), r"model \(ResNet3d\) must be a ResNetV2_3d"),
         (timm_resnetv2, VGG3d, r"model \(VGG3d\) must be a ResNetV2_3d"),
         (
@@ -208,11 +204,20 @@ def test_networks_that_would_compute_something_else_are_refused(layout, model, m
         layout.translate({}, model())
 
 
-def test_batch_norms_weights_want_running_statistics():
+@pytest.mark.parametrize(
+    ("their_norm", "norm", "message"),
+    [
+        ("batchnorm", layers.GroupNorm3d, "left over: stem.norm.running_mean"),
+        ("groupnorm", layers.BatchNorm3d, "missing: stem.norm.running_mean"),
+    ],
+)
+def test_norms_of_another_kind_do_not_fit(their_norm, norm, message):
+    options = {"block": timm.models.resnet.Bottleneck, "layers": (1, 1, 1, 1), "num_classes": 5}
     with torch.device("meta"):
-        model = ResNet3d(10, "slow", norm=layers.GroupNorm3d)
-    with pytest.raises(UserError, match=r"norm \(GroupNorm3d\) must be a batch norm, frozen or not"):
-        image_resnet.translate({"bn1.running_mean": torch.zeros(64)}, model)
+        theirs = timm.models.resnet.ResNet(norm_layer=their_norm, **options).state_dict()
+        ours = ResNet3d(50, "c2d", num_classes=5, norm=norm)
+    with pytest.raises(ValueError, match=message):
+        load_foreign(ours, theirs)
 
 
 def test_timms_other_resnetv2_is_not_taken_for_big_transfer():

@@ -1,7 +1,5 @@
 """What a network of ours must have to compute the same as one for images."""
 
-from collections.abc import Iterator
-
 from torch import nn
 
 from videonorm.errors import UserError
@@ -16,7 +14,7 @@ def require_big_transfer(model: nn.Module) -> None:
     """Raise a UserError unless this is BiT's trunk with its norms. `inflate` sees to the convolutions."""
     if not isinstance(model, ResNetV2_3d):
         raise UserError(f"model ({type(model).__name__}) must be a ResNetV2_3d, the network of these weights")
-    require_group_norms(model)
+    require_groups(model)
 
 
 def require_image_resnet(model: nn.Module) -> None:
@@ -28,25 +26,11 @@ def require_image_resnet(model: nn.Module) -> None:
         )
 
 
-def require_group_norms(model: nn.Module) -> None:
-    """Raise a UserError unless all norms are GroupNorm3d of 32 groups and eps 1e-5."""
-    for norm in _norms(model):
-        if not isinstance(norm, GroupNorm3d) or (norm.num_groups, norm.eps) != (NUM_GROUPS, EPS):
+def require_groups(model: nn.Module) -> None:
+    """Raise a UserError for a group norm that has not 32 groups and eps 1e-5, which no name tells."""
+    for norm in model.modules():
+        if isinstance(norm, GroupNorm3d) and (norm.num_groups, norm.eps) != (NUM_GROUPS, EPS):
             raise UserError(
                 f"norm ({type(norm).__name__}({norm.extra_repr()})) must be GroupNorm3d"
                 f" of {NUM_GROUPS} groups and eps {EPS}, as in the network of these weights"
             )
-
-
-def require_running_statistics(model: nn.Module) -> None:
-    """Raise a UserError unless all norms have the running statistics of a batch norm."""
-    for norm in _norms(model):
-        if getattr(norm, "running_mean", None) is None:
-            raise UserError(
-                f"norm ({type(norm).__name__}) must be a batch norm, frozen or not, as in the network of"
-                " these weights; convert it once they are in"
-            )
-
-
-def _norms(model: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in model.modules() if getattr(module, "is_norm", False))

@@ -10,11 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from videonorm.models.inflation import Inflation, inflate_network
-from videonorm.models.weights.image_networks import (
-    require_group_norms,
-    require_image_resnet,
-    require_running_statistics,
-)
+from videonorm.models.weights.image_networks import require_groups, require_image_resnet
 
 TITLE = "torchvision's and timm's ResNet for images"
 
@@ -29,10 +25,8 @@ def translate(
 ) -> dict[str, Tensor]:
     """See `Layout`; `inflation` as in `inflate`."""
     require_image_resnet(model)
-    if "bn1.running_mean" in weights:
-        require_running_statistics(model)
-    else:
-        require_group_norms(model)
+    if "bn1.running_mean" not in weights:
+        require_groups(model)
     ours = {_name(name): weight for name, weight in weights.items()}
     return inflate_network(ours, model, inflation=inflation)
 
