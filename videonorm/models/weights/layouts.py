@@ -5,13 +5,11 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from videonorm.errors import UserError
-from videonorm.models.weights import pytorchvideo, torchvision
-from videonorm.models.weights.text import shortened
+from videonorm.models.weights import mmaction, pyslowfast, pytorchvideo, resnets_3d, torchvision
 
 
 class Layout(Protocol):
-    """What a module of this package knows of one project's files: their names, for the tensors of a network."""
+    """What a module of this package knows of one project's files: what they call a network's tensors."""
 
     TITLE: str
     """Whose weights these are, such as "torchvision's VideoResNet"."""
@@ -28,22 +26,9 @@ class Layout(Protocol):
 
 
 # The first that matches counts.
-LAYOUTS: tuple[Layout, ...] = (torchvision, pytorchvideo)
+LAYOUTS: tuple[Layout, ...] = (torchvision, pytorchvideo, pyslowfast, mmaction, resnets_3d)
 
 
-def layout_of(weights: Mapping[str, Tensor], source: str) -> Layout:
-    """The layout of some weights.
-
-    Args:
-        source: where they come from, for messages.
-
-    Raises:
-        UserError: their names are those of none.
-    """
-    for layout in LAYOUTS:
-        if layout.matches(weights):
-            return layout
-    known = ", ".join(layout.TITLE for layout in LAYOUTS)
-    raise UserError(
-        f"{source} ({shortened(list(weights))}) must have the names of {known}, or the model's own"
-    )
+def layout_of(weights: Mapping[str, Tensor]) -> Layout | None:
+    """The layout of some weights; None if their names are those of none."""
+    return next((layout for layout in LAYOUTS if layout.matches(weights)), None)
