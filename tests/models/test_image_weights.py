@@ -69,15 +69,11 @@ def resnet3d(depth: int, kind: str, norm=layers.BatchNorm3d) -> ResNet3d:
         return ResNet3d(depth, kind, num_classes=5, norm=norm).to_empty(device="cpu")
 
 
-@pytest.fixture(scope="module")
-def resnet50():
+def test_resnet50_of_torchvision_as_slow_by_either_inflation():
+    """The middle one of 21 frames is among those that nine kernels of three do not take beyond the ends."""
     with torch.device("meta"):
-        model = torchvision.models.resnet50(num_classes=5)
-    return fill(model)
-
-
-def test_resnet50_of_torchvision_as_slow_by_either_inflation(resnet50):
-    """The middle one of 21 frames is the first that nine kernels of three do not take beyond the ends."""
+        resnet50 = torchvision.models.resnet50(num_classes=5)
+    resnet50 = fill(resnet50)
     ours = resnet3d(50, "slow")
     load_foreign(ours, resnet50.state_dict())
     assert_still_clip_is_its_frame(resnet50, resnet50.layer4, ours, ours.stages[-1], 2, slice(None))
@@ -179,13 +175,37 @@ def test_big_transfer_of_its_own_files(tmp_path):
     assert_still_clip_is_its_frame(theirs, theirs.norm, ours, ours.final_norm, 2, slice(None))
 
 
+def test_arrays_of_objects_are_refused(tmp_path):
+    path = tmp_path / "objects.npz"
+    np.savez(path, **{"resnet/root_block/standardized_conv2d/kernel": np.array([print], dtype=object)})
+    with torch.device("meta"):
+        model = ResNetV2_3d(50)
+    with pytest.raises(
+        UserError, match=r"objects.npz\) must be an npz file of plain arrays, without objects"
+    ):
+        load_foreign(model, path)
+
+
+def test_head_of_other_classes_is_new():
+    resnet = torchvision.models.resnet
+    theirs = resnet.ResNet(resnet.BasicBlock, [1, 1, 1, 1], num_classes=1000)
+    ours = ResNet3d(10, "i3d", num_classes=7)
+    with pytest.raises(UserError, match="must have the model's 7 classes, and has 1000"):
+        load_foreign(ours, theirs.state_dict())
+    before = ours.head.weight.clone()
+    report = load_foreign(ours, theirs.state_dict(), new=["head"])
+    assert torch.equal(ours.head.weight, before)
+    assert report.new == report.left_over == ["head.weight", "head.bias"]
+    assert torch.equal(ours.stem.conv.weight[:, :, 2], theirs.conv1.weight)  # of five taps
+
+
 @pytest.mark.parametrize(
     ("layout", "model", "message"),
     [
         (
             image_resnet,
             partial(ResNet3d, 10, "r3d"),
-            r"model \(ResNet3d\) must be a ResNet3d of kind c2d, i3d or",
+            r"model \(ResNet3d\) must be a ResNet3d with a pool after its stem",
         ),
         (image_resnet, VGG3d, r"model \(VGG3d\) must be a ResNet3d"),
         (image_resnet, partial(ResNet3d, 10, "slow", norm=layers.LayerNorm3d), r"norm \(LayerNorm3d"),
@@ -216,7 +236,7 @@ def test_norms_of_another_kind_do_not_fit(their_norm, norm, message):
     with torch.device("meta"):
         theirs = timm.models.resnet.ResNet(norm_layer=their_norm, **options).state_dict()
         ours = ResNet3d(50, "c2d", num_classes=5, norm=norm)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load_foreign(ours, theirs)
 
 

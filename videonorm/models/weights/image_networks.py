@@ -21,8 +21,8 @@ def require_image_resnet(model: nn.Module) -> None:
     """Raise a UserError unless this is a ResNet with the stem of one for images."""
     if not isinstance(model, ResNet3d) or isinstance(model.stem_pool, nn.Identity):
         raise UserError(
-            f"model ({type(model).__name__}) must be a ResNet3d of kind c2d, i3d or slow, which has the pool"
-            " that follows the stem in the network of these weights"
+            f"model ({type(model).__name__}) must be a ResNet3d with a pool after its stem, as the network of"
+            " these weights: of kind c2d, i3d or slow, say"
         )
 
 

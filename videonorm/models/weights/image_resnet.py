@@ -4,13 +4,14 @@ The names are those that 3D-ResNets-PyTorch has too, of filters without time: co
 layer2.0.bn1, layer2.0.downsample.{0,1}, fc. What resnet50_gn calls bn are group norms.
 """
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from videonorm.models.inflation import Inflation, inflate_network
+from videonorm.models.weights.eps import same_in_evaluation
 from videonorm.models.weights.image_networks import require_groups, require_image_resnet
+from videonorm.models.weights.resnets_3d import name_in_resnet3d
 
 TITLE = "torchvision's and timm's ResNet for images"
 
@@ -27,19 +28,5 @@ def translate(
     require_image_resnet(model)
     if "bn1.running_mean" not in weights:
         require_groups(model)
-    ours = {_name(name): weight for name, weight in weights.items()}
-    return inflate_network(ours, model, inflation=inflation)
-
-
-def _name(name: str) -> str:
-    parts = {"conv": "conv", "bn": "norm", "0": "conv", "1": "norm"}
-    if found := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
-        part, rest = found.groups()
-        return f"stem.{parts[part]}.{rest}"
-    if found := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(\w+)", name):
-        layer, block, part, unit, rest = found.groups()
-        return f"stages.{int(layer) - 1}.{block}.branch.{int(unit) - 1}.{parts[part]}.{rest}"
-    if found := re.fullmatch(r"layer(\d)\.(\d+)\.downsample\.([01])\.(\w+)", name):
-        layer, block, part, rest = found.groups()
-        return f"stages.{int(layer) - 1}.{block}.shortcut.{parts[part]}.{rest}"
-    return re.sub(r"^fc\.", "head.", name)
+    ours = {name_in_resnet3d(name): weight for name, weight in weights.items()}
+    return same_in_evaluation(inflate_network(ours, model, inflation=inflation), model)

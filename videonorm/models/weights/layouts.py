@@ -5,13 +5,20 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from videonorm.errors import UserError
-from videonorm.models.weights import big_transfer, image_resnet, pytorchvideo, timm_resnetv2, torchvision
-from videonorm.models.weights.text import shortened
+from videonorm.models.weights import (
+    big_transfer,
+    image_resnet,
+    mmaction,
+    pyslowfast,
+    pytorchvideo,
+    resnets_3d,
+    timm_resnetv2,
+    torchvision,
+)
 
 
 class Layout(Protocol):
-    """What a module of this package knows of one project's files: their names, for the tensors of a network."""
+    """What a module of this package knows of one project's files: what they call a network's tensors."""
 
     TITLE: str
     """Whose weights these are, such as "torchvision's VideoResNet"."""
@@ -31,25 +38,15 @@ class Layout(Protocol):
 LAYOUTS: tuple[Layout, ...] = (
     torchvision,
     pytorchvideo,
+    pyslowfast,
+    mmaction,
+    resnets_3d,
     image_resnet,
     timm_resnetv2,
     big_transfer,
 )
 
 
-def layout_of(weights: Mapping[str, Tensor], source: str) -> Layout:
-    """The layout of some weights.
-
-    Args:
-        source: where they come from, for messages.
-
-    Raises:
-        UserError: their names are those of none.
-    """
-    for layout in LAYOUTS:
-        if layout.matches(weights):
-            return layout
-    known = ", ".join(layout.TITLE for layout in LAYOUTS)
-    raise UserError(
-        f"{source} ({shortened(list(weights))}) must have the names of {known}, or the model's own"
-    )
+def layout_of(weights: Mapping[str, Tensor]) -> Layout | None:
+    """The layout of some weights; None if their names are those of none."""
+    return next((layout for layout in LAYOUTS if layout.matches(weights)), None)

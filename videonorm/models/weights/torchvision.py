@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from videonorm.models.resnet3d import ResNet3d
+from videonorm.models.weights.eps import same_in_evaluation
 
 TITLE = "torchvision's VideoResNet"
 
@@ -19,14 +20,15 @@ FACTORIZED_PARTS = {"0": "conv.0.conv", "1": "conv.0.norm", "3": "conv.1", "4": 
 
 
 def matches(weights: Mapping[str, Tensor]) -> bool:
-    return "stem.0.weight" in weights and "layer1.0.conv1.1.weight" in weights
+    return "stem.0.weight" in weights and any(name.startswith("layer1.0.conv1.") for name in weights)
 
 
 def translate(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    if not isinstance(model, ResNet3d):  # its own network
-        return dict(weights)
-    factorized = "stem.3.weight" in weights
-    return {_name(name, factorized): weight for name, weight in weights.items()}
+    ours = dict(weights)
+    if isinstance(model, ResNet3d):  # and not its own network
+        factorized = "stem.3.weight" in weights
+        ours = {_name(name, factorized): weight for name, weight in weights.items()}
+    return same_in_evaluation(ours, model)
 
 
 def _name(name: str, factorized: bool) -> str:

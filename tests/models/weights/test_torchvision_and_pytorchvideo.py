@@ -7,8 +7,7 @@ from torch import nn
 from torchvision.models import video as torchvision_video
 from torchvision.models.video import resnet as torchvision_resnet
 
-from videonorm.errors import UserError
-from videonorm.models import ResNet3d, load_foreign, read_state_dict
+from videonorm.models import ResNet3d, load_foreign
 
 
 def fill(model: nn.Module) -> nn.Module:
@@ -127,16 +126,3 @@ def test_names_of_neither_source_are_refused():
         ValueError, match=r"weights \(conv1.weight, bn1.weight\) must have the names of torchvision's"
     ):
         load_foreign(ResNet3d(10, width=2), {"conv1.weight": torch.zeros(1), "bn1.weight": torch.zeros(1)})
-
-
-def test_unreadable_files_are_the_users_mistake(tmp_path):
-    with pytest.raises(UserError, match=r"weights \(.*absent.pth\) must be a file"):
-        read_state_dict(tmp_path / "absent.pth")
-    garbage = tmp_path / "garbage.pth"
-    garbage.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="must be a file that torch.load reads with weights_only"):
-        read_state_dict(garbage)
-    number = tmp_path / "number.pth"
-    torch.save(3, number)
-    with pytest.raises(UserError, match="must hold a state dict"):
-        read_state_dict(number)
