@@ -1,20 +1,23 @@
-"""Batch norms whose eps is not that of the network their statistics come from."""
+"""A network that computes something else with the same tensors: by another eps, by standardized filters."""
 
 import warnings
 from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
+from videonorm.layers import ReparametrizedConv3d
+
 
 def same_in_evaluation(
     weights: Mapping[str, Tensor], model: nn.Module, eps: Callable[[str], float] = lambda norm: 1e-5
 ) -> dict[str, Tensor]:
-    """Weights whose running variances give, with the model's eps, what they gave with their own.
+    """Weights of plain convolutions and batch norms, whose running variances give, with the model's eps, what they gave with their own.
 
         running_var + eps = (running_var + eps - eps_of_the_model) + eps_of_the_model
 
     So evaluation, and frozen batch norm in training too, are those of the other network. In training by the
-    statistics of a batch the model's own eps counts. A warning says so where anything is changed.
+    statistics of a batch the model's own eps counts. A warning says so where anything is changed, and one
+    that nothing makes up for filters that the model standardizes.
 
     Args:
         weights: under the model's names.
@@ -31,6 +34,12 @@ def same_in_evaluation(
         warnings.warn(
             f"weights were trained with {' and '.join(sorted(changed))}: running variances are moved by the "
             "difference, so that evaluation is the same; training goes on with the model's",
+            stacklevel=2,
+        )
+    if any(isinstance(module, ReparametrizedConv3d) for module in model.modules()):
+        warnings.warn(
+            "weights are of plain convolutions, and the model standardizes its filters: what it computes with "
+            "them is not what they were trained for",
             stacklevel=2,
         )
     return ours
