@@ -11,7 +11,9 @@ from videonorm.layers import ReparametrizedConv3d
 def same_in_evaluation(
     weights: Mapping[str, Tensor], model: nn.Module, eps: Callable[[str], float] = lambda norm: 1e-5
 ) -> dict[str, Tensor]:
-    """Weights of plain convolutions and batch norms, whose running variances give, with the model's eps, what they gave with their own.
+    """Weights of plain convolutions and batch norms that compute in the model what they did in their network.
+
+    Where its batch norms have another eps, the running variances are moved by the difference:
 
         running_var + eps = (running_var + eps - eps_of_the_model) + eps_of_the_model
 
@@ -38,8 +40,8 @@ def same_in_evaluation(
         )
     if any(isinstance(module, ReparametrizedConv3d) for module in model.modules()):
         warnings.warn(
-            "weights are of plain convolutions, and the model standardizes its filters: what it computes with "
-            "them is not what they were trained for",
+            "weights are of plain convolutions, and the model standardizes its filters: with them it computes "
+            "something else than what they were trained for",
             stacklevel=2,
         )
     return ours
