@@ -28,8 +28,10 @@ def same_in_evaluation(
     ours = dict(weights)
     changed: set[str] = set()
     for norm, module in model.named_modules():
-        name, of_model = f"{norm}.running_var", getattr(module, "eps", None)
-        if name in ours and of_model is not None and of_model != eps(norm):
+        name, of_model = f"{norm}.running_var", getattr(module, "eps", 1e-5)
+        if getattr(module, "running_var", None) is None or name not in ours:
+            continue
+        if of_model != eps(norm):
             ours[name] = ours[name] + (eps(norm) - of_model)
             changed.add(f"eps {eps(norm):g} in place of the model's {of_model:g}")
     if changed:
@@ -40,8 +42,8 @@ def same_in_evaluation(
         )
     if any(isinstance(module, ReparametrizedConv3d) for module in model.modules()):
         warnings.warn(
-            "weights are of plain convolutions, and the model standardizes its filters: with them it computes "
-            "something else than what they were trained for",
+            "weights are of plain convolutions, and the model standardizes its filters: it computes something "
+            "else with them than what they were trained for",
             stacklevel=2,
         )
     return ours
