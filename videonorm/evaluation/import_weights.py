@@ -33,8 +33,8 @@ torchvision's three, PyTorchVideo's slow, c2d and i3d; or what a checkpoint or f
 
 examples:
   videonorm import r3d_18-b3b3357e.pth --to r3d_18.ckpt
-  videonorm import SLOW_8x8_R50.pyth --to slow.ckpt -c configs/kinetics400_r50.yaml -c slow.yaml
-  videonorm import I3D_8x8_R50.pyth --to start.ckpt -c my_recipe.yaml --new head
+  videonorm import I3D_8x8_R50.pyth --to i3d_r50.ckpt -c configs/kinetics400_r50.yaml
+  videonorm import X3D_M.pyth --to start.ckpt -c my_recipe.yaml --new head
 """
 # What the weights were trained on, where no recipe says it: torchvision's and PyTorchVideo's own clips.
 TORCHVISION_CLIPS = {

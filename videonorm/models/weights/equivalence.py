@@ -42,8 +42,8 @@ def same_in_evaluation(
         )
     if any(isinstance(module, ReparametrizedConv3d) for module in model.modules()):
         warnings.warn(
-            "weights are of plain convolutions, and the model standardizes its filters: it computes something "
-            "else with them than what they were trained for",
+            "weights are of plain convolutions, and the model standardizes its filters: it computes "
+            "something else with them than what they were trained for",
             stacklevel=2,
         )
     return ours
