@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import torch
 from torch import Tensor, nn
 
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.evaluation.classes import check_classes
 from videonorm.messages import one_line
+from videonorm.models import read_torch
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,7 @@ def read_checkpoint(path: str | Path, option: str = "ckpt") -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UserError(f"{option} ({path}) must be an existing file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # garbage makes torch.load fail in any way
-        # Not torch's own words: they advise to let the file run its code.
-        raise UserError(
-            f"{option} ({path}) must be a checkpoint that torch can read, without code in it"
-        ) from error
+    checkpoint = read_torch(path, option)
     if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
         raise UserError(f"{option} ({path}) must be a checkpoint written by `videonorm fit`")
     return checkpoint

@@ -7,8 +7,9 @@ from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.resnetv2_3d import ResNetV2_3d
 from videonorm.models.vgg3d import VGG3d
-from videonorm.models.weights.matching import load_foreign
-from videonorm.models.weights.reading import read_state_dict
+from videonorm.models.weights.implied import implied_backbone
+from videonorm.models.weights.matching import Report, load_foreign
+from videonorm.models.weights.reading import read_state_dict, read_torch
 
 __all__ = [
     "Change",
@@ -16,11 +17,14 @@ __all__ = [
     "ConversionReport",
     "Left",
     "NormFactory",
+    "Report",
     "ResNet3d",
     "ResNetV2_3d",
     "VGG3d",
     "convert",
     "from_pytorchvideo",
+    "implied_backbone",
     "load_foreign",
     "read_state_dict",
+    "read_torch",
 ]

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import VideoScores
+from videonorm.evaluation.start import Start, load_start
 from videonorm.training.batch_sizes import BatchSizes, check_accumulation, norm_layers
 from videonorm.training.batches import train_clips
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
@@ -64,6 +65,14 @@ class VideoClassifier(LightningModule):
         norm_weight_decay: whether weight decay also acts on norm layers and biases. The GN paper: yes in
             ImageNet training, no in COCO fine-tuning.
         label_smoothing: probability spread evenly over all classes.
+        weights: what the backbone starts with: a file of torchvision, PyTorchVideo, PySlowFast, MMAction2 or
+            3D-ResNets-PyTorch, a checkpoint of a run, or an exported folder. A run that goes on does not read
+            it again.
+        new: what of the backbone does not come from there: head (for other classes), norms, or the
+            beginning of a tensor's name, such as stages.3; several as a list.
+
+    Attributes:
+        start: of ``weights``, where they were read: what ``run.json`` says of them.
     """
 
     def __init__(
@@ -75,10 +84,18 @@ class VideoClassifier(LightningModule):
         lr_per_256_clips: float | None = None,
         norm_weight_decay: bool = False,
         label_smoothing: float = 0.0,
+        weights: str | None = None,
+        new: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing ({label_smoothing}) must be at least 0 and below 1")
+        parts = [new] if isinstance(new, str) else new or []
+        if parts and weights is None:
+            raise UserError(f"new ({', '.join(parts)}) must be left out without weights")
+        self.start: Start | None = None
+        if weights is not None:
+            self.start = load_start(backbone, weights, parts, name="model.weights", option="--model.new")
         self.backbone = backbone
         self.optimizer = optimizer
         self.scheduler = scheduler

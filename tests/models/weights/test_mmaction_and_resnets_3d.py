@@ -9,7 +9,7 @@ from models.weights.foreign import HaraResNet, MMActionBackbone, Recognizer3D, r
 from torch import nn
 
 from videonorm.errors import UserError
-from videonorm.layers import BatchNorm3d, FrozenBatchNorm3d
+from videonorm.layers import BatchNorm3d, FrozenBatchNorm3d, WSConv3d
 from videonorm.models import ResNet3d, load_foreign
 
 I3D_INFLATE = ((1, 1, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 1, 0))
@@ -92,6 +92,12 @@ def test_resnets_3d(prefix, tmp_path):
         report = load_foreign(ours, tmp_path / "r.pth")
     assert report.layout == "3D-ResNets-PyTorch" and report.tensors == len(state)
     torch.testing.assert_close(*outputs(ours, model), atol=1e-5, rtol=1e-5)
+
+
+def test_standardized_filters_are_told():
+    model = ResNet3d(10, "r3d_pooled", num_classes=5, width=4, conv=WSConv3d)
+    with pytest.warns(UserWarning, match="weights are of plain convolutions, and the model standardizes"):
+        load_foreign(model, HaraResNet((1, 1, 1, 1), 5).state_dict())
 
 
 def test_a_2d_network_of_the_same_names_is_none_of_theirs():

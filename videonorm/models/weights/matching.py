@@ -158,11 +158,8 @@ def _check_fit(
             f"have the model's {len(expected[weight])} classes, and has {len(used[weight])}: "
             f"{option} head starts another head"
         )
-    if (
-        classes
-        and all(name.startswith(f"{head}.") for name in others)
-        and len(list(filter(None, misfits.values()))) == 1
-    ):
+    all_names = not misfits["missing"] and not misfits["left over"]
+    if classes and all_names and all(name.startswith(f"{head}.") for name in others):
         raise UserError(f"{source} must {classes}")
     found = "; ".join(f"{what}: {shortened(names)}" for what, names in misfits.items() if names)
     raise UserError(

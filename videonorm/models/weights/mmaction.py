@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from videonorm.errors import UserError
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.weights import pytorchvideo
-from videonorm.models.weights.eps import same_in_evaluation
+from videonorm.models.weights.equivalence import same_in_evaluation
 
 TITLE = "MMAction2"
 

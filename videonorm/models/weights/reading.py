@@ -32,9 +32,7 @@ def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tens
     Raises:
         UserError: the file cannot be read, has code in it, or holds no state dict.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / ARTIFACT_WEIGHTS
+    path = file_of(path)
     if not path.is_file():
         raise UserError(f"{option} ({path}) must be an existing file")
     if path.suffix == ".safetensors":
@@ -57,6 +55,12 @@ def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tens
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     return content
+
+
+def file_of(path: str | Path) -> Path:
+    """The file itself, where a folder of `videonorm export` is named."""
+    path = Path(path)
+    return path / ARTIFACT_WEIGHTS if path.is_dir() else path
 
 
 def read_torch(path: str | Path, option: str) -> Any:

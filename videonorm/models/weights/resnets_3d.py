@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from videonorm.models.weights.eps import same_in_evaluation
+from videonorm.models.weights.equivalence import same_in_evaluation
 
 TITLE = "3D-ResNets-PyTorch"
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from videonorm.models.resnet3d import ResNet3d
-from videonorm.models.weights.eps import same_in_evaluation
+from videonorm.models.weights.equivalence import same_in_evaluation
 
 TITLE = "torchvision's VideoResNet"
 
