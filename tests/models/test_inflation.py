@@ -74,14 +74,13 @@ def test_a_kernel_without_time_keeps_its_numbers():
 @pytest.mark.parametrize(
     ("conv", "standardized", "message"),
     [
-        (layers.WSConv3d, None, r"conv \(WSConv3d of variant bit\) must be torch.nn.Conv3d"),
         (
             layers.WSConv3d,
             "timm_bit",
             r"conv \(WSConv3d of variant bit\) must be WSConv3d of variant timm_bit",
         ),
         (layers.WSCenterOnlyConv3d, "bit", r"conv \(WSCenterOnlyConv3d\) must be WSConv3d of variant bit"),
-        (layers.WeightNormConv3d, None, r"conv \(WeightNormConv3d\) must be torch.nn.Conv3d"),
+        (layers.WeightNormConv3d, "bit", r"conv \(WeightNormConv3d\) must be WSConv3d of variant bit"),
     ],
 )
 def test_another_formula_is_refused(conv, standardized, message):

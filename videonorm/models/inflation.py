@@ -57,7 +57,8 @@ def inflate(
         weight: (C_out, C_in, kH, kW), as the 2D network stores it.
         conv: the convolution that is to have it, of which the kernel's length kT and the kind are read. A
             plain one gets standardized filters as they come out of standardization.
-        standardized: the formula by which the 2D network standardizes it (see WSConv3d), if it does.
+        standardized: the formula by which the 2D network standardizes it (see WSConv3d); None if it does not.
+            Where only conv does, the response is that of a 2D convolution that does it too.
         inflation: how a filter is spread over kT.
 
             - "center": it is the middle tap, the others are 0. With standardization it is centred before,
@@ -71,7 +72,7 @@ def inflate(
 
     Raises:
         ValueError: an unknown inflation.
-        UserError: conv standardizes its weight, and not by the same formula.
+        UserError: both standardize, and not by the same formula.
     """
     if inflation not in get_args(Inflation):
         raise ValueError(f"inflation ({inflation}) must be one of {', '.join(get_args(Inflation))}")
@@ -80,8 +81,12 @@ def inflate(
         if standardized is not None:
             weight = _standardize(weight, standardized)
         return _spread(weight, num_taps, inflation, scale=1.0 if inflation == "center" else 1 / num_taps)
-    if not isinstance(conv, WSConv3d) or conv.variant != standardized:
-        raise UserError(_another_convolution(conv, standardized))
+    if standardized is not None and getattr(conv, "variant", None) != standardized:
+        name = type(conv).__name__ + (f" of variant {conv.variant}" if isinstance(conv, WSConv3d) else "")
+        raise UserError(
+            f"conv ({name}) must be WSConv3d of variant {standardized}, as in the network of these weights, or"
+            " torch.nn.Conv3d, into which they are folded"
+        )
     if inflation == "repeat" or num_taps == 1:
         return _spread(weight, num_taps, "repeat")
     # Its variance is 1 / kT of what it is in 2D, and would sink beneath eps without the scale.
@@ -101,13 +106,3 @@ def _standardize(weight: Tensor, variant: VariantName) -> Tensor:
     conv = WSConv3d(channels_in, channels_out, (1, height, width), variant=variant, device="meta")
     conv.weight = nn.Parameter(weight.unsqueeze(2), requires_grad=False)
     return conv.effective_weight().squeeze(2)
-
-
-def _another_convolution(conv: nn.Conv3d, standardized: VariantName | None) -> str:
-    name = type(conv).__name__ + (f" of variant {conv.variant}" if isinstance(conv, WSConv3d) else "")
-    if standardized is None:
-        return f"conv ({name}) must be torch.nn.Conv3d, as in the network of these weights"
-    return (
-        f"conv ({name}) must be WSConv3d of variant {standardized}, as in the network of these weights, or"
-        " torch.nn.Conv3d, into which they are folded"
-    )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from videonorm.models.inflation import Inflation, inflate_network
-from videonorm.models.weights.eps import same_in_evaluation
+from videonorm.models.weights.equivalence import same_in_evaluation
 from videonorm.models.weights.image_networks import require_groups, require_image_resnet
 from videonorm.models.weights.resnets_3d import name_in_resnet3d
 
