@@ -84,8 +84,8 @@ def inflate(
     if standardized is not None and getattr(conv, "variant", None) != standardized:
         name = type(conv).__name__ + (f" of variant {conv.variant}" if isinstance(conv, WSConv3d) else "")
         raise UserError(
-            f"conv ({name}) must be WSConv3d of variant {standardized}, as in the network of these weights, or"
-            " torch.nn.Conv3d, into which they are folded"
+            f"conv ({name}) must be WSConv3d of variant {standardized}, as in the network of these weights,"
+            " or torch.nn.Conv3d, into which they are folded"
         )
     if inflation == "repeat" or num_taps == 1:
         return _spread(weight, num_taps, "repeat")
