@@ -14,6 +14,8 @@ from videonorm.sweep.axes import in_words, short_names
 from videonorm.sweep.cells import Cell, clips_seen, has_memory, varied_axes, with_result
 from videonorm.sweep.convergence import Convergence
 from videonorm.sweep.length_matrix import LengthMatrix
+from videonorm.sweep.predictions import Prediction
+from videonorm.sweep.shape import Shape
 
 
 def figures(cells: Sequence[Cell], matrix: LengthMatrix | None = None) -> tuple[list[str], list[list[str]]]:
@@ -150,6 +152,26 @@ def cost_figures(found: Sequence[Convergence]) -> tuple[list[str], list[list[str
         row += [f"{of.reached} of {len(of.costs)}"]
         rows.append([*row, *("" if m is None else format(m, spent[what]) for what, m in medians.items())])
     return ["arm", "T x stride", "B", *short_names(axes).values(), "runs there", *spent], rows
+
+
+def prediction_figures(
+    predictions: Sequence[Prediction], cells: Sequence[Cell]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row of each shape that has both: what was expected, and the top-1 of every arm.
+
+    Of cells that further axes tell apart, the highest of each arm.
+    """
+    best: dict[tuple[str, Shape], Cell] = {}
+    for cell in sorted(with_result(cells), key=lambda cell: cell.top1.value):
+        best[cell.arm, cell.shape] = cell
+    arms = list(dict.fromkeys(cell.arm for cell in with_result(cells)))
+    rows = []
+    for of in predictions:
+        happened = [_figure(best.get((arm, of.shape))) for arm in arms]
+        if any(happened):
+            shape = [of.shape.length(), str(of.shape.batch_size)]
+            rows.append([*shape, f"{of.n_eff:.1f}", f"{of.short} of {of.layers}", of.verdict, *happened])
+    return ["T x stride", "B", "n_eff", "short layers", "batch norm", *arms], rows
 
 
 def device_name(origin: Mapping[str, Any]) -> str | None:
