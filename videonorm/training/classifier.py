@@ -1,6 +1,7 @@
 """What is trained: a video model, its loss, its optimizer and its scores."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -144,6 +145,8 @@ class VideoClassifier(LightningModule):
                 if isinstance(callback, CheckedCallback):
                     callback.check(self.trainer)
             _ = self.batch_sizes
+            if self.frozen:  # of which Lightning warns
+                warnings.filterwarnings("ignore", ".*in eval mode at the start of training")
             for callback in callbacks:
                 if isinstance(callback, FolderLock):
                     callback.take(self.trainer)
