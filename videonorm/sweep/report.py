@@ -35,7 +35,9 @@ from videonorm.sweep.tables import (
     length_figures,
     prediction_figures,
     settled,
+    transfer_figures,
 )
+from videonorm.sweep.transfer import read_transfers
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def write_report(output: Path) -> Answer:
         lengths=length_figures(matrix) if matrix else None,
         costs=cost_figures(costs) if costs else None,
         target=target,
+        transfers=transfer_figures(read_transfers(output, about, cells)),
         expected=prediction_figures(read_predictions(output), cells),
         recipes=read_recipes(output, cells),
         every_axis=list(dict.fromkeys(axis for cell in cells for axis in cell.axes)),

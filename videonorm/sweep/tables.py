@@ -16,6 +16,7 @@ from videonorm.sweep.convergence import Convergence
 from videonorm.sweep.length_matrix import LengthMatrix
 from videonorm.sweep.predictions import Prediction
 from videonorm.sweep.shape import Shape
+from videonorm.sweep.transfer import Transfer
 
 
 def figures(cells: Sequence[Cell], matrix: LengthMatrix | None = None) -> tuple[list[str], list[list[str]]]:
@@ -172,6 +173,20 @@ def prediction_figures(
             shape = [of.shape.length(), str(of.shape.batch_size)]
             rows.append([*shape, f"{of.n_eff:.1f}", f"{of.short} of {of.layers}", of.verdict, *happened])
     return ["T x stride", "B", "n_eff", "short layers", "batch norm", *arms], rows
+
+
+def transfer_figures(transfers: Sequence[Transfer]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row of each cell: what it started from, what it ended with, and the difference."""
+    axes = varied_axes(of.after for of in transfers)
+    rows = []
+    for of in transfers:
+        start = [of.before.arm, of.before.shape.length(), str(of.before.shape.batch_size), _figure(of.before)]
+        end = [of.after.shape.length(), str(of.after.shape.batch_size), *_values(of.after, axes)]
+        change = of.change
+        points = f"{100 * change.value:+.1f} ({change.interval})" if change else ""
+        rows.append([of.after.arm, *start, *end, _figure(of.after), points])
+    before = ["arm", "learnt as", "T x stride", "B", "top-1 then"]
+    return [*before, "T x stride", "B", *short_names(axes).values(), "top-1 now", "change"], rows
 
 
 def device_name(origin: Mapping[str, Any]) -> str | None:
