@@ -3,6 +3,7 @@
 from videonorm.models.conv_norm import ConvFactory, NormFactory
 from videonorm.models.conversion import convert
 from videonorm.models.conversion_report import Change, ConversionReport, Left
+from videonorm.models.described import converted, folded
 from videonorm.models.folding import fold
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
@@ -18,7 +19,9 @@ __all__ = [
     "ResNet3d",
     "VGG3d",
     "convert",
+    "converted",
     "fold",
+    "folded",
     "from_pytorchvideo",
     "load_foreign",
     "read_state_dict",
