@@ -162,10 +162,12 @@ def test_eps_and_momentum_move_and_are_described(checkpoint):
     assert (norm.eps, norm.momentum, norm.num_splits) == (1e-3, 0.2, 2)
 
 
-def test_an_overlay_is_a_file_or_the_name_of_one(tmp_path, monkeypatch):
+def test_an_overlay_is_a_file_or_the_name_of_one(checkpoint, tmp_path, monkeypatch):
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump({"model": {"backbone": {"init_args": {"norm": "mine.Norm"}}}}))
     assert read_overlays(["gn_ws", str(own)]) == {"norm": "mine.Norm", "conv": "videonorm.layers.WSConv3d"}
+    with pytest.raises(UserError, match=r"--norm: norm \(mine.Norm\)"):
+        convert(checkpoint("bn"), "--norm", own)
     here = tmp_path / "configs" / "norm"
     here.mkdir(parents=True)
     shutil.copy(own, here / "bn.yaml")
@@ -210,3 +212,29 @@ def test_what_cannot_be_converted(checkpoint):
     torch.save({"state_dict": {}, "global_step": 0}, old)
     with pytest.raises(UserError, match=r"must describe its model and clips, and 'videonorm' is missing"):
         convert(old, "--fold")
+
+
+RECIPE = """
+model:
+  backbone: {class_path: videonorm.models.ResNet3d, init_args: {depth: 10, width: 4, num_classes: 4}}
+  optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}
+data:
+  source: {class_path: videonorm.data.MotionClips, init_args: {num_train: 8, num_val: 4, num_test: 4}}
+  num_frames: 4
+  frame_stride: 1
+  batch_size: 4
+  crop_size: 16
+trainer: {max_steps: 8, accelerator: cpu}
+"""
+
+
+@pytest.mark.slow
+def test_statistics_of_the_training_clips_of_a_recipe(checkpoint, tmp_path, capsys):
+    old, recipe = checkpoint("bn"), tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    before = load_checkpoint(old).network.state_dict()
+    out = convert(old, "--norm", "frozen_bn", "--precise_bn", 3, "-c", recipe)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "12 x statistics of 3 batches of 4 clips of 4 frames" and "another function" in second
+    for name, value in load_checkpoint(out).network.state_dict().items():
+        assert torch.equal(value, before[name]) == ("running" not in name), name

@@ -33,7 +33,7 @@ class Moments:
         """Enter a batch (B, C, ...), whose first B / S clips are the first part."""
         if not len(x):
             return
-        wide = x.detach().double().unflatten(0, (num_parts, -1))
+        wide = x.detach().double().reshape(num_parts, len(x) // num_parts, *x.shape[1:])
         var, mean = torch.var_mean(wide, dim=[1, *range(3, wide.dim())], correction=0)
         count = wide[0, :, 0].numel()
         self._merge(mean.new_full((num_parts, 1), count), mean, var * count)
@@ -128,7 +128,7 @@ def precise_statistics(network: nn.Module) -> Iterator[None]:
 def _recorder(moments: Moments, num_parts: int) -> Any:
     # Behind the norm, which has refused by then what it cannot split.
     def record(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> None:
-        moments.add(args[0] if args else kwargs.get("x", kwargs.get("input")), num_parts)
+        moments.add(args[0] if args else kwargs["input" if "input" in kwargs else "x"], num_parts)
 
     return record
 
