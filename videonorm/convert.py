@@ -173,6 +173,8 @@ def _convert(options: argparse.Namespace, overlay: dict[str, Any]) -> Iterator[s
     shape = (1, 3, checkpoint.input.num_frames, size, size)
     clips = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     logits = _logits(checkpoint.network, clips)
+    if not logits.isfinite().all():
+        raise UserError(f"ckpt ({options.ckpt}) must give finite logits of a random clip {shape}")
     for act in _acts(checkpoint.network, options, overlay):
         checkpoint, said = act(checkpoint)
         yield from said
@@ -180,7 +182,8 @@ def _convert(options: argparse.Namespace, overlay: dict[str, Any]) -> Iterator[s
         yield _comparison(before, logits, shape)
     with new_file(options.out) as aside:
         save_checkpoint(aside, checkpoint)
-        if not torch.equal(_logits(load_checkpoint(aside, trust=True).network, clips), logits):
+        written = _logits(load_checkpoint(aside, trust=True).network, clips)
+        if not torch.allclose(written, logits, rtol=0, atol=0, equal_nan=True):
             raise UserError(f"out ({options.out}) must give the logits of what it is made of, and does not")
 
 
