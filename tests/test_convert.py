@@ -96,7 +96,13 @@ SWAPS = {  # checkpoint, overlays, layers that are there then, whether the funct
 }
 
 
-@pytest.mark.parametrize(("name", "overlays", "layer", "kept"), SWAPS.values(), ids=SWAPS)
+FEW = ("frozen", "gn_ws", "from recompute")
+
+
+@pytest.mark.parametrize(
+    ("name", "overlays", "layer", "kept"),
+    [pytest.param(*of, id=key, marks=[] if key in FEW else [pytest.mark.slow]) for key, of in SWAPS.items()],
+)
 def test_norms_are_swapped_and_the_checkpoint_describes_what_it_holds(
     checkpoint, capsys, name, overlays, layer, kept
 ):
@@ -129,7 +135,9 @@ def test_what_is_said(checkpoint, capsys):
     assert lines[-1].endswith("the function is kept") and path == str(out)
 
 
-@pytest.mark.parametrize("name", ["bn", "vgg", pytest.param("torchvision", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["vgg", *(pytest.param(of, marks=pytest.mark.slow) for of in ("bn", "torchvision"))]
+)
 def test_folded_into_the_convolutions(checkpoint, name, tmp_path):
     old = checkpoint(name)
     out = convert(old, "--fold")
@@ -145,6 +153,7 @@ def test_folded_into_the_convolutions(checkpoint, name, tmp_path):
         export_checkpoint(out, tmp_path / "artifact")
 
 
+@pytest.mark.slow
 def test_a_network_that_takes_no_norm_is_described_by_what_was_done_to_it(checkpoint):
     swapped = convert(checkpoint("folded"), "--norm", "bn")
     description = torch.load(swapped, weights_only=True)["videonorm"]["backbone"]
@@ -219,7 +228,9 @@ model:
   backbone: {class_path: videonorm.models.ResNet3d, init_args: {depth: 10, width: 4, num_classes: 4}}
   optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}
 data:
-  source: {class_path: videonorm.data.MotionClips, init_args: {root: ROOT, num_train: 8, num_val: 4, num_test: 4}}
+  source:
+    class_path: videonorm.data.MotionClips
+    init_args: {root: ROOT, num_train: 8, num_val: 4, num_test: 4}
   num_frames: 4
   frame_stride: 1
   batch_size: 4
