@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "layers": {"ops"},
     "models": {"layers"},
     "data": set(),
-    "training": {"evaluation", "data"},
+    "training": {"evaluation", "layers", "data"},
     "evaluation": {"ops", "models", "data", "training_options"},
     "frontier": {"evaluation", "models", "layers"},
     "sweep": {"training_options"},

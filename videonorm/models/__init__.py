@@ -3,6 +3,8 @@
 from videonorm.models.conv_norm import ConvFactory, NormFactory
 from videonorm.models.conversion import convert
 from videonorm.models.conversion_report import Change, ConversionReport, Left
+from videonorm.models.described import converted, folded
+from videonorm.models.folding import fold
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.vgg3d import VGG3d
@@ -20,6 +22,9 @@ __all__ = [
     "ResNet3d",
     "VGG3d",
     "convert",
+    "converted",
+    "fold",
+    "folded",
     "from_pytorchvideo",
     "implied_backbone",
     "load_foreign",
