@@ -187,7 +187,7 @@ class Evaluation:
                 {"path": without_credentials(video.path), "reason": video.reason} for video in self.bad
             ],
             "classes": self.scores.classes(self.card.class_names),
-            "videos": _videos(self.manifest, self.scores, all_scores),
+            "videos": video_records(self.manifest, self.scores, all_scores),
             "views": self.views,
             "artifact": str(self.artifact),
             "data": {
@@ -259,7 +259,7 @@ def _digest_of_artifact(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _videos(manifest: Manifest, scores: VideoScores, all_scores: bool) -> list[dict[str, Any]]:
+def video_records(manifest: Manifest, scores: VideoScores, all_scores: bool) -> list[dict[str, Any]]:
     """What is told of each video that has scores."""
     best = scores.probabilities.topk(min(5, scores.probabilities.shape[1]))
     columns = zip(

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,18 +115,18 @@ class Parts:
                 if error.errno not in NO_LOCKS:
                     raise
         if (folder / ASKED).exists():
-            self._compare(folder, (folder / ASKED).read_text(encoding="utf-8"))
+            self._compare(folder, json.loads((folder / ASKED).read_text(encoding="utf-8")))
         else:
             write_json(folder / ASKED, self.asked)
         if (folder / NOTES).exists():
             self.notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))["notes"]
 
-    def _compare(self, folder: Path, text: str) -> None:
+    def _compare(self, folder: Path, kept: Mapping[str, Any]) -> None:
         """Raise UserError if the parts that are kept are not of what is asked now."""
-        kept = json.loads(text)
         now = json.loads(json.dumps(self.asked))
         for name in [*now, *(name for name in kept if name not in now)]:
             if kept.get(name) != now.get(name):
+                self.close()
                 was, wanted = (str(of.get(name)) for of in (kept, now))
                 # A digest tells nobody anything.
                 how = f"was {was}, not {wanted}" if max(len(was), len(wanted)) < 64 else "was another"
@@ -147,7 +148,7 @@ class Parts:
             with np.load(path, allow_pickle=False) as arrays:
                 self.scores.load(self.rows(part), arrays)
                 return [BadVideo(*of) for of in arrays["bad"].tolist()]
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(
                 f"{path} must be as videonorm wrote it ({one_line(error)}); once it is deleted, the same "
                 "command scores its videos again"
