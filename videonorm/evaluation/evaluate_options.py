@@ -97,8 +97,8 @@ def parser() -> Parser:
         type=positive_integer,
         default=1,
         metavar="N",
-        help="processes that share the videos, each on a GPU of its own if there are any; needs --out. On "
-        "several machines, start the command by torchrun (default: 1)",
+        help="processes that share the videos, each on a GPU of its own if there are any; needs --out. "
+        "torchrun may start them, too, on several machines if all see --out (default: 1)",
     )
     how.add_argument(
         "--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast (default: fp32)"

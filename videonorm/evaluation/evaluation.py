@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from videonorm.data import BadVideo, BadVideos, Decoder, Manifest, Split, read_manifest
+from videonorm.data.clip_spec import ClipSpec
 from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
 from videonorm.evaluation import artifact as artifacts
@@ -121,7 +122,8 @@ class Evaluation:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=Console(stderr=True), disable=rank > 0) as bar:
             total, left = parts.num_videos(parts.own), parts.num_videos(parts.todo)
-            task = bar.add_task(progress, total=total, completed=total - left)
+            several = f" of the first of {self.processes.count} processes" if self.processes.count > 1 else ""
+            task = bar.add_task(f"{progress}{several}", total=total, completed=total - left)
             views.score_videos(
                 self.network,
                 self.manifest,
@@ -130,9 +132,7 @@ class Evaluation:
                 parts,
                 num_clips=options.num_clips,
                 num_crops=options.num_crops,
-                channels_last=self.device.type == "cuda"
-                if options.channels_last is None
-                else options.channels_last,
+                channels_last=self._channels_last,
                 decoder=options.decoder,
                 num_workers=options.num_workers,
                 time_limit_seconds=options.time_limit_seconds,
@@ -196,6 +196,8 @@ class Evaluation:
                 "videos": len(self.manifest.entries),
             },
             "precision": self.options.precision,
+            "channels_last": self._channels_last,
+            "compile": self.options.compile,
             "deviations": [of.record() for of in self.deviations],
             "batch_size": self.options.batch_size,
             "processes": self.processes.count,
@@ -204,6 +206,11 @@ class Evaluation:
             "versions": versions(),
             "machine": machine(self.device),
         }
+
+    @property
+    def _channels_last(self) -> bool:
+        asked = self.options.channels_last
+        return self.device.type == "cuda" if asked is None else asked
 
     def _asked(self) -> dict[str, Any]:
         """All that the scores depend on."""
@@ -217,7 +224,7 @@ class Evaluation:
             "device": self.device.type,
             "decoder": self.options.decoder,
             "precision": self.options.precision,
-            "channels_last": self.options.channels_last,
+            "channels_last": self._channels_last,
             "compile": self.options.compile,
         }
 
@@ -236,7 +243,7 @@ def _manifest(data: Path, options: Options, card: artifacts.Card) -> Manifest:
     return manifest
 
 
-def _clips(options: Options, card: artifacts.Card) -> Any:
+def _clips(options: Options, card: artifacts.Card) -> ClipSpec:
     pace = options.frame_stride, options.frames_per_second
     if pace == (None, None):
         pace = card.input.frame_stride, card.input.frames_per_second
