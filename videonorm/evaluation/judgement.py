@@ -90,8 +90,8 @@ def judge(
         elif compare is not None:
             other = stack.enter_context(closing(Evaluation(compare, data, how, processes)))
         judged.score(out and beside(out, "partial"), "videos")
-        if other:
-            other.score(out and beside(out, "compared.partial"), f"of {compare}")
+        if compare and other:
+            other.score(out and beside(out, "compared.partial"), f"of {compare.name}")
         if processes.rank:
             yield None
             return
