@@ -21,7 +21,7 @@ from videonorm.data import dataset
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.data.decoding import pyav
 from videonorm.errors import UserError
-from videonorm.evaluation import artifact, evaluate, parts, processes, views
+from videonorm.evaluation import artifact, evaluate, judgement, parts, processes, views
 from videonorm.evaluation.evaluation import Evaluation, Options
 from videonorm.evaluation.processes import Processes
 from videonorm.evaluation.scores import Network
@@ -54,6 +54,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return artifact.Artifact(Small().eval(), artifact.Card({}, clips, 3, None))
 
     monkeypatch.setattr(artifact, "load_artifact", load)
+    monkeypatch.setattr(judgement, "as_png", lambda figure: b"a picture")  # which takes longer than the rest
     (tmp_path / "small.pt2").write_bytes(b"weights")
     return tmp_path / "small.pt2"
 
@@ -100,6 +101,8 @@ def test_all_views_are_of_one_decode(
     flushes = packets.count(None)  # one a pass over a file
     assert flushes == 5 and len(packets) - flushes <= 5 * 12
     assert result["num_videos"] == 5
+    written = {path.name for path in tmp_path.glob("result.*")}
+    assert written == {f"result.{kind}" for kind in ("json", "scores.npz", "classes.csv", "confusion.png")}
 
 
 def test_the_network_sees_a_batch_of_clips_at_a_time(small: Path, manifest: Path) -> None:
