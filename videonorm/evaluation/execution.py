@@ -71,11 +71,11 @@ class Execution:
         found = []
         for count in range(1, len(self.ways) + 1):
             logits = self._run(clips, ways := self.ways[:count]).float()
-            apart = [
+            logit, probability = (
                 (one - other).abs().max().item()
                 for one, other in ((logits, plain), (logits.softmax(-1), plain.softmax(-1)))
-            ]
-            found.append(Deviation(ways, *apart, len(clips)))
+            )
+            found.append(Deviation(ways, logit, probability, len(clips)))
         return found
 
     def _run(self, clips: Tensor, ways: Sequence[Way]) -> Tensor:

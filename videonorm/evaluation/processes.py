@@ -8,8 +8,9 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from videonorm.errors import UserError
 from videonorm.machine import available_cores
@@ -18,7 +19,8 @@ PATIENCE = timedelta(days=30)  # shares may end hours apart; the end of a proces
 MISTAKE = f"{UserError.__module__}.{UserError.__qualname__}: "
 
 
-class Processes(NamedTuple):
+@dataclass(frozen=True)
+class Processes:
     """All of an evaluation's, and which this one is; ``local_rank`` is its number on this machine."""
 
     rank: int = 0
@@ -61,8 +63,8 @@ def run_in_processes(count: int, run: Callable[[Any], None], options: Any) -> No
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     given = count, port, run, options, warnings.formatwarning
-    context = start_processes(_process, given, nprocs=count, join=False, start_method="spawn")
-    assert context is not None
+    start: Any = start_processes  # it has no annotations
+    context = start(_process, given, nprocs=count, join=False, start_method="spawn")
     try:
         while not context.join():
             pass

@@ -25,7 +25,8 @@ def view_logits(network: Network, views: Tensor) -> Tensor:
     As many clips at a time as there are videos: the memory of a plain batch, however many views there are.
     """
     clips = views.flatten(0, 1)  # side by side in memory: those of one view of each video would be copied
-    return torch.cat([network(some) for some in clips.split(len(views))]).unflatten(0, views.shape[:2])
+    logits = torch.cat([network(some) for some in torch.split(clips, len(views))])
+    return logits.view(*views.shape[:2], *logits.shape[1:])
 
 
 def _places(scores: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

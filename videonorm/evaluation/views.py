@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
-from videonorm.data import BadVideos, Batch, Decoder, EvalTransform, Manifest, VideoLoader, decoding_workers
+from videonorm.data import (
+    BadVideos,
+    Batch,
+    Decoder,
+    EvalTransform,
+    Manifest,
+    VideoLoader,
+    decoding_workers,
+)
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.evaluation.execution import Execution
@@ -59,11 +67,8 @@ def score_videos(
     num_classes = scores.probabilities.shape[1]
     to_measure = bool(network.ways) and parts.rank == 0 and parts.notes is None
     todo = iter(parts.todo)
-    part, bad, left = (
-        -1,
-        [],
-        0,
-    )  # of the part in work: its number, its bad videos, how many videos are to come
+    part, left = -1, 0  # the part in work, and how many of its videos are to come
+    bad: list[BadVideo] = []  # of that part
     with decoding_workers(num_workers, decoder, time_limit_seconds, device) or nullcontext() as workers:
         loader = VideoLoader(dataset, parts.batch_size, workers, pin_for=device if on_cuda else None)
         rows = [row for part in parts.todo for row in parts.rows(part)]
