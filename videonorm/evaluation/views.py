@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from videonorm.data import (
+    BadVideo,
     BadVideos,
     Batch,
     Decoder,
