@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from videonorm.errors import UserError
 from videonorm.machine import available_cores
+from videonorm.messages import of_warning
 
 PATIENCE = timedelta(days=30)  # shares may end hours apart; the end of a process is noticed at once
 MISTAKE = f"{UserError.__module__}.{UserError.__qualname__}: "
@@ -62,7 +63,7 @@ def run_in_processes(count: int, run: Callable[[Any], None], options: Any) -> No
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    given = count, port, run, options, warnings.formatwarning
+    given = count, port, run, options
     start: Any = start_processes  # it has no annotations
     context = start(_process, given, nprocs=count, join=False, start_method="spawn")
     try:
@@ -79,14 +80,12 @@ def run_in_processes(count: int, run: Callable[[Any], None], options: Any) -> No
             process.join()
 
 
-def _process(
-    rank: int, count: int, port: int, run: Callable[[Any], None], options: Any, formatwarning: Any
-) -> None:
+def _process(rank: int, count: int, port: int, run: Callable[[Any], None], options: Any) -> None:
     import torch
 
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    warnings.formatwarning = formatwarning
+    warnings.formatwarning = of_warning  # as in the process that started this one
     if rank:
         warnings.simplefilter("ignore")  # one of them speaks
     torch.set_num_threads(min(torch.get_num_threads(), max(1, available_cores() // count)))
