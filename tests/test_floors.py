@@ -21,7 +21,9 @@ MAY_IMPORT = {
     "sweep": {"training_options"},
     "bench": {"ops", "layers", "models", "data"},
 }
+STATISTICS = {"differences", "intervals"}  # of a sweep and of an evaluation
 EVERYWHERE = {"errors", "files", "interruption", "look", "machine", "messages", "options", "__version__"}
+EVERYWHERE |= STATISTICS
 
 
 def imports(path: Path) -> set[str]:

@@ -11,7 +11,7 @@ import warnings
 
 from videonorm import __version__
 from videonorm.errors import UserError
-from videonorm.messages import did_you_mean, of_file
+from videonorm.messages import did_you_mean, of_file, of_warning
 
 # command -> (module, what it does); the module's `main(argv)` is the command.
 TRAINING = "videonorm.training_options"
@@ -44,13 +44,6 @@ def usage() -> str:
     )
 
 
-def _sentence(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning as its reader needs it, without the line of code that raised it."""
-    return f"videonorm: {message}\n"
-
-
 def run(command: str, options: list[str]) -> None:
     if command in ("-h", "--help"):
         print(usage())
@@ -67,7 +60,7 @@ def run(command: str, options: list[str]) -> None:
 
 
 def main() -> None:
-    warnings.formatwarning = _sentence
+    warnings.formatwarning = of_warning
     command, *options = sys.argv[1:] or ["--help"]
     try:
         run(command, options)
