@@ -3,6 +3,7 @@
 from videonorm.models.conv_norm import ConvFactory, NormFactory
 from videonorm.models.conversion import convert
 from videonorm.models.conversion_report import Change, ConversionReport, Left
+from videonorm.models.folding import fold
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.vgg3d import VGG3d
@@ -17,6 +18,7 @@ __all__ = [
     "ResNet3d",
     "VGG3d",
     "convert",
+    "fold",
     "from_pytorchvideo",
     "load_foreign",
     "read_state_dict",

@@ -89,7 +89,7 @@ def convert(
     """
     if norm is None and conv is None:
         raise ValueError("norm (None) and conv (None) must not both be None")
-    if _is_norm(model) or isinstance(model, _ConvNd):
+    if is_norm(model) or isinstance(model, _ConvNd):
         raise ValueError(f"model ({type(model).__name__}) must hold what is to be swapped as submodules")
     if is_scripted(model):
         raise ValueError(f"model ({type(model).__name__}) must not be compiled by TorchScript")
@@ -128,7 +128,7 @@ def convert(
             dropped, added = (
                 tuple(key for key in _tensors(module) if key not in kept) for module in (old, fresh)
             )
-            report.changed.append(Change(name, type(old).__name__, _title(fresh), kept, dropped, added))
+            report.changed.append(Change(name, type(old).__name__, title(fresh), kept, dropped, added))
             new[old] = fresh.train(old.training)
     for place in places:
         if place.module in new:
@@ -144,7 +144,7 @@ def _places(module: nn.Module, prefix: str = "") -> Iterator[_Place]:
         if child is None:
             continue
         place = _Place(module, key, f"{prefix}{key}", child)
-        if _is_norm(child) or isinstance(child, _ConvNd) or is_scripted(child) or not child._modules:
+        if is_norm(child) or isinstance(child, _ConvNd) or is_scripted(child) or not child._modules:
             yield place
         else:
             yield from _places(child, f"{place.name}.")
@@ -155,14 +155,14 @@ def _is_asked(module: nn.Module, norm: NormFactory | None, conv: ConvFactory | N
         names = [getattr(part, "original_name", type(part).__name__) for part in module.modules()]
         asked = ["Norm"] * (norm is not None) + ["Conv"] * (conv is not None)
         return any(kind in name for kind in asked for name in names)
-    return (norm is not None and _is_norm(module)) or (conv is not None and isinstance(module, _ConvNd))
+    return (norm is not None and is_norm(module)) or (conv is not None and isinstance(module, _ConvNd))
 
 
 def _is_ours(module: nn.Module) -> bool:
     return bool(getattr(module, "is_norm", False))
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     return _is_ours(module) or isinstance(module, VOLUME_NORMS + OTHER_NORMS)
 
 
@@ -306,6 +306,6 @@ def _cuda_devices(model: nn.Module) -> list[int]:
     return sorted({t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda})
 
 
-def _title(module: nn.Module) -> str:
+def title(module: nn.Module) -> str:
     """Such as "GroupNorm3d(64, num_groups=32, eps=1e-05)"."""
     return f"{type(module).__name__}({module.extra_repr()})"
