@@ -187,7 +187,7 @@ class _Reader:
         self.members = members
         self.device = device
 
-    def read(self) -> tuple[Graph, dict[Node, Tensor], tuple[int, int], str]:
+    def read(self) -> tuple[Graph, dict[Node, Tensor], Size, str]:
         if CARD_MEMBER not in self.members:
             raise _ForeignError(f"no {CARD_MEMBER}")
         if (order := self._bytes("byteorder").decode()) != sys.byteorder:
@@ -237,7 +237,7 @@ def _whole(number: dict[str, int]) -> int:
 
 def _graph(
     module: dict[str, Any], weights: dict[str, Tensor], constants: dict[str, Tensor], device: torch.device
-) -> tuple[Graph, dict[Node, Tensor], tuple[int, int]]:
+) -> tuple[Graph, dict[Node, Tensor], Size]:
     """The graph, what its placeholders but the last are given, and the height and width of its clips."""
     serialized, graph = module["graph"], Graph()
     values: dict[str, Node] = {}
@@ -263,10 +263,11 @@ def _graph(
     for node in serialized["nodes"]:
         _add_node(graph, values, node, device)
     graph.output(values[serialized["outputs"][0]["as_tensor"]["name"]])
-    crop = tuple(_whole(size) for size in serialized["tensor_values"][clips[0]]["sizes"][3:])
-    if len(crop) != 2:
-        raise _ForeignError(f"clips of {len(crop) + 3} dimensions")
-    return graph, given, (crop[0], crop[1])
+    sizes = serialized["tensor_values"][clips[0]]["sizes"]
+    if len(sizes) != 5:
+        raise _ForeignError(f"clips of {len(sizes)} dimensions")
+    height, width = (None if "as_expr" in size else _whole(size) for size in sizes[3:])
+    return graph, given, (height, width)
 
 
 def _add_node(graph: Graph, values: dict[str, Node], node: dict[str, Any], device: torch.device) -> None:
