@@ -27,7 +27,7 @@ class Checkpoint:
     step: int
     epoch: int
     version: str  # of videonorm, when it was written
-    averaged: int | None  # steps over which Lightning's WeightAveraging has averaged the weights, if it has
+    averaged: int | None = None  # steps over which WeightAveraging of Lightning has averaged the weights
 
     def try_out(self) -> tuple[Tensor, Tensor]:
         """A clip of noise, (1, 3, T, H, W) as `input` says, always the same, and its logits (1, num_classes).
