@@ -1,6 +1,7 @@
 import hashlib
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,7 +174,10 @@ def test_every_kind_of_network(tmp_path: Path, write_checkpoint: Any, kind: str,
     """In all formats, at any size, B and T; the command itself compares."""
     pytest.importorskip("onnxscript", reason="of the extra [onnx]")
     own = {"norm": {"class_path": "videonorm.layers.GroupNorm3d", "init_args": {"channels_per_group": 1}}}
-    ckpt, folder = write_checkpoint(tmp_path, name, kind, **(own if name == "gn_ws" else {})), tmp_path / "out"
+    ckpt, folder = (
+        write_checkpoint(tmp_path, name, kind, **(own if name == "gn_ws" else {})),
+        tmp_path / "out",
+    )
     main(["--ckpt", str(ckpt), "--out", str(folder), "--format", "pt2", "onnx", "--any_size"])
     for file in ("model.pt2", "model.onnx"):
         network = load_artifact(folder / file, CPU).network
@@ -284,7 +288,7 @@ def test_the_place_is_tried_before_the_work(
 
 def test_a_full_disk_is_named(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's own writer of archives says of one that a position is unexpected."""
-    monkeypatch.setattr(torch.export, "save", lambda program, file, **_: file.write(b"a program"))
+    monkeypatch.setattr(torch.export, "save", lambda program, file, **_: zipfile.ZipFile(file, "w").close())
     read = load_checkpoint(checkpoint("bn"))
     with pytest.raises(OSError, match="No space left on device"):
         save_program(nn.Module(), Card(read.backbone, read.input, 4, None), Path("/dev/full"))

@@ -16,9 +16,9 @@ from videonorm.training.cli import main
 
 @pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="since Lightning 2.6")
 def test_averaged_weights_are_what_is_judged_and_exported(recipe, videos, tmp_path, capsys):
-    run, folder, data = tmp_path / "run", tmp_path / "artifact", "--data.source.init_args."
+    run, folder = tmp_path / "run", tmp_path / "artifact"
     average = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"]
-    average += ["--trainer.callbacks.decay", "0.5", "--trainer.max_steps", "5", f"{data}val", str(videos.val)]
+    average += ["--trainer.callbacks.decay", "0.5", "--trainer.max_steps", "5"]
     main(["fit", "-c", str(recipe), "--trainer.default_root_dir", str(run), *average])
     path = run / "checkpoints" / "best.ckpt"
     content = torch.load(path, weights_only=True)
@@ -35,7 +35,9 @@ def test_averaged_weights_are_what_is_judged_and_exported(recipe, videos, tmp_pa
     record = json.loads((run / "run.json").read_text())
     for kind in (folder, path):
         views = {"num_clips": 1, "num_crops": 1, "device": "cpu"}
-        assert evaluate_artifact(kind, videos.val, **views)["loss"] == pytest.approx(record["val_loss"])
+        assert evaluate_artifact(kind, videos.val, **views)["loss"] == pytest.approx(
+            record["val_loss"], rel=1e-5
+        )
 
     # Before its first step the average is what training began with, and no weights to judge a run by.
     content["averaging_state"]["n_averaged"] = torch.tensor(0)
