@@ -118,11 +118,9 @@ torch.save(network(torch.load({str(tmp_path / "clips.pt")!r})), {str(tmp_path / 
 def test_onnx_gives_the_checkpoints_logits_at_any_b_and_t(checkpoint: Checkpoint, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="of the extra [onnx]")
-    from videonorm.evaluation.program import load_onnx
-
     ckpt = checkpoint("gn_ws")
     export_checkpoint(ckpt, tmp_path / "artifact", ["onnx"])
-    network = load_onnx(tmp_path / "artifact" / "model.onnx")
+    network = load_artifact(tmp_path / "artifact" / "model.onnx", CPU).network
     for shape in SHAPES:
         assert largest_difference(network, load_checkpoint(ckpt).network, shape) < 1e-4
 
@@ -168,6 +166,7 @@ def test_card_and_provenance(
         "step": 400,
         "epoch": 3,
         "videonorm": "0.1.0",
+        "averaged_steps": None,
     }
     assert provenance["norms"]["GroupNorm3d(64, num_groups=4, eps=1e-05)"] == 1
     assert all(conv.startswith("WSConv3d") for conv in provenance["convolutions"])

@@ -33,8 +33,8 @@ def main(argv: list[str]) -> None:
         "--artifact",
         required=True,
         type=Path,
-        metavar="DIR|F.pt2",
-        help="folder or .pt2 file of `videonorm export`",
+        metavar="DIR|FILE",
+        help="folder, .pt2, .onnx or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`",
     )
     what.add_argument(
         "--trust",

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,21 +97,17 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) ->
         CARD_FILE,
         PROGRAM_FILE,
         WEIGHTS_FILE,
-        Card,
+        card_of,
         load_artifact,
     )
     from videonorm.evaluation.checkpoint import load_checkpoint
+    from videonorm.evaluation.onnx_file import METADATA_CARD
     from videonorm.machine import commit, versions
 
     checkpoint = load_checkpoint(ckpt, trust)
     network = checkpoint.network
-    size = checkpoint.input.crop_size
-    clip = torch.randn(
-        1, 3, checkpoint.input.num_frames, size, size, generator=torch.Generator().manual_seed(0)
-    )
-    with torch.inference_mode():
-        logits = network(clip)
-    card = Card(checkpoint.backbone, checkpoint.input, logits.shape[1], checkpoint.class_names)
+    clip, logits = checkpoint.try_out()
+    card = card_of(checkpoint, logits.shape[1], f"ckpt ({ckpt})")
     differences: dict[str, float] = {}
 
     def check(name: str, written: Callable[[Tensor], Tensor]) -> None:
@@ -123,7 +120,8 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) ->
 
     cpu = torch.device("cpu")
     weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
-    (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+    metadata = {"format": "pt", METADATA_CARD: json.dumps(dataclasses.asdict(card))}
+    (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata=metadata))
     (folder / CARD_FILE).write_text(yaml.safe_dump(dataclasses.asdict(card), sort_keys=False))
     check(WEIGHTS_FILE, load_artifact(folder, cpu, trust).network)
     if {"pt2", "onnx"} & set(formats):
@@ -134,7 +132,7 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) ->
         check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust).network)
     if "onnx" in formats:
         program.save_onnx(traced, card, folder / ONNX_FILE)
-        check(ONNX_FILE, program.load_onnx(folder / ONNX_FILE))
+        check(ONNX_FILE, load_artifact(folder / ONNX_FILE, cpu).network)
     provenance = {
         "checkpoint": {
             "name": ckpt.name,
@@ -142,6 +140,7 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) ->
             "step": checkpoint.step,
             "epoch": checkpoint.epoch,
             "videonorm": checkpoint.version,
+            "averaged_steps": checkpoint.averaged,
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),

@@ -9,13 +9,12 @@ import dataclasses
 import io
 import json
 import operator
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as shape_reasoning
 from torch.utils._sympy.numbers import int_oo
@@ -23,6 +22,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from videonorm.errors import UserError
 from videonorm.evaluation.artifact import PROGRAM_CARD, Card
+from videonorm.evaluation.onnx_file import METADATA_CARD
 from videonorm.models import convert
 from videonorm.ops import DECOMPOSITIONS
 
@@ -88,13 +88,5 @@ def save_onnx(program: ExportedProgram, card: Card, path: Path) -> None:
     names: dict[str, Any] = {"input_names": ["clips"], "output_names": ["logits"]}
     onnx_program = torch.onnx.export(program, dynamo=True, verbose=False, **names)
     assert onnx_program is not None
-    onnx_program.model.metadata_props["videonorm"] = json.dumps(dataclasses.asdict(card))
+    onnx_program.model.metadata_props[METADATA_CARD] = json.dumps(dataclasses.asdict(card))
     onnx_program.save(path)
-
-
-def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    """The network of an ONNX file, clips (B, 3, T, H, W) to logits, by onnxruntime on the CPU."""
-    import onnxruntime  # of the extra [onnx]
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])

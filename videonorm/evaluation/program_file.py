@@ -97,12 +97,22 @@ class _ForeignError(Exception):
     """What `videonorm export` would not have written; completes the sentence "the program has ..."."""
 
 
+Size = tuple[int | None, int | None]  # (H, W); None where any will do
+
+
 class ReadProgram(NamedTuple):
     """`network` maps clips (B, 3, T, H, W) of the size (H, W) = `crop` to logits (B, K)."""
 
     network: Callable[[Tensor], Tensor]
-    crop: tuple[int, int]
+    crop: Size
     card: str  # JSON
+
+
+def check_size(clips: Tensor, crop: Size) -> None:
+    """Raise UserError unless `clips` (B, 3, T, H, W) are of the size (H, W) = `crop`."""
+    if any(of not in (None, size) for size, of in zip(clips.shape[3:], crop, strict=True)):
+        needs = " x ".join("any" if of is None else str(of) for of in crop)
+        raise UserError(f"clips {tuple(clips.shape)} must have the program's size, {needs}")
 
 
 def read_program(path: Path, device: torch.device) -> ReadProgram:
@@ -130,8 +140,7 @@ def read_program(path: Path, device: torch.device) -> ReadProgram:
     interpreter.extra_traceback = False
 
     def network(clips: Tensor) -> Tensor:
-        if clips.shape[3:] != crop:  # a network with a pool at its end would not notice
-            raise UserError(f"clips {tuple(clips.shape)} must have the program's size, {crop[0]} x {crop[1]}")
+        check_size(clips, crop)  # a network with a pool at its end would not notice
         try:
             logits: Tensor = interpreter.run(clips, initial_env=dict(given))
         except torch.OutOfMemoryError:
