@@ -24,6 +24,10 @@ COMMANDS = {
     "frontier": ("videonorm.frontier.command", "say what fits in a GPU: clip length x batch size, per norm"),
     "export": ("videonorm.evaluation.export", "turn a checkpoint into an artifact: safetensors, pt2, onnx"),
     "evaluate": ("videonorm.evaluation.evaluate", "score an exported artifact on a manifest of videos"),
+    "classify": (
+        "videonorm.evaluation.classify",
+        "say what an artifact sees in videos; timelines of long ones",
+    ),
     "bench": ("videonorm.bench.command", "measure kernels and training steps beside their peers"),
     "doctor": ("videonorm.doctor", "say what this machine has and what would run on it"),
 }
