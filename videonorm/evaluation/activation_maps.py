@@ -14,7 +14,7 @@ from videonorm.errors import UserError
 class ActivationMaps(NamedTuple):
     """Of V clips for one class."""
 
-    values: Tensor  # (V, T, H, W), from 0 to 1, the largest of all clips; all 0 where nothing speaks for the class
+    values: Tensor  # (V, T, H, W), from 0 to 1, the largest of all clips; 0: nothing speaks for the class
     layer: str  # whose activations they weigh
 
 

@@ -108,6 +108,6 @@ class FeatureFile:
                 return dict(arrays)
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{path} must be as videonorm wrote it ({one_line(error)}); without it the same command makes "
-                "it again"
+                f"{path} must be as videonorm wrote it ({one_line(error)}); without it the same command "
+                "makes it again"
             ) from error
