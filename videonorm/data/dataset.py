@@ -242,7 +242,7 @@ def read_clips(video: Reader, indices: NDArray[np.int64], short_side: int | None
 def clip_seconds(seconds: NDArray[np.float64], indices: NDArray[np.int64]) -> ClipSeconds:
     """When clips are that have the frames ``indices`` (V, T); one that loops has its earliest frame first."""
     times = seconds[indices]
-    return np.stack([times.min(axis=1), times.max(axis=1)], axis=1).tolist()
+    return [[float(of.min()), float(of.max())] for of in times]
 
 
 class About(NamedTuple):

@@ -46,8 +46,8 @@ def activation_maps(
     maps = []
     try:
         with GradCAM(network, layer, input_shape=tuple(clips.shape[1:])) as extract, torch.enable_grad():
-            for clip in clips.split(1):
-                (of_clip,) = extract(label, network(clip), normalized=False)
+            for clip in clips:
+                (of_clip,) = extract(label, network(clip[None]), normalized=False)
                 maps.append(of_clip)
             (name,) = extract.target_names
     except (ValueError, RuntimeError, LookupError, AttributeError) as error:

@@ -94,7 +94,7 @@ def _explain(options: Any) -> None:
     views, _ = clips.transform(1, channels_last=False).to(device)(batch.to(device))
     views = views[0]  # (V, 3, T, H, W)
     with torch.inference_mode():
-        logits = torch.cat([network(clip) for clip in views.split(1)])
+        logits = torch.cat([network(clip[None]) for clip in views])
     check_logits(logits, card)
     probabilities = logits.float().softmax(dim=1)  # (V, K)
     label = _label(options.label, card, probabilities.mean(dim=0))
@@ -103,7 +103,7 @@ def _explain(options: Any) -> None:
     mean, std = (torch.tensor(of, device=device).view(3, 1, 1, 1) for of in (clips.mean, clips.std))
     frames = ((views * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
     values = maps.values.float().cpu().numpy()
-    seconds = np.stack([np.linspace(*of_clip, clips.num_frames) for of_clip in batch.clip_seconds[0]])
+    seconds = np.stack([np.linspace(start, end, clips.num_frames) for start, end in batch.clip_seconds[0]])
     if options.out.suffix.lower() == ".gif":
         write(options.out, animation(frames, values, seconds))
     else:

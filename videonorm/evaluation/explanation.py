@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -39,8 +40,8 @@ def strip(
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, x=0.01, ha="left", weight="bold", size=11)
-        clips = np.atleast_1d(figure.subfigures(num_clips, 1))
-        for number, clip in enumerate(clips):
+        clips: Any = figure.subfigures(num_clips, 1, squeeze=False)
+        for number, clip in enumerate(clips[:, 0]):
             clip.suptitle(captions[number], x=0.01, ha="left", size=9)
             plain, heated = clip.subplots(2, len(shown), squeeze=False)
             for column, frame in enumerate(shown):
@@ -81,4 +82,5 @@ def overlay(frame: NDArray[np.uint8], of_frame: NDArray[np.float32]) -> NDArray[
     grey = frame.mean(axis=2, keepdims=True)
     weight = 0.75 * of_frame[..., None]
     heat = 255 * HEAT(0.25 + 0.7 * of_frame)[..., :3]
-    return ((1 - weight) * grey + weight * heat).round().astype(np.uint8)
+    drawn: NDArray[np.uint8] = ((1 - weight) * grey + weight * heat).round().astype(np.uint8)
+    return drawn

@@ -62,7 +62,8 @@ def score_windows(
         seconds = clip_seconds(video.seconds, indices)
         scores = VideoScores(len(indices), artifact.card.num_classes)
         reasons: list[str] = []
-        for rows in torch.arange(len(indices)).split(batch_size):
+        for start in range(0, len(indices), batch_size):
+            rows = torch.arange(start, min(start + batch_size, len(indices)))
             try:
                 frames = torch.from_numpy(read_clips(video, indices[rows.numpy()], clips.short_side))
             except BadVideoError as error:
