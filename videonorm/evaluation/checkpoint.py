@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import torch
 from torch import Tensor, nn
 
 from videonorm import __version__
