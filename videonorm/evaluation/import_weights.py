@@ -39,7 +39,7 @@ examples:
   videonorm import X3D_M.pyth --to start.ckpt -c my_recipe.yaml --new head
 """
 # What the weights were trained on, where no recipe says it: torchvision's and PyTorchVideo's own clips.
-TORCHVISION_CLIPS = {
+TORCHVISION_CLIPS: dict[str, Any] = {
     **{
         "num_frames": 16,
         "frame_stride": None,
@@ -49,7 +49,7 @@ TORCHVISION_CLIPS = {
     },
     **{"mean": [0.43216, 0.394666, 0.37645], "std": [0.22803, 0.22145, 0.216989]},
 }
-PYTORCHVIDEO_CLIPS = {
+PYTORCHVIDEO_CLIPS: dict[str, Any] = {
     **{"num_frames": 8, "frame_stride": 8, "frames_per_second": None, "crop_size": 256, "short_side": 256},
     **{"mean": [0.45] * 3, "std": [0.225] * 3},
 }

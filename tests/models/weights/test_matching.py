@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+from pytorchvideo.models import hub
 from torch import nn
+from torchvision.models import video
 
 from videonorm.errors import UserError
 from videonorm.layers import FrozenBatchNorm3d, GroupNorm3d, SubBatchNorm3d
@@ -118,23 +120,26 @@ def test_files_of_old_torch_count_no_batches(weights):
     assert torch.equal(model.stem.norm.running_var, weights["stem.norm.running_var"])
 
 
-def test_networks_that_weights_imply(weights):
-    from pytorchvideo.models import hub
-    from torchvision.models import video
+IMPLIED = {
+    (18, "r3d"): video.r3d_18,
+    (18, "mc3"): video.mc3_18,
+    (18, "r2plus1d"): video.r2plus1d_18,
+    (50, "slow"): hub.slow_r50,
+    (50, "c2d"): hub.c2d_r50,
+    (50, "i3d"): hub.i3d_r50,
+}
 
-    makers = {
-        (18, "r3d"): video.r3d_18,
-        (18, "mc3"): video.mc3_18,
-        (18, "r2plus1d"): video.r2plus1d_18,
-        (50, "slow"): hub.slow_r50,
-        (50, "c2d"): hub.c2d_r50,
-        (50, "i3d"): hub.i3d_r50,
-    }
+
+@pytest.mark.parametrize(("depth", "kind"), IMPLIED)
+def test_networks_that_weights_imply(depth, kind):
+    classes = {"num_classes": 7} if depth == 18 else {"model_num_class": 7}
     with torch.device("meta"):
-        for (depth, kind), make in makers.items():
-            classes = {"num_classes": 7} if depth == 18 else {"model_num_class": 7}
-            init_args = {"depth": depth, "kind": kind, "num_classes": 7, "width": 64}
-            implied = {"class_path": "videonorm.models.ResNet3d", "init_args": init_args}
-            assert implied_backbone(make(**classes).state_dict()) == implied
+        state = IMPLIED[depth, kind](**classes).state_dict()
+    init_args = {"depth": depth, "kind": kind, "num_classes": 7, "width": 64}
+    assert implied_backbone(state) == {"class_path": "videonorm.models.ResNet3d", "init_args": init_args}
+
+
+def test_weights_that_imply_none(weights):
+    with torch.device("meta"):
         assert implied_backbone(hub.x3d_xs().state_dict()) is None
     assert implied_backbone(weights) is None

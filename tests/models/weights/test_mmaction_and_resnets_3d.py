@@ -1,6 +1,7 @@
 """What MMAction2 and 3D-ResNets-PyTorch would compute, computed by our networks with their weights."""
 
 import functools
+import re
 import warnings
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from videonorm.errors import UserError
 from videonorm.layers import BatchNorm3d, FrozenBatchNorm3d, WSConv3d
-from videonorm.models import ResNet3d, load_foreign
+from videonorm.models import ResNet3d, from_pytorchvideo, load_foreign
 
 I3D_INFLATE = ((1, 1, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 1, 0))
 CLIPS = (1, 3, 8, 16, 16)
@@ -69,6 +70,44 @@ def test_mmaction_r2plus1d_has_two_epsilons(norm):
     ours_logits, logits = outputs(ours, model)
     torch.testing.assert_close(ours_logits, logits, atol=1e-5 * logits.abs().max().item(), rtol=1e-5)
     assert len(ours.state_dict()) == len(model.state_dict())
+
+
+def as_mmaction_names(name: str) -> str:
+    """Of PyTorchVideo's csn."""
+    for pattern, replacement in (
+        (r"^blocks\.0\.(conv|norm)", r"backbone.conv1.\1"),
+        (r"^blocks\.(\d)\.res_blocks\.(\d+)\.", r"backbone.layer\1.\2."),
+        (r"branch1_(conv|norm)", r"downsample.\1"),
+        (r"branch2\.(conv|norm)_a", r"conv1.\1"),
+        (r"branch2\.(conv|norm)_b", r"conv2.0.\1"),
+        (r"branch2\.(conv|norm)_c", r"conv3.\1"),
+        (r"\.norm\.", ".bn."),
+        (r"^blocks\.5\.proj", "cls_head.fc_cls"),
+    ):
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def test_mmaction_csn_into_that_of_pytorchvideo():
+    with torch.device("meta"):
+        model = from_pytorchvideo("csn_r101", 5)
+        weights = {as_mmaction_names(name): tensor for name, tensor in model.state_dict().items()}
+        with pytest.warns(UserWarning, match="trained with eps 0.001 in place of the model's 1e-05: running"):
+            report = load_foreign(model, weights)
+    assert report.layout == "MMAction2" and report.tensors == len(model.state_dict())
+    assert not report.new and not report.left_over
+
+
+@pytest.mark.slow
+def test_mmaction_csn_computes_the_same_with_another_eps():
+    norm = functools.partial(BatchNorm3d, eps=1e-3)
+    theirs = randomize(lambda: from_pytorchvideo("csn_r101", 5, norm=norm))
+    ours = unfilled(lambda: from_pytorchvideo("csn_r101", 5))
+    weights = {as_mmaction_names(name): tensor for name, tensor in theirs.state_dict().items()}
+    with pytest.warns(UserWarning, match="weights were trained with eps"):
+        load_foreign(ours, weights)
+    ours_logits, logits = outputs(ours, theirs)
+    torch.testing.assert_close(ours_logits, logits, atol=1e-5 * logits.abs().max().item(), rtol=1e-5)
 
 
 def test_mmaction_i3d_is_no_i3d():

@@ -7,7 +7,9 @@ from torch import nn
 from torchvision.models import video as torchvision_video
 from torchvision.models.video import resnet as torchvision_resnet
 
-from videonorm.models import ResNet3d, load_foreign
+from videonorm.errors import UserError
+from videonorm.layers import FrozenBatchNorm3d
+from videonorm.models import ResNet3d, from_pytorchvideo, load_foreign
 
 
 def fill(model: nn.Module) -> nn.Module:
@@ -126,3 +128,21 @@ def test_names_of_neither_source_are_refused():
         ValueError, match=r"weights \(conv1.weight, bn1.weight\) must have the names of torchvision's"
     ):
         load_foreign(ResNet3d(10, width=2), {"conv1.weight": torch.zeros(1), "bn1.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", ["csn_r101", "x3d_s", "slowfast_r50", "r2plus1d_r50"])
+def test_its_own_networks_take_files_of_the_hub(name):
+    with torch.device("meta"):
+        weights = getattr(hub, name)(model_num_class=5).state_dict()
+        ours = from_pytorchvideo(name, 5, norm=lambda channels: FrozenBatchNorm3d(channels))
+        report = load_foreign(ours, weights)
+    assert report.layout == "PyTorchVideo" and report.tensors == len(weights)
+    assert not report.new and not report.left_over
+
+
+def test_pytorchvideos_i3d_is_no_strided_one():
+    with torch.device("meta"):
+        weights = hub.i3d_r50(model_num_class=5).state_dict()
+        ours = ResNet3d(50, "i3d_strided", num_classes=5)
+    with pytest.raises(UserError, match=r"kind \(i3d_strided\) must be i3d for weights of PyTorchVideo"):
+        load_foreign(ours, weights)

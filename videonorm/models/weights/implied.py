@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videonorm.models.resnet3d import FIRST_BOTTLENECK_DEPTH, NUM_BLOCKS, ResNet3d
+from videonorm.models.resnet3d import FIRST_BOTTLENECK_DEPTH, NUM_BLOCKS, KindName, ResNet3d
 from videonorm.models.weights import pytorchvideo, torchvision
 from videonorm.models.weights.layouts import layout_of
 
 # Kinds whose weights have other shapes: by these, whatever a project's settings, one is told from the others.
-KINDS = {torchvision.TITLE: ("r3d", "mc3", "r2plus1d"), pytorchvideo.TITLE: ("slow", "c2d", "i3d")}
+KINDS: dict[str, tuple[KindName, ...]] = {
+    torchvision.TITLE: ("r3d", "mc3", "r2plus1d"),
+    pytorchvideo.TITLE: ("slow", "c2d", "i3d"),
+}
 
 
 def implied_backbone(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:

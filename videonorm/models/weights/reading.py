@@ -45,16 +45,17 @@ def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tens
         content = next((content[key] for key in KEYS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
         raise UserError(f"{option} ({path}) must hold a state dict, by itself or under {', '.join(KEYS)}")
-    for name, tensor in content.items():
+    tensors: dict[str, Tensor] = content
+    for name, tensor in tensors.items():
         # Others cannot be copied into a network, which would be found out with half of it loaded.
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
             raise UserError(f"{option} ({path}) must hold dense tensors of real numbers, as {name} is not")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{option} ({path}) must hold finite numbers, and {name} has others")
     for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
-    return content
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def file_of(path: str | Path) -> Path:
