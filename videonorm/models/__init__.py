@@ -3,6 +3,8 @@
 from videonorm.models.conv_norm import ConvFactory, NormFactory
 from videonorm.models.conversion import convert
 from videonorm.models.conversion_report import Change, ConversionReport, Left
+from videonorm.models.described import converted, folded
+from videonorm.models.folding import fold
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.resnetv2_3d import ResNetV2_3d
@@ -22,6 +24,9 @@ __all__ = [
     "ResNetV2_3d",
     "VGG3d",
     "convert",
+    "converted",
+    "fold",
+    "folded",
     "from_pytorchvideo",
     "implied_backbone",
     "load_foreign",
