@@ -12,6 +12,8 @@ from torch import nn
 from videonorm.errors import UserError
 from videonorm.layers import BatchNorm3d, FrozenBatchNorm3d, WSConv3d
 from videonorm.models import ResNet3d, from_pytorchvideo, load_foreign
+from videonorm.models.weights import image_resnet, resnets_3d
+from videonorm.models.weights.layouts import layout_of
 
 I3D_INFLATE = ((1, 1, 1), (1, 0, 1, 0), (1, 0, 1, 0, 1, 0), (0, 1, 0))
 CLIPS = (1, 3, 8, 16, 16)
@@ -143,5 +145,5 @@ def test_a_2d_network_of_the_same_names_is_none_of_theirs():
     weights = {
         name: of[:, :, 0] if of.ndim == 5 else of for name, of in HaraResNet((1,) * 4, 5).state_dict().items()
     }
-    with pytest.raises(UserError, match=r"weights \(conv1.weight, .* must "):
-        load_foreign(ResNet3d(10, "r3d_pooled", num_classes=5, width=4), weights)
+    assert not resnets_3d.matches(weights)
+    assert layout_of(weights) is image_resnet
