@@ -24,8 +24,10 @@ Turn weights that others trained into a checkpoint, which `export`, `validate`, 
 `fit` as --model.weights. It says what became of every tensor, and refuses weights that do not fit.
 
 Read are files of torchvision (r3d_18, mc3_18, r2plus1d_18), PyTorchVideo (slow, c2d, i3d, r2plus1d, csn, x3d,
-slowfast), PySlowFast, MMAction2 (slowonly, i3d, r2plus1d, csn) and 3D-ResNets-PyTorch, checkpoints of
-`videonorm fit` and folders of `videonorm export`: of torch.save, safetensors or npz. No code of them is run.
+slowfast), PySlowFast, MMAction2 (slowonly, i3d, r2plus1d, csn) and 3D-ResNets-PyTorch; of image networks,
+whose filters are inflated, torchvision's and timm's resnet50 and resnet101, timm's resnet50_gn and
+resnetv2_50x1_bit, and BiT's own; checkpoints of `videonorm fit` and folders of `videonorm export`. They may
+be of torch.save, safetensors or npz. No code of them is run.
 """
 EXAMPLES = """\
 The network is that of the recipe. Without one it is what the weights imply, where that is one network:

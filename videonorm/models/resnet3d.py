@@ -17,7 +17,15 @@ from videonorm.layers import (
     group_weight_standardization,
     require_recomputable_norm,
 )
-from videonorm.models.conv_norm import ConvFactory, ConvNorm, NormFactory, Size, initialize, make_norm
+from videonorm.models.conv_norm import (
+    ConvFactory,
+    ConvNorm,
+    NormFactory,
+    Size,
+    check_choice,
+    initialize,
+    make_norm,
+)
 
 Depth = Literal[10, 18, 34, 50, 101, 152]
 KindName = Literal[
@@ -191,9 +199,9 @@ class ResNet3d(nn.Module):
         recompute_norms: bool = False,
     ) -> None:
         super().__init__()
-        _check("depth", depth, get_args(Depth))
-        _check("kind", kind, get_args(KindName))
-        _check("norm_placement", norm_placement, get_args(NormPlacement))
+        check_choice("depth", depth, get_args(Depth))
+        check_choice("kind", kind, get_args(KindName))
+        check_choice("norm_placement", norm_placement, get_args(NormPlacement))
         self.kind = kind
         which = KINDS[kind]
         bottleneck = depth >= FIRST_BOTTLENECK_DEPTH
@@ -331,8 +339,3 @@ def _zero_gamma(block: ResidualBlock) -> None:
     gamma = getattr(last.norm, "weight", None)
     if isinstance(gamma, nn.Parameter):
         nn.init.zeros_(gamma)
-
-
-def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} ({value}) must be one of {', '.join(map(str, choices))}")

@@ -57,8 +57,8 @@ class VideoClassifier(LightningModule):
         lr_scales: parts, named likewise, whose learning rate is another: what it is multiplied by. Of parts
             within one another the later one counts.
         weights: what the backbone starts with: a file of torchvision, PyTorchVideo, PySlowFast, MMAction2 or
-            3D-ResNets-PyTorch, a checkpoint of a run, or an exported folder. A run that goes on does not read
-            it again.
+            3D-ResNets-PyTorch, of an image network of torchvision, timm or BiT, whose filters are inflated, a
+            checkpoint of a run, or an exported folder. A run that goes on does not read it again.
         new: what of the backbone does not come from there: head (for other classes), norms, or the
             beginning of a tensor's name, such as stages.3; several as a list.
 

@@ -5,7 +5,16 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from videonorm.models.weights import mmaction, pyslowfast, pytorchvideo, resnets_3d, torchvision
+from videonorm.models.weights import (
+    big_transfer,
+    image_resnet,
+    mmaction,
+    pyslowfast,
+    pytorchvideo,
+    resnets_3d,
+    timm_resnetv2,
+    torchvision,
+)
 
 
 class Layout(Protocol):
@@ -26,7 +35,16 @@ class Layout(Protocol):
 
 
 # The first that matches counts.
-LAYOUTS: tuple[Layout, ...] = (torchvision, pytorchvideo, pyslowfast, mmaction, resnets_3d)
+LAYOUTS: tuple[Layout, ...] = (
+    torchvision,
+    pytorchvideo,
+    pyslowfast,
+    mmaction,
+    resnets_3d,
+    image_resnet,
+    timm_resnetv2,
+    big_transfer,
+)
 
 
 def layout_of(weights: Mapping[str, Tensor]) -> Layout | None:

@@ -21,11 +21,10 @@ def matches(weights: Mapping[str, Tensor]) -> bool:
 
 
 def translate(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    return same_in_evaluation({_name(name): weight for name, weight in weights.items()}, model)
+    return same_in_evaluation({name_in_resnet3d(name): weight for name, weight in weights.items()}, model)
 
 
-def _name(name: str) -> str:
-    """ResNet3d's name."""
+def name_in_resnet3d(name: str) -> str:
     if found := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
         return f"stem.{PARTS[found[1]]}.{found[2]}"
     if found := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(\w+)", name):
