@@ -16,7 +16,7 @@ NORM = "videonorm.layers.BatchNorm3d"
 
 
 def resnet(norm=NORM, conv="torch.nn.Conv3d", **arguments):
-    arguments |= {"depth": 10, "num_classes": 3, "width": 4, "norm": norm, "conv": conv}
+    arguments |= {"depth": 10, "num_classes": 4, "width": 4, "norm": norm, "conv": conv}
     arguments["zero_init_residual"] = False
     return {"class_path": "videonorm.models.ResNet3d", "init_args": arguments}
 
