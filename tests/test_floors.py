@@ -16,12 +16,14 @@ MAY_IMPORT = {
     "models": {"layers"},
     "data": set(),
     "training": {"evaluation", "layers", "data"},
-    "evaluation": {"ops", "models", "data"},
+    "evaluation": {"ops", "models", "data", "training_options"},
     "frontier": {"evaluation", "models", "layers"},
     "sweep": {"training_options"},
     "bench": {"ops", "layers", "models", "data"},
 }
+STATISTICS = {"differences", "intervals"}  # of a sweep and of an evaluation
 EVERYWHERE = {"errors", "files", "interruption", "look", "machine", "messages", "options", "__version__"}
+EVERYWHERE |= STATISTICS
 
 
 def imports(path: Path) -> set[str]:

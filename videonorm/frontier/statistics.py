@@ -76,7 +76,9 @@ class Layer:
 
     Attributes:
         n_eff_mean, n_eff_variance: medians over its channels; nan if none varies.
+        frame_stride: source frames from one frame of a clip to the next; None where clips are taken by time.
         channels_below: share of the channels of which one of the two is below FEW.
+        is_short: whether one of the two is, in its median channel.
         clips: that were looked at.
         network: what they were fed to: "as initialized", with batch norms, or a checkpoint.
     """
@@ -84,10 +86,12 @@ class Layer:
     layer: str
     num_channels: int
     num_frames: int
+    frame_stride: int | None
     batch_size: int
     n_eff_mean: float
     n_eff_variance: float
     channels_below: float
+    is_short: bool
     clips: int
     network: str
     torch: str | None
@@ -98,13 +102,13 @@ class Layer:
         """The lesser of the two."""
         return min(self.n_eff_mean, self.n_eff_variance)
 
-    @property
-    def is_short(self) -> bool:
-        return self.n_eff < FEW
-
 
 def layers(
-    moments: Mapping[str, Array], num_frames: int, batch_sizes: Sequence[int], network: str
+    moments: Mapping[str, Array],
+    num_frames: int,
+    frame_stride: int | None,
+    batch_sizes: Sequence[int],
+    network: str,
 ) -> list[Layer]:
     """A row for each batch size and layer.
 
@@ -119,13 +123,16 @@ def layers(
             means = moments[f"{name}.mean"]
             of_mean, of_variance = effective_sizes(means, moments[f"{name}.variance"], batch_size)
             varies = ~np.isnan(of_mean)
+            sizes = _median(of_mean[varies]), _median(of_variance[varies])
             row = Layer(
                 layer=name,
                 num_channels=means.shape[1],
                 num_frames=num_frames,
+                frame_stride=frame_stride,
                 batch_size=batch_size,
-                n_eff_mean=_median(of_mean[varies]),
-                n_eff_variance=_median(of_variance[varies]),
+                n_eff_mean=sizes[0],
+                n_eff_variance=sizes[1],
+                is_short=min(sizes) < FEW,
                 channels_below=_share(np.minimum(of_mean, of_variance)[varies] < FEW),
                 clips=len(means),
                 network=network,
