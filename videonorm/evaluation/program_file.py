@@ -110,7 +110,9 @@ class ReadProgram(NamedTuple):
 
 def check_size(clips: Tensor, crop: Size) -> None:
     """Raise UserError unless `clips` (B, 3, T, H, W) are of the size (H, W) = `crop`."""
-    if clips.dim() != 5 or any(of not in (None, size) for size, of in zip(clips.shape[3:], crop, strict=True)):
+    if clips.dim() != 5 or any(
+        of not in (None, size) for size, of in zip(clips.shape[3:], crop, strict=True)
+    ):
         needs = " x ".join("any" if of is None else str(of) for of in crop)
         raise UserError(f"clips {tuple(clips.shape)} must have the program's size, {needs}")
 
