@@ -15,13 +15,15 @@ MAY_IMPORT = {
     "layers": {"ops"},
     "models": {"layers"},
     "data": set(),
-    "training": {"evaluation", "data"},
-    "evaluation": {"ops", "models", "data"},
+    "training": {"evaluation", "layers", "data"},
+    "evaluation": {"ops", "models", "data", "training_options"},
     "frontier": {"evaluation", "models", "layers"},
     "sweep": {"training_options"},
     "bench": {"ops", "layers", "models", "data"},
 }
+STATISTICS = {"differences", "intervals"}  # of a sweep and of an evaluation
 EVERYWHERE = {"errors", "files", "interruption", "look", "machine", "messages", "options", "__version__"}
+EVERYWHERE |= STATISTICS
 
 
 def imports(path: Path) -> set[str]:

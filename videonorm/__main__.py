@@ -11,7 +11,7 @@ import warnings
 
 from videonorm import __version__
 from videonorm.errors import UserError
-from videonorm.messages import did_you_mean, of_file
+from videonorm.messages import did_you_mean, of_file, of_warning
 
 # command -> (module, what it does); the module's `main(argv)` is the command.
 TRAINING = "videonorm.training_options"
@@ -22,8 +22,16 @@ COMMANDS = {
     "predict": (TRAINING, "write a training checkpoint's class scores of every video"),
     "sweep": ("videonorm.sweep.command", "train norm x clip length x batch size; table, plots, report"),
     "frontier": ("videonorm.frontier.command", "say what fits in a GPU: clip length x batch size, per norm"),
+    "import": ("videonorm.evaluation.import_weights", "turn weights that others trained into a checkpoint"),
+    "convert": ("videonorm.convert", "swap the norms of a checkpoint, fold them, re-estimate statistics"),
     "export": ("videonorm.evaluation.export", "turn a checkpoint into an artifact: safetensors, pt2, onnx"),
     "evaluate": ("videonorm.evaluation.evaluate", "score an exported artifact on a manifest of videos"),
+    "classify": (
+        "videonorm.evaluation.classify",
+        "say what an artifact sees in videos; timelines of long ones",
+    ),
+    "features": ("videonorm.evaluation.features", "write what an artifact knows of videos before it decides"),
+    "explain": ("videonorm.evaluation.explain", "draw where in a video an artifact sees a class"),
     "bench": ("videonorm.bench.command", "measure kernels and training steps beside their peers"),
     "doctor": ("videonorm.doctor", "say what this machine has and what would run on it"),
 }
@@ -42,13 +50,6 @@ def usage() -> str:
     )
 
 
-def _sentence(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """A warning as its reader needs it, without the line of code that raised it."""
-    return f"videonorm: {message}\n"
-
-
 def run(command: str, options: list[str]) -> None:
     if command in ("-h", "--help"):
         print(usage())
@@ -65,7 +66,7 @@ def run(command: str, options: list[str]) -> None:
 
 
 def main() -> None:
-    warnings.formatwarning = _sentence
+    warnings.formatwarning = of_warning
     command, *options = sys.argv[1:] or ["--help"]
     try:
         run(command, options)

@@ -42,6 +42,13 @@ def of_file(error: OSError) -> str:
     return what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
 
 
+def of_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as its reader needs it, without the line of code that raised it."""
+    return f"videonorm: {message}\n"
+
+
 def one_sentence(message: str) -> str:
     """Such as ``model.backbone.norm (videonorm.layers.GrupNorm): module 'videonorm.layers' has no attribute
     'GrupNorm'``.

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 
 from videonorm.errors import UserError
+from videonorm.evaluation.certainty import calibration_error
 from videonorm.evaluation.checkpoint import load_checkpoint
 from videonorm.evaluation.evaluate import evaluate_artifact
 from videonorm.evaluation.export import export_checkpoint
+from videonorm.evaluation.scores import VideoScores
 
 Checkpoint = Callable[..., Path]
 
@@ -105,6 +108,17 @@ def test_scores_are_those_of_videonorm_test(
     assert metrics["test/videos"] == result["num_videos"]
     ours = torch.tensor([video["scores"] for video in result["videos"]])
     torch.testing.assert_close(ours, classifier.scores.probabilities[:5], atol=1e-6, rtol=0)
+
+
+def test_the_calibration_error_is_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = VideoScores(200, 6), torch.randint(6, (200,), generator=generator)
+    logits = torch.randn(200, 1, 6, generator=generator) + 2 * torch.eye(6)[labels][:, None]
+    scores.add(torch.arange(200), labels, logits)
+    wanted = multiclass_calibration_error(scores.probabilities, labels, 6, n_bins=15, norm="l1")
+    assert calibration_error(scores) == pytest.approx(wanted.item(), abs=1e-6) > 0.01
 
 
 def test_commands_need_no_lightning(checkpoint: Checkpoint, manifest: Path, tmp_path: Path) -> None:
@@ -218,13 +232,16 @@ def test_out_must_be_writable(artifact: Path, manifest: Path, tmp_path: Path) ->
 def test_a_result_that_cannot_be_written_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from videonorm.evaluation import evaluate
+    from videonorm.evaluation import evaluate, judgement
 
-    def disk_is_full(path: Path, text: str) -> None:
-        raise OSError(28, "No space left on device", str(path))
+    class Judgement:
+        def record(self) -> dict[str, float]:
+            return {"top1": 0.5}
 
-    monkeypatch.setattr(evaluate, "evaluate_artifact", lambda **_: {"top1": 0.5})
-    monkeypatch.setattr(evaluate, "write", disk_is_full)
+        def write_tables(self, out: Path) -> None:
+            raise OSError(28, "No space left on device", str(out))
+
+    monkeypatch.setattr(judgement, "judge", lambda *_, **__: nullcontext(Judgement()))
     with pytest.raises(UserError, match=r"out \(.*r.json\) must be .* written \(No space left on device\)"):
         evaluate.main(["--artifact", "a", "--data", "b", "--out", str(tmp_path / "r.json")])
     assert json.loads(capsys.readouterr().out) == {"top1": 0.5}
@@ -235,7 +252,7 @@ def test_a_place_that_cannot_be_made_is_refused_first(
 ) -> None:
     from videonorm.evaluation import evaluate
 
-    monkeypatch.setattr(evaluate, "evaluate_artifact", None)
+    monkeypatch.setattr(evaluate, "run", None)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"out \(.*r.json\) must be .* written \(Not a directory\)"):
         evaluate.main(["--artifact", "a", "--data", "b", "--out", str(tmp_path / "file" / "r.json")])

@@ -76,9 +76,11 @@ def test_evaluate(
         assert "stopped" not in error
     else:
         assert isinstance(caught.value, Stopped) and caught.value.code == 128 + number
+        kept = tmp_path / "result.partial"
         assert error.endswith(
-            "\nvideonorm: stopped; no result is kept, and the same command starts from the first video\n"
+            f"\nvideonorm: stopped; what is done is in {kept}, and the same command goes on from there\n"
         )
+        assert len(list(kept.glob("part-*.npz"))) == 2
 
 
 def test_export(

@@ -60,7 +60,7 @@ def test_a_channel_that_never_varies_has_no_number():
     assert np.isnan(effective_sizes(means, variances, 2)).tolist() == [[True, False], [True, False]]
     written = {"a.mean": means[:, :1], "a.variance": variances[:, :1]}
     written |= {"b.mean": means[:, 1:], "b.variance": variances[:, 1:]}
-    dead, alive = layers(written, 8, [2], "n")
+    dead, alive = layers(written, 8, 1, [2], "n")
     assert np.isnan(dead.n_eff) and not dead.is_short and cells([dead, alive])[0].worst is alive
 
 
@@ -73,7 +73,7 @@ def moments(contrasts):
 
 
 def test_the_verdict():
-    unsteady = cells(layers(moments([1, 4, 10, 20]), 16, [1, 2, 8], "n"))
+    unsteady = cells(layers(moments([1, 4, 10, 20]), 16, 1, [1, 2, 8], "n"))
     assert [cell.fails for cell in unsteady] == [False, True, False] and unsteady[0].is_refused
     assert [cell.short for cell in unsteady[1:]] == [2, 0]
     assert sentences(unsteady)[0] == (
@@ -81,7 +81,7 @@ def test_the_verdict():
         "values."
     )
     assert sentences(unsteady)[1].startswith("Of a single clip it takes no statistics")
-    steady = cells(layers(moments([9, 10, 11]), 16, [2, 4], "n"))
+    steady = cells(layers(moments([9, 10, 11]), 16, 1, [2, 4], "n"))
     (sentence,) = sentences(steady)
     assert sentence.startswith("BN is not expected to fail: at worst, at B=2, T=16,")
     twice = cells([replace(row, num_frames=of) for of in (8, 16) for row in unsteady[1].layers])
@@ -130,7 +130,7 @@ def test_from_options_to_table_picture_and_sentence(tmp_path, monkeypatch, capsy
         asked.append((network["init_args"]["passes"], data, trainer))
         np.savez(network["init_args"]["out"], **moments([1, 4, 10, 20]))
 
-    recipe = SimpleNamespace(backbone={}, settings={}, num_frames=16, batch_size=2)
+    recipe = SimpleNamespace(backbone={}, settings={"data": {"frame_stride": 3}}, num_frames=16, batch_size=2)
     monkeypatch.setattr(fitting, "feed", feed)
     monkeypatch.setattr(recipe_module, "read_recipe", lambda configs: recipe)
     out = tmp_path / "s.csv"
@@ -145,8 +145,16 @@ def test_from_options_to_table_picture_and_sentence(tmp_path, monkeypatch, capsy
     assert {row["network"] for row in rows} == {"as initialized, with batch norms"}
     assert float(rows[0]["n_eff_variance"]) < 5 < float(rows[2]["n_eff_variance"])
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert {row["frame_stride"] for row in rows} == {"3"}
+    assert [row["is_short"] for row in rows] == ["True", "True", "False", "False"] * 2
     printed = capsys.readouterr().out
     assert "BN will fail here: at B=2, T=8 the" in printed and "\nA prediction, not a result: " in printed
+    main([*options, "--num_frames", "4", "8", "--span", "16"])
+    assert [of[1] for of in asked[2:]] == [
+        {"num_frames": T, **shape, "frame_stride": 16 // T, "frames_per_second": None} for T in (4, 8)
+    ]
+    with pytest.raises(UserError, match=r"--span \(16\) must be a multiple of --num_frames \(3\)"):
+        main([*options, "--num_frames", "3", "--span", "16"])
 
 
 @pytest.mark.slow

@@ -41,7 +41,10 @@ def assert_folds(model: nn.Module, num_folded: int, tolerance: float = 1e-5, cli
     assert not any(isinstance(module, layers.ReparametrizedConv3d) for module in model.modules())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind in ("r2plus1d", "c2d") else [pytest.mark.slow]) for kind in KINDS],
+)
 def test_every_kind_of_residual_network_folds_whole(kind):
     assert_folds(off_centre(ResNet3d(10, kind, num_classes=5, width=8)), 21 if kind == "r2plus1d" else 12)
 
@@ -51,11 +54,19 @@ def test_in_float64_to_1e_12():
     assert_folds(model, 12, 1e-12, CLIPS.double())
 
 
-@pytest.mark.parametrize("norm", [layers.FrozenBatchNorm3d, layers.SubBatchNorm3d, layers.SyncBatchNorm3d])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        layers.SubBatchNorm3d,
+        pytest.param(layers.FrozenBatchNorm3d, marks=pytest.mark.slow),
+        pytest.param(layers.SyncBatchNorm3d, marks=pytest.mark.slow),
+    ],
+)
 def test_every_batch_norm_folds_and_standardized_weights_with_it(norm):
     assert_folds(off_centre(ResNet3d(10, num_classes=5, width=8, norm=norm, conv=layers.WSConv3d)), 12)
 
 
+@pytest.mark.slow
 def test_a_folded_network_is_one_without_norms():
     model = off_centre(ResNet3d(50, "slow", num_classes=5, width=4)).double()
     plain = ResNet3d(50, "slow", num_classes=5, width=4, norm=layers.NoNorm).double()
@@ -69,6 +80,7 @@ def test_networks_without_residuals_fold():
     assert_folds(off_centre(model), 8)
 
 
+@pytest.mark.slow
 def test_networks_of_pytorchvideo_fold():
     assert_folds(off_centre(from_pytorchvideo("x3d_xs", num_classes=5)), 83)
 

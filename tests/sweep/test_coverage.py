@@ -11,8 +11,8 @@ import pytest
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from videonorm.differences import Tested, paired, resampled_top1
 from videonorm.sweep.comparisons import ERROR_RATE, holm
-from videonorm.sweep.differences import Tested, paired, resampled_top1
 
 SIMULATIONS = 1_000
 DOUBT = 2 * math.sqrt(0.97 * 0.03 / SIMULATIONS)  # of a share that so many simulations show

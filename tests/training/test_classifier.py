@@ -9,7 +9,8 @@ from videonorm.data.entries import Entries, Entry
 from videonorm.errors import UserError
 from videonorm.training.batch_sizes import norm_layers
 from videonorm.training.batches import TrainClips, Views
-from videonorm.training.classifier import VideoClassifier, parameter_groups
+from videonorm.training.classifier import VideoClassifier
+from videonorm.training.network_parts import parameter_groups
 from videonorm.training.schedule import WarmupCosine
 
 

@@ -1,6 +1,7 @@
 """A checkpoint of `videonorm fit`, read without Lightning and without running code from it."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,14 @@ import jsonargparse
 import torch
 from torch import Tensor, nn
 
+from videonorm import __version__
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.evaluation.classes import check_classes
+from videonorm.files import open_new
+from videonorm.machine import versions
 from videonorm.messages import first_line, one_line
+from videonorm.models import read_torch
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,7 @@ def read_checkpoint(path: str | Path, option: str = "ckpt") -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UserError(f"{option} ({path}) must be an existing file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # garbage makes torch.load fail in any way
-        # Not torch's own words: they advise to let the file run its code.
-        raise UserError(
-            f"{option} ({path}) must be a checkpoint that torch can read, without code in it"
-        ) from error
+    checkpoint = read_torch(path, option)
     if (
         not isinstance(checkpoint, dict)
         or not {"state_dict", "global_step"} <= checkpoint.keys()
@@ -106,6 +105,36 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     load_weights(read.network, weights, f"ckpt ({path})")
     read.network.eval()
     return read
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write what `load_checkpoint`, `videonorm export`, `validate` and `test` read; no training to go on."""
+    weights = checkpoint.network.state_dict()
+    about = {
+        "version": __version__,
+        "backbone": checkpoint.backbone,
+        "input": dataclasses.asdict(checkpoint.input),
+        "class_names": checkpoint.class_names,
+    }
+    content = {
+        "state_dict": {f"backbone.{name}": tensor for name, tensor in weights.items()},
+        "global_step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "pytorch-lightning_version": versions()["lightning"],  # which it asks for
+        "videonorm": about,
+    }
+    write_checkpoint(path, content)
+
+
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    with open_new(path, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch makes of a write that failed
+            if isinstance(error.__context__, OSError | SystemExit):  # or was broken off by a signal
+                raise error.__context__ from None
+            raise
 
 
 def _state(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], int | None]:

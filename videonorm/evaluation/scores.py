@@ -5,11 +5,12 @@ other classes, their order is taken to be random, and what counts is the expecta
 equal probabilities the right one is first with 1/4. Scores that are not finite are no result but an error.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from videonorm.data.entries import UNLABELLED
@@ -21,9 +22,11 @@ Network = Callable[[Tensor], Tensor]
 def view_logits(network: Network, views: Tensor) -> Tensor:
     """Logits (B, V, K) of all views (B, V, 3, T, H, W).
 
-    One view of each video at a time: the memory of a plain batch, however many views there are.
+    As many clips at a time as there are videos: the memory of a plain batch, however many views there are.
     """
-    return torch.stack([network(clips) for clips in views.unbind(dim=1)], dim=1)
+    clips = views.flatten(0, 1)  # side by side in memory: those of one view of each video would be copied
+    logits = torch.cat([network(some) for some in torch.split(clips, len(views))])
+    return logits.view(*views.shape[:2], *logits.shape[1:])
 
 
 def _places(scores: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +88,19 @@ class VideoScores:
         times_seen = self._facts[:, 3:].clamp(min=1)
         self.probabilities /= times_seen.float()
         self._facts /= times_seen
+
+    def state(self, rows: range) -> dict[str, NDArray[Any]]:
+        """All that is entered in some rows, for ``load``."""
+        of = slice(rows.start, rows.stop)
+        return {"probabilities": self.probabilities[of].numpy(), "facts": self._facts[of].numpy()}
+
+    def load(self, rows: range, state: Mapping[str, NDArray[Any]]) -> None:
+        """Enter a ``state``; ValueError where it is not of so many rows and these classes."""
+        of = slice(rows.start, rows.stop)
+        for name, table in (("probabilities", self.probabilities), ("facts", self._facts)):
+            if state[name].shape != table[of].shape:
+                raise ValueError(f"{name} {state[name].shape} must be {tuple(table[of].shape)}")
+            table[of] = torch.from_numpy(state[name])
 
     def check_finite(self, what: str, name: Callable[[int], str]) -> None:
         """Raise UserError, naming the first video by its row, if ``what`` gave scores that are not finite."""

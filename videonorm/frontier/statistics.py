@@ -36,12 +36,12 @@ Array = NDArray[np.float64]
 # median layer of networks of depth 10 and a quarter of the usual width before training: on MotionClips batch
 # norm was some 19 points of top-1 behind gn_ws at 3.5 values (T = 16, B = 2) and 5 at 6 (T = 8, B = 4), in
 # the mean of five seeds that differ much (sweep/quickstart/results.csv); on GRID's speech, real video, it did
-# not fail at 15 (T = 16, B = 2).
+# not fail at 20 (T = 16, B = 2; sweep/grid_t_b/results.csv).
 FEW = 5.0
 ORIGIN = (
     "A prediction, not a result: on MotionClips batch norm was, in the mean of five seeds that differ much, "
     "some 19 points of top-1 behind gn_ws where the median layer had 3.5 independent values (T=16, B=2) and "
-    "5 where it had 6 (T=8, B=4); on real video of speech (GRID) it did not fail with 15 (T=16, B=2)."
+    "5 where it had 6 (T=8, B=4); on real video of speech (GRID) it did not fail with 20 (T=16, B=2)."
 )
 
 
@@ -76,7 +76,9 @@ class Layer:
 
     Attributes:
         n_eff_mean, n_eff_variance: medians over its channels; nan if none varies.
+        frame_stride: source frames from one frame of a clip to the next; None where clips are taken by time.
         channels_below: share of the channels of which one of the two is below FEW.
+        is_short: whether one of the two is, in its median channel.
         clips: that were looked at.
         network: what they were fed to: "as initialized", with batch norms, or a checkpoint.
     """
@@ -84,10 +86,12 @@ class Layer:
     layer: str
     num_channels: int
     num_frames: int
+    frame_stride: int | None
     batch_size: int
     n_eff_mean: float
     n_eff_variance: float
     channels_below: float
+    is_short: bool
     clips: int
     network: str
     torch: str | None
@@ -98,13 +102,13 @@ class Layer:
         """The lesser of the two."""
         return min(self.n_eff_mean, self.n_eff_variance)
 
-    @property
-    def is_short(self) -> bool:
-        return self.n_eff < FEW
-
 
 def layers(
-    moments: Mapping[str, Array], num_frames: int, batch_sizes: Sequence[int], network: str
+    moments: Mapping[str, Array],
+    num_frames: int,
+    frame_stride: int | None,
+    batch_sizes: Sequence[int],
+    network: str,
 ) -> list[Layer]:
     """A row for each batch size and layer.
 
@@ -119,13 +123,16 @@ def layers(
             means = moments[f"{name}.mean"]
             of_mean, of_variance = effective_sizes(means, moments[f"{name}.variance"], batch_size)
             varies = ~np.isnan(of_mean)
+            sizes = _median(of_mean[varies]), _median(of_variance[varies])
             row = Layer(
                 layer=name,
                 num_channels=means.shape[1],
                 num_frames=num_frames,
+                frame_stride=frame_stride,
                 batch_size=batch_size,
-                n_eff_mean=_median(of_mean[varies]),
-                n_eff_variance=_median(of_variance[varies]),
+                n_eff_mean=sizes[0],
+                n_eff_variance=sizes[1],
+                is_short=min(sizes) < FEW,
                 channels_below=_share(np.minimum(of_mean, of_variance)[varies] < FEW),
                 clips=len(means),
                 network=network,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videonorm.errors import UserError
 from videonorm.frontier.options import MANY, add_out, check_out, each_once, new_parser
 from videonorm.options import Parser, positive_integer
 
@@ -31,14 +32,24 @@ half of the layers are, BN is expected to fail. The output says what that rests 
 The network is the recipe's as it starts, with batch norms in the places of its norms, whichever they are;
 with --ckpt it is that of a checkpoint of `videonorm fit`, trained, with the norms it has.
 
+Written into a sweep's folder as statistics.csv, it stands in the sweep's report, beside what happened.
+
 examples:
   videonorm frontier statistics -c configs/motion_r10.yaml --num_frames 8 16 --batch_size 2 4 8
   videonorm frontier statistics -c configs/kinetics400_r50.yaml --num_frames 8 64 --batch_size 1 2 8
+  videonorm frontier statistics -c configs/motion_r10.yaml --num_frames 8 16 --batch_size 2 4 \
+    --out runs/quickstart/statistics.csv
 """
 
 
 def parser() -> Parser:
     options, recipe = new_parser("statistics", DESCRIPTION, EXAMPLES)
+    recipe.add_argument(
+        "--span",
+        type=positive_integer,
+        metavar="N",
+        help="source frames of every clip, its T times its stride (default: the recipe's stride for every T)",
+    )
     recipe.add_argument("--batch_size", **MANY, help="clips of a batch (default: the recipe's)")
     recipe.add_argument(
         "--ckpt", type=Path, metavar="FILE", help="a trained network in place of the recipe's"
@@ -80,11 +91,11 @@ def run(options: argparse.Namespace) -> None:
     rows: list[Layer] = []
     with stops("nothing was written"):
         recipe = read_recipe(options.config)
-        quiet = not sys.stdout.isatty()
-        for num_frames in track(
-            lengths or [recipe.num_frames], "Passing clips", transient=True, disable=quiet
-        ):
-            rows += _look(recipe, num_frames, sizes or [recipe.batch_size], options)
+        lengths = lengths or [recipe.num_frames]
+        strides = [_stride(recipe, num_frames, options.span) for num_frames in lengths]
+        shapes = list(zip(lengths, strides, strict=True))
+        for shape in track(shapes, "Passing clips", transient=True, disable=not sys.stdout.isatty()):
+            rows += _look(recipe, *shape, sizes or [recipe.batch_size], options)
         write_csv(Layer, rows, options.out)
         picture = options.out.with_suffix(".png")
         write(picture, as_png(independent_values(cells(rows), FEW)))
@@ -92,7 +103,23 @@ def run(options: argparse.Namespace) -> None:
     print("", *sentences(cells(rows)), "", ORIGIN, f"{options.out}, {picture}", sep="\n")
 
 
-def _look(recipe: Recipe, num_frames: int, sizes: list[int], options: argparse.Namespace) -> list[Layer]:
+def _stride(recipe: Recipe, num_frames: int, span: int | None) -> int | None:
+    """Source frames from one frame of a clip to the next; None by a recipe that takes them by time."""
+    if span is None:
+        stride: int | None = recipe.settings["data"]["frame_stride"]
+        return stride
+    if span % num_frames:
+        raise UserError(f"--span ({span}) must be a multiple of --num_frames ({num_frames})")
+    return span // num_frames
+
+
+def _look(
+    recipe: Recipe,
+    num_frames: int,
+    frame_stride: int | None,
+    sizes: list[int],
+    options: argparse.Namespace,
+) -> list[Layer]:
     """Have `fit` pass clips of a length through the network."""
     import tempfile
 
@@ -106,11 +133,13 @@ def _look(recipe: Recipe, num_frames: int, sizes: list[int], options: argparse.N
         arguments: dict[str, Any] = {"backbone": recipe.backbone, "passes": options.batches, "out": str(out)}
         arguments["ckpt"] = options.ckpt and str(options.ckpt)
         recorder = {"class_path": "videonorm.frontier.networks.Recorder", "init_args": arguments}
-        data = {"num_frames": num_frames, "batch_size": VIDEOS, "clips_per_video": 1}
+        data: dict[str, int | None] = {"num_frames": num_frames, "batch_size": VIDEOS, "clips_per_video": 1}
+        if options.span:
+            data |= {"frame_stride": frame_stride, "frames_per_second": None}
         feed(recipe.settings, recorder, Path(folder), data=data, trainer={"max_steps": options.batches})
         with np.load(out) as moments:
             network = str(options.ckpt or "as initialized, with batch norms")
-            return layers(dict(moments), num_frames, sizes, network)
+            return layers(dict(moments), num_frames, frame_stride, sizes, network)
 
 
 def _show(of: list[Cell]) -> None:

@@ -24,6 +24,7 @@ from videonorm.layers import (
     group_weight_standardization,
 )
 from videonorm.layers.batch_channel_norm import EstimatedBatchNorm3d
+from videonorm.layers.ws_conv import StandardizedConv3d
 from videonorm.models.conv_norm import ConvFactory, NormFactory
 from videonorm.models.conversion_report import Change, ConversionReport, Left
 from videonorm.models.obstacles import (
@@ -128,7 +129,8 @@ def convert(
             dropped, added = (
                 tuple(key for key in _tensors(module) if key not in kept) for module in (old, fresh)
             )
-            report.changed.append(Change(name, type(old).__name__, title(fresh), kept, dropped, added))
+            same = _keeps_function(old, fresh)
+            report.changed.append(Change(name, type(old).__name__, title(fresh), kept, dropped, added, same))
             new[old] = fresh.train(old.training)
     for place in places:
         if place.module in new:
@@ -287,6 +289,31 @@ def _move_tensors(old: nn.Module, fresh: nn.Module, model: nn.Module, shared: se
             parameter.requires_grad_(parameter.requires_grad and id(parameter) in ids)
     prefix = "" if source is old else "batch_norm."
     return tuple(prefix + name for name in moved)
+
+
+def _keeps_function(old: nn.Module, fresh: nn.Module) -> bool:
+    """Whether `fresh`, which has got the tensors of `old`, computes in evaluation what that did."""
+    if isinstance(old, nn.Conv3d):
+        if isinstance(old, StandardizedConv3d) and isinstance(fresh, StandardizedConv3d):
+            return old.formula == fresh.formula and (old.gain is None) >= (fresh.gain is None)
+        plain = not isinstance(old, ReparametrizedConv3d)
+        if isinstance(fresh, WeightNormConv3d):
+            return plain or isinstance(old, WeightNormConv3d)
+        return not isinstance(fresh, ReparametrizedConv3d)
+    if _groups(old) != _groups(fresh):
+        return False
+    before, after = _batch_norm(old), _batch_norm(fresh)
+    if isinstance(before, BATCH_NORMS) and isinstance(after, BATCH_NORMS):
+        return before.running_mean is not None and after.running_mean is not None
+    return isinstance(before, GROUP_NORMS) and isinstance(after, GROUP_NORMS)
+
+
+def _groups(norm: nn.Module) -> int | None:
+    """Of channels, that the statistics of a clip are of; None without such statistics."""
+    if isinstance(norm, nn.InstanceNorm3d):
+        return None if norm.track_running_stats else norm.num_features
+    groups: int | None = getattr(norm, "num_groups", None)
+    return groups
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

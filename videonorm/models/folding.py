@@ -24,7 +24,7 @@ from videonorm.models.conversion import BATCH_NORMS, convert, is_norm, title
 from videonorm.models.conversion_report import Change, ConversionReport, Left
 from videonorm.models.obstacles import VOLUME_NORMS, StaysError, check_movable, holders
 
-CLIPS = (1, 3, 16, 224, 224)
+CLIPS = 1, 3, 16, 224, 224
 
 
 def fold(network: nn.Module, clips_shape: tuple[int, ...] = CLIPS) -> ConversionReport:
@@ -77,6 +77,7 @@ def fold(network: nn.Module, clips_shape: tuple[int, ...] = CLIPS) -> Conversion
                 f"{title(stand_ins[norm])}, in {names[conv]}",
                 kept=(),
                 dropped=tuple(name for name, _ in tensors),
+                keeps_function=True,
             )
         )
         _fold_into(conv, norm)

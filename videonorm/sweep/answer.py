@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from videonorm.differences import MOST_SEEDS, MOST_VIDEOS, Difference
+from videonorm.intervals import Estimate
 from videonorm.look import CI, percent, points, span
 from videonorm.sweep.axes import in_words
 from videonorm.sweep.cells import (
@@ -23,8 +25,6 @@ from videonorm.sweep.cells import (
     with_result,
 )
 from videonorm.sweep.comparisons import Comparisons, Rival
-from videonorm.sweep.differences import MOST_SEEDS, MOST_VIDEOS, Difference
-from videonorm.sweep.intervals import Estimate
 from videonorm.sweep.scores import Scores
 
 

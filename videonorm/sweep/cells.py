@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 
+from videonorm.intervals import Estimate, mean_top1
 from videonorm.look import span
-from videonorm.sweep.intervals import Estimate, mean_top1
 from videonorm.sweep.results import Result
 from videonorm.sweep.shape import Shape
 

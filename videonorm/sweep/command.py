@@ -1,12 +1,19 @@
 """``videonorm sweep``: train arm x clip length x batch size x seed, and say what was found."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videonorm.errors import UserError
 from videonorm.messages import of_file
 from videonorm.options import Parser, positive_integer
 from videonorm.sweep.shards import WHOLE, Shard, shard
+
+if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
+    from videonorm.sweep.plan import Plan
+    from videonorm.sweep.results import Result
 
 DESCRIPTION = """\
 Train every arm (what `norms:` names in a sweep file) in every shape (clip length and batch size) from every
@@ -83,28 +90,42 @@ def _run(options: argparse.Namespace) -> None:
 
     from videonorm.look import new_console
     from videonorm.sweep.plan import read_plan
+    from videonorm.sweep.records import LAST_CHECKPOINT
     from videonorm.sweep.run import run_sweep
     from videonorm.sweep.terminal import plan_table
+    from videonorm.sweep.transfer import PRETRAIN
 
     console = new_console()
     part: Shard = options.shard
     plan = read_plan(options.config, options.seeds)
     if options.dry_run:
-        if plan.search:
-            console.print(plan_table(part.runs(plan.search.runs)), "the best trial of each arm settles it in")
+        for before, what in (
+            (plan.search, "the best trial of each arm settles it in"),
+            (plan.pretrain, "the last checkpoint of each is where these start"),
+        ):
+            if before:
+                console.print(plan_table(part.runs(before.runs)), what)
         console.print(plan_table(part.runs(plan.runs)))
         return
     output = options.output or Path("runs") / plan.name
     how = {"shard": part, "jobs": options.jobs, "ray": options.ray}
-    if plan.search:
-        trials = run_sweep(plan.search, output / "search", console, **how)
-        _show(output / "search")
-        if missing := len(plan.search.runs) - len(trials):
+
+    def stage(name: str, before: Plan) -> list[Result]:
+        """What comes before the sweep, in a folder of its own: all of its results."""
+        results = run_sweep(before, output / name, console, **how)
+        _show(output / name)
+        if missing := len(before.runs) - len(results):
             raise UserError(
-                f"search must be over before the sweep, and {missing} trials of other shards are not; "
+                f"{name} must be over before the sweep, and {missing} runs of other shards are not; "
                 "the same command goes on when they are"
             )
-        plan = plan.with_found(trials)
+        return results
+
+    if plan.search:
+        plan = plan.with_found(stage("search", plan.search))
+    if plan.pretrain:
+        results = stage(PRETRAIN, plan.pretrain)
+        plan = plan.with_pretrained(results, lambda run: output / PRETRAIN / run / LAST_CHECKPOINT)
     results = run_sweep(plan, output, console, **how)
     _show(output)
     if part != WHOLE:

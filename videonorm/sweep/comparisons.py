@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from statsmodels.stats.multitest import multipletests
 
+from videonorm.differences import Difference, Tested, paired, resampled_top1, unpaired
 from videonorm.sweep.cells import Cell, with_result
-from videonorm.sweep.differences import Difference, Tested, paired, resampled_top1, unpaired
 from videonorm.sweep.scores import Scores
 
 ERROR_RATE = 0.05  # of sweeps in which anything is told apart that is equal

@@ -34,15 +34,15 @@ def iso_memory(cells: Sequence[Cell], *, phone: bool = False) -> Figure:
             if measured:
                 peaks = np.array([cell.peak_memory_mib for cell in of_panel], float) / GIB_IN_MIB
                 fixed, of_frame = _fit(frames, peaks)
-                curves = {
-                    f"{gib:g} GiB": (gib - fixed) / of_frame
-                    for gib in _levels(fixed + of_frame * _range(axes))
-                    if gib > fixed
-                }
+                levels = [gib for gib in _levels(fixed + of_frame * _range(axes)) if gib > fixed]
+                curves, unit = {gib: (gib - fixed) / of_frame for gib in levels}, "GiB"
             else:
-                curves = {f"{count:g} frames": count for count in _powers(_frames(drawing.done))}
-            for name, count in curves.items():
-                _curve(axes, name, count)
+                curves, unit = {count: count for count in _powers(_frames(drawing.done))}, "frames"
+            met = {level: ends for level, count in curves.items() if (ends := _ends(axes, count))}
+            for level, ends in met.items():
+                # Behind the name of the last no other curve begins: there is room for the unit.
+                name = f"{level:g} {unit}" if level == max(met) else f"{level:g}"
+                _curve(axes, name, curves[level], *ends)
             for cell in of_panel:
                 _point(axes, cell, float(scale(cell.top1.value)))
             axes.set(xlabel="B, clips per step", ylabel="T, frames per clip")
@@ -120,18 +120,22 @@ def _levels(gib: NDArray[np.float64]) -> list[float]:
     return [level for level in map(float, MaxNLocator(5).tick_values(low, high)) if low < level < high]
 
 
-def _powers(frames: NDArray[np.float64]) -> list[int]:
+def _powers(frames: NDArray[np.float64]) -> list[float]:
     """Powers of two around what the cells have."""
     low, high = np.log2(frames.min() / 2), np.log2(frames.max() * 2)
-    return [2**power for power in range(int(np.ceil(low)), int(high) + 1)]
+    return [2.0**power for power in range(int(np.ceil(low)), int(high) + 1)]
 
 
-def _curve(axes: Axes, name: str, frames: float) -> None:
-    """T B = ``frames``, named where it enters the panel at its left or its upper edge."""
+def _ends(axes: Axes, frames: float) -> tuple[float, float] | None:
+    """B at which T B = ``frames`` enters and leaves the panel; None where it does not meet it."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     first, last = max(left, frames / top), min(right, frames / bottom)
-    if first >= last:
-        return
+    return (first, last) if first < last else None
+
+
+def _curve(axes: Axes, name: str, frames: float, first: float, last: float) -> None:
+    """T B = ``frames`` from one B to another, named where it enters the panel, at its left or upper edge."""
+    top = axes.get_ylim()[1]
     axes.plot([first, last], [frames / first, frames / last], **CURVE)
     at_top = frames / first > top / 1.15  # a name above the curve would leave the panel
     offset, align = ((14, -1), ("left", "top")) if at_top else ((3, 1), ("left", "bottom"))

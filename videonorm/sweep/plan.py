@@ -5,7 +5,7 @@ the budget.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,10 +15,19 @@ from videonorm.errors import UserError
 from videonorm.sweep.axes import as_text, combinations, in_a_name
 from videonorm.sweep.results import Result
 from videonorm.sweep.shape import Shape
-from videonorm.sweep.sweep_file import LR, LearningRate, Search, SweepFile, read_sweep_file, read_yaml
+from videonorm.sweep.sweep_file import (
+    LR,
+    LearningRate,
+    Pretrain,
+    Search,
+    SweepFile,
+    read_sweep_file,
+    read_yaml,
+)
 from videonorm.training_options import check_names
 
 ACCUMULATE, FRAMES_PER_SECOND = "trainer.accumulate_grad_batches", "data.frames_per_second"
+WEIGHTS = "model.weights"
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Run:
     found: Mapping[str, Any] = field(default_factory=dict)  # what a search has found for its arm
     lr: float | None = None  # by the sweep's rule; None: what the recipe says
     views: tuple[tuple[int, int, int], ...] = ()  # T, stride, clips of a video that it is scored with, too
+    weights: Path | None = None  # checkpoint that it starts from
 
     @property
     def name(self) -> str:
@@ -45,6 +55,11 @@ class Run:
         length = f"{num_frames}x{frame_stride}" if frame_stride else str(num_frames)
         axes = in_a_name(self.axes)
         return f"{self.arm.replace('_', '-')}_{length}_b{batch_size}{axes}_s{self.seed}"
+
+    @property
+    def starts_from(self) -> str | None:
+        """The run whose weights it starts from."""
+        return self.weights.parents[1].name if self.weights else None  # RUN/checkpoints/last.ckpt
 
     @property
     def clips_per_step(self) -> int:
@@ -83,12 +98,14 @@ class Run:
         if not self.shape.frame_stride:
             clips["data.frame_stride"] = None
         lr = {LR: self.lr, "model.lr_per_256_clips": None} if self.lr is not None else {}
+        weights = {WEIGHTS: str(self.weights)} if self.weights else {}
         callbacks = [_callback("ScoreAtLengths", views=[list(view) for view in self.views])]
         if "seconds" in self.budget:
             callbacks.append(_callback("TimeBudget", seconds=self.budget["seconds"]))
         return {
             **clips,
             **lr,
+            **weights,
             "trainer.callbacks+": callbacks,
             "trainer.max_steps": self.steps or -1,
             "trainer.max_epochs": self.budget.get("epochs", -1),
@@ -126,6 +143,8 @@ class Plan:
     source: str
     search: "Plan | None" = None
     learning_rate: LearningRate | None = None
+    pretrain: "Plan | None" = None
+    pretrained_as: Mapping[str, str] = field(default_factory=dict)  # arm -> arm of the run it starts from
 
     @property
     def varies(self) -> Literal["density", "extent", "density and extent"] | None:
@@ -160,6 +179,28 @@ class Plan:
             best[arm] = next(run for run in self.search.runs if run.name == won[0].run)
         return replace(self, runs=tuple(self._settled(run, best[run.arm]) for run in self.runs), search=None)
 
+    def with_pretrained(self, results: Iterable[Result], checkpoint: Callable[[str], Path]) -> "Plan":
+        """The plan with the weights that each run starts from: its arm's, of its seed.
+
+        Args:
+            results: of the pretraining.
+            checkpoint: the last one of a run of it, by name.
+
+        Raises:
+            UserError: a training that others start from has failed.
+        """
+        assert self.pretrain
+        done = {result.run for result in results if result.done}
+        start: dict[tuple[str, int], Path] = {}
+        for run in self.pretrain.runs:
+            if run.name not in done:
+                raise UserError(
+                    f"pretrain ({run.name}) must be done before what starts from it: it has failed"
+                )
+            start[run.arm, run.seed] = checkpoint(run.name)
+        runs = (replace(run, weights=start[self.pretrained_as[run.arm], run.seed]) for run in self.runs)
+        return replace(self, runs=tuple(runs), pretrain=None)
+
     def _settled(self, run: Run, trial: Run) -> Run:
         found = dict(trial.axes)
         rule, lr = self.learning_rate, found.get(LR)
@@ -183,6 +224,7 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     seeds = sweep.seeds if num_seeds is None else range(num_seeds)
     runs: list[Run] = []
     trials: list[Run] = []
+    pretrainings: list[Run] = []
     on_cpu = False
     for arm, overlays in sweep.norms.items():
         configs = tuple((path.parent / file).resolve() for file in (sweep.recipe, *overlays))
@@ -199,12 +241,19 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
                 runs += [replace(run, axes=axes, seed=seed, views=views) for seed in seeds]
         if sweep.search:
             trials += _trials(sweep, sweep.search, arm, configs, layers)
+        if sweep.pretrain and arm not in sweep.pretrain.arms:
+            run = _pretraining(sweep, sweep.pretrain, arm, configs, layers[:-1])
+            pretrainings += [replace(run, seed=seed) for seed in seeds]
     _check_options(sweep, runs, path)
     if len({run.name for run in runs}) < len(runs):
         raise UserError(
             "axes must have values whose texts differ in letters and digits, for the runs' folders"
         )
     plan = Plan(sweep.name, tuple(runs), sweep.jobs, on_cpu, path.read_text(encoding="utf-8"))
+    if sweep.pretrain:
+        before = replace(plan, name=f"{sweep.name}_pretrain", runs=tuple(pretrainings))
+        as_which = {arm: sweep.pretrain.arms.get(arm, arm) for arm in sweep.norms}
+        return replace(plan, pretrain=before, pretrained_as=as_which)
     if not trials:
         return plan
     search = replace(plan, name=f"{sweep.name}_search", runs=tuple(trials))
@@ -257,39 +306,61 @@ def _trials(
     layers: Sequence[Mapping[str, Any]],
 ) -> Iterable[Run]:
     """The search's runs for an arm."""
-    shape = {"num_frames": search.num_frames, "batch_size": search.batch_size}
-    if search.frame_stride:
-        shape["frame_stride"] = search.frame_stride
-    alone = replace(
+    overrides = {**sweep.overrides, "data.held_out": search.held_out}
+    (run,) = _runs(_of_one_shape(sweep, search, overrides), arm, configs, layers)
+    for values in combinations(search.options[arm]):
+        yield from (replace(run, axes=values, seed=seed) for seed in search.seeds)
+
+
+def _pretraining(
+    sweep: SweepFile,
+    pretrain: Pretrain,
+    arm: str,
+    configs: tuple[Path, ...],
+    layers: Sequence[Mapping[str, Any]],
+) -> Run:
+    """What the runs of an arm start from, but for the seed."""
+    alone = _of_one_shape(sweep, pretrain, pretrain.overrides)
+    (run,) = _runs(alone, arm, configs, [*layers, pretrain.overrides])
+    return run
+
+
+def _of_one_shape(sweep: SweepFile, part: Search | Pretrain, overrides: dict[str, Any]) -> SweepFile:
+    """The sweep of what comes before it, in its one shape and with its budget."""
+    shape = {"num_frames": part.num_frames, "batch_size": part.batch_size}
+    if part.frame_stride:
+        shape["frame_stride"] = part.frame_stride
+    return replace(
         sweep,
         num_frames=None,
         span=None,
         batch_size=None,
         frames_per_step=None,
         cells=[shape],
-        budget=search.budget,
+        budget=part.budget,
         lr=None,
         search=None,
-        overrides={**sweep.overrides, "data.held_out": search.held_out},
+        pretrain=None,
+        overrides=overrides,
     )
-    (run,) = _runs(alone, arm, configs, layers)
-    for values in combinations(search.options[arm]):
-        yield from (replace(run, axes=values, seed=seed) for seed in search.seeds)
 
 
 def _check_options(sweep: SweepFile, runs: Sequence[Run], path: Path) -> None:
     """Raise UserError for an option that `fit` has not, or that the sweep sets itself."""
     searched = sweep.search.options.values() if sweep.search else ()
+    before = sweep.pretrain.overrides if sweep.pretrain else {}
     places = [
         ("overrides", sweep.overrides),
+        ("pretrain.overrides", before),
         ("axes", sweep.axes),
         *(("search.options", of) for of in searched),
     ]
+    own = replace(runs[0], weights=path if sweep.pretrain else None).options(path)
     for place, options in places:
         for key in options:
             if place == "search.options" and key in (ACCUMULATE, FRAMES_PER_SECOND, "trainer.devices"):
                 raise UserError(f"{place} ({key}) must leave out what sizes a step or a clip")
-            if key in runs[0].options(path) or (place == "axes" and key in sweep.overrides):
+            if key in own or (place == "axes" and key in sweep.overrides):
                 raise UserError(f"{place} ({key}) must leave to the sweep what it sets itself")
         try:
             check_names([f"--{key}" for key in options])

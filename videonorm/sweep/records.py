@@ -101,8 +101,10 @@ class RunFolder:
 
         Neither a moved folder nor a new comment is a change, nor a length more that models are tested at.
         """
+        start = self.run.starts_from
         configs = [_content(path, path.stat().st_mtime_ns) for path in self.run.configs]
-        options = {**self.run.overrides, **self.run.values, **replace(self.run, views=()).options(Path())}
+        run = replace(self.run, views=(), weights=Path(start) if start else None)
+        options = {**run.overrides, **run.values, **run.options(Path())}
         asked = json.dumps({"configs": configs, "options": options}, default=str)
         return json.loads(asked, parse_constant=str)  # type: ignore[no-any-return]
 
@@ -113,7 +115,7 @@ def _content(config: Path, changed: int) -> Any:
 
 
 def planned(run: Run) -> dict[str, Any]:
-    """The columns of results.csv that the sweep decides, before anything is trained."""
+    """What the sweep decides of a run before it is trained: columns of results.csv, and where it starts."""
     return {
         "run": run.name,
         "norm": run.arm,
@@ -121,6 +123,7 @@ def planned(run: Run) -> dict[str, Any]:
         "accumulate": run.accumulate,
         "frames_per_step": run.frames_per_step,
         "seed": run.seed,
+        **({"starts_from": run.starts_from} if run.starts_from else {}),
         "axes": {name: as_text(value) for name, value in run.values.items()},
     }
 
@@ -137,7 +140,7 @@ def read_result(folder: Path, planned: Mapping[str, Any]) -> Result | None:
         **dict.fromkeys(COLUMNS),
         "epochs": steps * planned["accumulate"] / batches if steps and batches else None,
         **{key: value for key, value in recorded.items() if key in COLUMNS},
-        **planned,
+        **{key: value for key, value in planned.items() if key != "starts_from"},
         "frames_per_step": recorded.get("frames_per_step") or planned["frames_per_step"],  # counts devices
         "val_videos": int(recorded.get("val_videos") or 0) or None,
         **({"status": "done", "error": None} if done else failed),

@@ -1,6 +1,7 @@
 """The report of a sweep: one HTML page that needs no other file.
 
-It is drawn from results.csv, sweep.json and what the run folders hold: metrics.csv, scores.npz, asked.json.
+It is drawn from results.csv, sweep.json and what the run folders hold: metrics.csv, scores.npz, asked.json;
+and from a statistics.csv of `videonorm frontier statistics`, where the folder has one.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from videonorm.sweep.convergence import convergence, target_top1
 from videonorm.sweep.curves import TOP1, read_curves
 from videonorm.sweep.length_matrix import length_matrix
 from videonorm.sweep.pictures import pictures
+from videonorm.sweep.predictions import read_predictions
 from videonorm.sweep.recipes import read_recipes, unfinished
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import COLUMNS, Result, read_results
@@ -31,8 +33,11 @@ from videonorm.sweep.tables import (
     figures,
     is_cpu,
     length_figures,
+    prediction_figures,
     settled,
+    transfer_figures,
 )
+from videonorm.sweep.transfer import read_transfers
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def write_report(output: Path) -> Answer:
     """Write plots/, summary.png, results.md and report.html from a sweep's results; return what they say.
 
     Raises:
-        UserError: the folder has no results.csv, or a run's metrics.csv or scores.npz cannot be read.
+        UserError: the folder has no results.csv, or a run's metrics.csv or scores.npz, or a statistics.csv
+            beside it, cannot be read.
         OSError: a file cannot be written.
     """
     sweep = read_sweep(output)
@@ -120,6 +126,8 @@ def write_report(output: Path) -> Answer:
         lengths=length_figures(matrix) if matrix else None,
         costs=cost_figures(costs) if costs else None,
         target=target,
+        transfers=transfer_figures(read_transfers(output, about, cells)),
+        expected=prediction_figures(read_predictions(output), cells),
         recipes=read_recipes(output, cells),
         every_axis=list(dict.fromkeys(axis for cell in cells for axis in cell.axes)),
         unfinished=unfinished(output, results),

@@ -1,5 +1,6 @@
 """The keys of a sweep file, and what is wrong with them."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -74,6 +75,28 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Pretrain:
+    """What the runs of the sweep start from: for each seed, a training of their arm in another shape.
+
+    Attributes:
+        num_frames, frame_stride, batch_size: of its clips.
+        budget: of it, as that of the sweep.
+        arms: those that start from another arm's, such as frozen_bn: bn.
+        overrides: options of it, such as other videos, in place of the sweep's overrides.
+    """
+
+    num_frames: PositiveInt
+    batch_size: PositiveInt
+    budget: dict[str, PositiveInt]
+    frame_stride: PositiveInt | None = None
+    arms: dict[str, str] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_budget(self.budget, "pretrain.budget")
+
+
+@dataclass(frozen=True)
 class SweepFile:
     """The keys of a sweep file. Paths are relative to its folder.
 
@@ -94,6 +117,7 @@ class SweepFile:
     axes: dict[str, list[Any]] = field(default_factory=dict)  # further ones: options of fit, their values
     lr: LearningRate | None = None  # the recipe's own
     search: Search | None = None
+    pretrain: Pretrain | None = None
     cross_test: bool = True  # score every model at every T of the sweep, and at equal test frames, too
     seeds: list[NonNegativeInt] = field(default_factory=lambda: [0])
     overrides: dict[str, Any] = field(default_factory=dict)  # options of every run, by dotted name
@@ -130,6 +154,19 @@ class SweepFile:
             if self.span % num_frames:
                 raise UserError(f"span ({self.span}) must be a multiple of num_frames ({num_frames})")
         self._check_search()
+        self._check_pretrain()
+
+    def _check_pretrain(self) -> None:
+        if self.pretrain is None:
+            return
+        if self.search:
+            raise UserError("pretrain must stand without search, whose trials would start from nothing")
+        for arm in itertools.chain.from_iterable(self.pretrain.arms.items()):
+            if arm not in self.norms:
+                raise UserError(f"pretrain.arms ({arm}) must be one of norms: {', '.join(self.norms)}")
+        for arm, other in self.pretrain.arms.items():
+            if other in self.pretrain.arms:
+                raise UserError(f"pretrain.arms ({arm}: {other}) must name an arm with a training of its own")
 
     def _check_search(self) -> None:
         searched = self.search.options if self.search else {}
@@ -212,13 +249,15 @@ def read_sweep_file(path: Path) -> SweepFile:
     """
     values = read_yaml("sweep file", path)
     parts: dict[str, Any] = {}
-    for key, kind in (("lr", LearningRate), ("search", Search)):
+    for key, kind in (("lr", LearningRate), ("search", Search), ("pretrain", Pretrain)):
         if (part := values.pop(key, None)) is not None:
             if not isinstance(part, dict):
                 raise UserError(f"{path.name} {key} ({part}) must be a mapping of keys to values")
             parts[key] = typed(kind, part, f"{path.name} {key}")
             if kind is Search:
                 parts[key] = replace(parts[key], options=part["options"])
+            if kind is Pretrain:
+                parts[key] = replace(parts[key], overrides=part.get("overrides", {}))
     sweep = typed(SweepFile, values, path.name)
     # As they are written: jsonargparse makes objects of class paths in them, and 7 of the text "007".
     return replace(sweep, overrides=values.get("overrides", {}), axes=values.get("axes", {}), **parts)

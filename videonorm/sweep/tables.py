@@ -14,6 +14,9 @@ from videonorm.sweep.axes import in_words, short_names
 from videonorm.sweep.cells import Cell, clips_seen, has_memory, varied_axes, with_result
 from videonorm.sweep.convergence import Convergence
 from videonorm.sweep.length_matrix import LengthMatrix
+from videonorm.sweep.predictions import Prediction
+from videonorm.sweep.shape import Shape
+from videonorm.sweep.transfer import Transfer
 
 
 def figures(cells: Sequence[Cell], matrix: LengthMatrix | None = None) -> tuple[list[str], list[list[str]]]:
@@ -105,13 +108,14 @@ def as_markdown(
     for cell in sorted(done, key=lambda cell: cell.shape):
         of.setdefault((cell.shape, *_values(cell, axes)), {})[cell.arm] = cell
     names = map(_text, short_names(axes).values())
-    rows = [["T x stride", "B", *names, "clips seen", *map(_text, arms), "best possible"]]
+    known = ["best possible"] if any(cell.best_possible_top1 is not None for cell in done) else []
+    rows = [["T x stride", "B", *names, "clips seen", *map(_text, arms), *known]]
     for (shape, *values), of_row in of.items():
         ceiling = next(cell.best_possible_top1 for cell in of_row.values())
         seen = clips_seen(of_row.values())
-        best_possible = "" if ceiling is None else f"{100 * ceiling:.1f}"
+        best_possible = ["" if ceiling is None else f"{100 * ceiling:.1f}"] if known else []
         row = [shape.length(), str(shape.batch_size), *map(_text, values), span(seen) if seen else "-"]
-        rows.append([*row, *(_figure(of_row.get(arm)) for arm in arms), best_possible])
+        rows.append([*row, *(_figure(of_row.get(arm)) for arm in arms), *best_possible])
     lines = [f"**{_text(found.headline)}**", "", *(f"- {_text(detail)}" for detail in found.details)]
     lines += [f"- {_text(f'{arm}: {words}.')}" for arm, words in settled(cells).items()]
     lines += ["", *_table(rows)]
@@ -150,6 +154,40 @@ def cost_figures(found: Sequence[Convergence]) -> tuple[list[str], list[list[str
         row += [f"{of.reached} of {len(of.costs)}"]
         rows.append([*row, *("" if m is None else format(m, spent[what]) for what, m in medians.items())])
     return ["arm", "T x stride", "B", *short_names(axes).values(), "runs there", *spent], rows
+
+
+def prediction_figures(
+    predictions: Sequence[Prediction], cells: Sequence[Cell]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row of each shape that has both: what was expected, and the top-1 of every arm.
+
+    Of cells that further axes tell apart, the highest of each arm.
+    """
+    best: dict[tuple[str, Shape], Cell] = {}
+    for cell in sorted(with_result(cells), key=lambda cell: cell.top1.value):
+        best[cell.arm, cell.shape] = cell
+    arms = list(dict.fromkeys(cell.arm for cell in with_result(cells)))
+    rows = []
+    for of in predictions:
+        happened = [_figure(best.get((arm, of.shape))) for arm in arms]
+        if any(happened):
+            shape = [of.shape.length(), str(of.shape.batch_size)]
+            rows.append([*shape, f"{of.n_eff:.1f}", f"{of.short} of {of.layers}", of.verdict, *happened])
+    return ["T x stride", "B", "n_eff", "short layers", "batch norm", *arms], rows
+
+
+def transfer_figures(transfers: Sequence[Transfer]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row of each cell: what it started from, what it ended with, and the difference."""
+    axes = varied_axes(of.after for of in transfers)
+    rows = []
+    for of in transfers:
+        start = [of.before.arm, of.before.shape.length(), str(of.before.shape.batch_size), _figure(of.before)]
+        end = [of.after.shape.length(), str(of.after.shape.batch_size), *_values(of.after, axes)]
+        change = of.change
+        points = f"{100 * change.value:+.1f} ({change.interval})" if change else ""
+        rows.append([of.after.arm, *start, *end, _figure(of.after), points])
+    before = ["arm", "learnt as", "T x stride", "B", "top-1 then"]
+    return [*before, "T x stride", "B", *short_names(axes).values(), "top-1 now", "change"], rows
 
 
 def device_name(origin: Mapping[str, Any]) -> str | None:

@@ -5,7 +5,7 @@ statistics batch (what batch normalization sees). The GN paper's "batch" is the 
 section 4.1).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,11 +35,13 @@ def norm_layers(model: nn.Module) -> Iterator[nn.Module]:
             yield from norm_layers(child)
 
 
-def clips_sharing_statistics(model: nn.Module, batch_size: int | None, world_size: int) -> int | None:
+def clips_sharing_statistics(
+    model: nn.Module, batch_size: int | None, world_size: int, frozen: Iterable[nn.Module] = ()
+) -> int | None:
     """Clips over which the model's norms pool their statistics in training; the fewest, if they differ.
 
-    Ours say it themselves (``statistics_batch``, ``min_clips``), torch's are known. None where no clip sees
-    another, or the batch size is not known.
+    Ours say it themselves (``statistics_batch``, ``min_clips``), torch's are known. Those in ``frozen`` parts
+    pool none. None where no clip sees another, or the batch size is not known.
 
     Raises:
         UserError: a layer cannot be trained with so few clips, or cannot split them.
@@ -47,8 +49,11 @@ def clips_sharing_statistics(model: nn.Module, batch_size: int | None, world_siz
     if batch_size is None:
         return None
     shared: list[int] = []
+    left_out = {module for part in frozen for module in part.modules()}
     module: Any
     for module in model.modules():
+        if module in left_out:
+            continue
         if hasattr(module, "statistics_batch"):
             try:
                 clips = module.statistics_batch(batch_size)
@@ -125,8 +130,9 @@ class BatchSizes:
         accumulate: int,
         world_size: int,
         num_frames: int | None,
+        frozen: Iterable[nn.Module] = (),
     ) -> "BatchSizes":
-        statistics_batch = clips_sharing_statistics(backbone, batch_size, world_size)
+        statistics_batch = clips_sharing_statistics(backbone, batch_size, world_size, frozen)
         return cls(batch_size, accumulate, world_size, statistics_batch, num_frames)
 
     @property

@@ -1,9 +1,10 @@
 """What is trained: a video model, its loss, its optimizer and its scores."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -15,31 +16,18 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import VideoScores
-from videonorm.training.batch_sizes import BatchSizes, check_accumulation, norm_layers
+from videonorm.evaluation.start import Start, load_start
+from videonorm.training.batch_sizes import BatchSizes, check_accumulation
 from videonorm.training.batches import train_clips
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
+from videonorm.training.network_parts import freeze as freeze_parts
+from videonorm.training.network_parts import parameter_groups
 from videonorm.training.resume import settle_progress
 from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
 from videonorm.training.time_budget import TimeBudget
 from videonorm.training.unfit_callbacks import CheckedCallback, check_callbacks
-
-
-def parameter_groups(model: nn.Module, norm_weight_decay: bool) -> list[dict[str, Any]]:
-    """The optimizer's parameter groups: with ``norm_weight_decay`` one, else a second one without decay.
-
-    The second holds every parameter of a norm layer, whatever its class, and every vector (biases, gains).
-    """
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if norm_weight_decay:
-        return [{"params": list(trained.values())}]
-    of_norms = {id(parameter) for norm in norm_layers(model) for parameter in norm.parameters()}
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
-    for parameter in trained.values():
-        (kept if id(parameter) in of_norms or parameter.ndim <= 1 else decayed).append(parameter)
-    return [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
 
 
 class VideoClassifier(LightningModule):
@@ -64,6 +52,18 @@ class VideoClassifier(LightningModule):
         norm_weight_decay: whether weight decay also acts on norm layers and biases. The GN paper: yes in
             ImageNet training, no in COCO fine-tuning.
         label_smoothing: probability spread evenly over all classes.
+        freeze: parts that stay as they are: ``norms`` for all that normalize, or submodules by name, such as
+            stem or stages.0. Batch norms in them use their running statistics, as frozen ones do.
+        lr_scales: parts, named likewise, whose learning rate is another: what it is multiplied by. Of parts
+            within one another the later one counts.
+        weights: what the backbone starts with: a file of torchvision, PyTorchVideo, PySlowFast, MMAction2 or
+            3D-ResNets-PyTorch, of an image network of torchvision, timm or BiT, whose filters are inflated, a
+            checkpoint of a run, or an exported folder. A run that goes on does not read it again.
+        new: what of the backbone does not come from there: head (for other classes), norms, or the
+            beginning of a tensor's name, such as stages.3; several as a list.
+
+    Attributes:
+        start: of ``weights``, where they were read: what ``run.json`` says of them.
     """
 
     def __init__(
@@ -75,10 +75,20 @@ class VideoClassifier(LightningModule):
         lr_per_256_clips: float | None = None,
         norm_weight_decay: bool = False,
         label_smoothing: float = 0.0,
+        freeze: list[str] | None = None,
+        lr_scales: dict[str, float] | None = None,
+        weights: str | None = None,
+        new: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing ({label_smoothing}) must be at least 0 and below 1")
+        parts = [new] if isinstance(new, str) else new or []
+        if parts and weights is None:
+            raise UserError(f"new ({', '.join(parts)}) must be left out without weights")
+        self.start: Start | None = None
+        if weights is not None:
+            self.start = load_start(backbone, weights, parts, name="model.weights", option="--model.new")
         self.backbone = backbone
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -86,6 +96,13 @@ class VideoClassifier(LightningModule):
         self.lr_per_256_clips = lr_per_256_clips
         self.norm_weight_decay = norm_weight_decay
         self.label_smoothing = label_smoothing
+        self.lr_scales = lr_scales or {}
+        for name, scale in self.lr_scales.items():
+            if not 0 < scale < math.inf:
+                raise UserError(f"lr_scales ({name}: {scale:g}) must be above 0, or freeze name the part")
+        self.frozen = freeze_parts(backbone, freeze or [])
+        """Modules in eval mode, whatever the rest is in."""
+        self.train()
         self.clips_shape: tuple[int, ...] = ()  # (B, 3, T, H, W) of the last batch in training
         self._loss = FiniteLoss(scaled=False)
 
@@ -93,6 +110,12 @@ class VideoClassifier(LightningModule):
         """Clips (B, 3, T, H, W) to logits (B, num_classes)."""
         logits: Tensor = self.backbone(clips)
         return logits
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     @cached_property
     def num_classes(self) -> int:
@@ -111,6 +134,7 @@ class VideoClassifier(LightningModule):
             batch_size=data.batch_size if hasattr(data, "batch_size") else self._batch_size_of_loader,
             accumulate=self.trainer.accumulate_grad_batches,
             world_size=self.trainer.world_size,
+            frozen=self.frozen,
             num_frames=getattr(data, "num_frames", self.clips_shape[2] if self.clips_shape else None),
         )
 
@@ -138,6 +162,8 @@ class VideoClassifier(LightningModule):
                 if isinstance(callback, CheckedCallback):
                     callback.check(self.trainer)
             _ = self.batch_sizes
+            if self.frozen:  # of which Lightning warns
+                warnings.filterwarnings("ignore", ".*in eval mode at the start of training")
             for callback in callbacks:
                 if isinstance(callback, FolderLock):
                     callback.take(self.trainer)
@@ -183,7 +209,8 @@ class VideoClassifier(LightningModule):
         return None if self.total_steps is None else self.scheduler.warmup_steps(self.total_steps)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer(parameter_groups(self.backbone, self.norm_weight_decay))
+        groups = parameter_groups(self.backbone, self.norm_weight_decay, self.lr_scales)
+        optimizer = self.optimizer(groups)
         if self.lr_per_256_clips is not None:
             clips = self.batch_sizes.global_batch
             if clips is None:
@@ -194,6 +221,8 @@ class VideoClassifier(LightningModule):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr_per_256_clips * clips / 256
         self.base_lr: float = optimizer.param_groups[0]["lr"]
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
         self.schedule_name: str | None = None
         if self.scheduler is None:
             return optimizer
@@ -246,7 +275,8 @@ class VideoClassifier(LightningModule):
         loss = F.cross_entropy(self.backbone(clips), target, label_smoothing=self.label_smoothing)
         self._loss.watch(loss, self.trainer.global_step)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(clips))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(clips))
+        first = self.trainer.optimizers[0].param_groups[0]
+        self.log("train/lr", first["lr"] / first.get("lr_scale", 1.0), batch_size=len(clips))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -196,7 +196,8 @@ class Multigrid(CheckedCallback):
         return [(1 - fine_tune) * number / cycles for number in range(cycles)], fine_tune
 
     def _pooled(self, classifier: VideoClassifier, shape: Shape, trainer: Trainer) -> int | None:
-        return clips_sharing_statistics(classifier.backbone, shape.batch_size, trainer.world_size)
+        sizes = shape.batch_size, trainer.world_size
+        return clips_sharing_statistics(classifier.backbone, *sizes, classifier.frozen)
 
     def _parts(self, trainer: Trainer) -> tuple[VideoClassifier, VideoDataModule, Schedule]:
         classifier, data = parts(trainer)

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from videonorm.sweep.intervals import Estimate, difference
+from videonorm.intervals import Estimate, difference
 
 NUM_RESAMPLES = 2_000  # a standard error to 1.6 %
 MOST_SEEDS = 1_000  # what would need more is out of reach

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
-from videonorm.sweep.differences import Difference, Seeds, Tested, paired, resampled_top1, unpaired
-from videonorm.sweep.intervals import difference
+from videonorm.differences import Difference, Seeds, Tested, paired, resampled_top1, unpaired
+from videonorm.intervals import difference
 
 
 def of_cells(*top1) -> list[Tested]:

@@ -3,7 +3,7 @@ from statistics import NormalDist
 
 import pytest
 
-from videonorm.sweep.intervals import difference, mean_top1
+from videonorm.intervals import difference, mean_top1
 
 
 def wilson(share: float, count: int, critical: float) -> tuple[float, float]:
