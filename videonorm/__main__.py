@@ -22,8 +22,16 @@ COMMANDS = {
     "predict": (TRAINING, "write a training checkpoint's class scores of every video"),
     "sweep": ("videonorm.sweep.command", "train norm x clip length x batch size; table, plots, report"),
     "frontier": ("videonorm.frontier.command", "say what fits in a GPU: clip length x batch size, per norm"),
+    "import": ("videonorm.evaluation.import_weights", "turn weights that others trained into a checkpoint"),
+    "convert": ("videonorm.convert", "swap the norms of a checkpoint, fold them, re-estimate statistics"),
     "export": ("videonorm.evaluation.export", "turn a checkpoint into an artifact: safetensors, pt2, onnx"),
     "evaluate": ("videonorm.evaluation.evaluate", "score an exported artifact on a manifest of videos"),
+    "classify": (
+        "videonorm.evaluation.classify",
+        "say what an artifact sees in videos; timelines of long ones",
+    ),
+    "features": ("videonorm.evaluation.features", "write what an artifact knows of videos before it decides"),
+    "explain": ("videonorm.evaluation.explain", "draw where in a video an artifact sees a class"),
     "bench": ("videonorm.bench.command", "measure kernels and training steps beside their peers"),
     "doctor": ("videonorm.doctor", "say what this machine has and what would run on it"),
 }

@@ -5,6 +5,7 @@ name. Everything that videonorm and data_prep write goes through here.
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -23,6 +24,12 @@ def cache_folder() -> Path:
 
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what a file system that has none answers
+
+
+def sha256(path: str | Path) -> str:
+    """The hash of what a file holds, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import pytest
 
 from videonorm.data.sampling import (
     RandomClips,
+    SlidingClips,
     StretchedClips,
     UniformClips,
     clip_span,
@@ -201,3 +202,31 @@ def test_what_is_shorter_than_a_clip_does_not_fit():
 def test_wrong_arguments(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("video_frames", "step", "starts"),
+    [
+        (
+            20,
+            None,
+            [0, 8, 13],
+        ),  # 4 frames, every second one: 8 source frames each, of which the last is not read
+        (23, None, [0, 8, 16]),
+        (20, 6, [0, 6, 12, 13]),
+        (7, None, [0]),
+        (3, 1, [0]),
+    ],
+)
+def test_windows_go_from_beginning_to_end(video_frames, step, starts):
+    assert SlidingClips(4, 2, step=step).starts(video_frames, Random(0)) == starts
+
+
+def test_windows_in_time():
+    sampling = SlidingClips(4, frames_per_second=2)
+    assert sampling.start_times(5.0, Random(0)) == [0, 2, 4, 5]
+    assert sampling.start_times(4.0, Random(0)) == [0, 2, 4]
+    assert sampling.start_times(0.0, Random(0)) == [0]
+    assert SlidingClips(4, frames_per_second=2, step=2.5).start_times(5.0, Random(0)) == [0, 2.5, 5]
+    with pytest.raises(UserError, match=r"step \(0\) must be above 0"):
+        SlidingClips(4, 2, step=0)

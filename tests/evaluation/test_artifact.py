@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import yaml
 
@@ -79,8 +80,8 @@ def test_paths_that_are_no_artifact(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"artifact \(.*empty\) must hold .*, and model.yaml is missing"):
         load_artifact(tmp_path / "empty", CPU)
-    (tmp_path / "model.onnx").touch()
-    for name in ("none", "model.onnx"):
+    (tmp_path / "model.pth").touch()
+    for name in ("none", "none.pt2", "model.pth"):
         with pytest.raises(
             UserError, match=rf"artifact \(.*{name}\) must be a folder made by `videonorm export`"
         ):
@@ -128,6 +129,44 @@ def test_damaged_artifact(checkpoint: Checkpoint, tmp_path: Path) -> None:
         load_artifact(folder, CPU)
     (folder / "model.yaml").write_text(yaml.safe_dump(card))
     load_artifact(folder, CPU)
+
+
+def test_weights_by_themselves(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """They carry the card; and a checkpoint is checked as a card is."""
+    ckpt = checkpoint("gn")
+    export_checkpoint(ckpt, tmp_path / "artifact")
+    path = tmp_path / "alone.safetensors"
+    (tmp_path / "artifact" / "weights.safetensors").rename(path)
+    alone, source = load_artifact(path, CPU), load_artifact(ckpt, CPU)
+    assert alone.card == source.card
+    clips = torch.randn(2, 3, 5, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(alone.network(clips), source.network(clips))
+    weights = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(weights, path)
+    with pytest.raises(
+        UserError, match="alone.safetensors must be made by `videonorm export`, with a model "
+    ):
+        load_artifact(path, CPU)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="alone.safetensors must be a safetensors file"):
+        load_artifact(path, CPU)
+    content = torch.load(ckpt, weights_only=True)
+    for change, message in (
+        (
+            {"class_names": ["a", "b", "c", "d"]},
+            r"ckpt .* class for each of its class_names, and has 3 for 4",
+        ),
+        ({"class_names": 3}, r"ckpt .* must be a model card .*class_names"),
+        ({"input": {**content["videonorm"]["input"], "mean": "x"}}, r"ckpt .* must be a model card .*mean"),
+        ({"input": {**content["videonorm"]["input"], "crop_size": -1}}, r"must make logits .* of clips .*-1"),
+    ):
+        torch.save({**content, "videonorm": {**content["videonorm"], **change}}, ckpt)
+        with pytest.raises(UserError, match=message):
+            load_artifact(ckpt, CPU)
+    torch.save({**content, "state_dict": 1}, ckpt)
+    with pytest.raises(UserError, match="must be a checkpoint written by `videonorm fit`"):
+        load_artifact(ckpt, CPU)
 
 
 def test_cards_say_how_far_frames_are_apart(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 import hashlib
 import json
-import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,27 +43,39 @@ def test_folder_gives_the_checkpoints_logits(checkpoint: Checkpoint, tmp_path: P
         assert largest_difference(network, load_checkpoint(ckpt).network, shape) == 0
 
 
-@pytest.mark.parametrize("name", ["bn", "gn", "gn_ws", "bcn_wn", pytest.param("ws", marks=pytest.mark.slow)])
+def check_program(ckpt: Path, folder: Path, name: str) -> None:
+    program = folder / "model.pt2"
+    calls = [node.target for node in torch.export.load(program).graph.nodes if node.op == "call_function"]
+    assert {call.namespace for call in calls if isinstance(call, torch._ops.OpOverload)} == {"aten"}
+    folded = name in ("bn", "ws", "frozen")
+    assert (torch.ops.aten.rsqrt.default in calls) == (not folded)  # group norm's
+    names = [call.name() for call in calls if isinstance(call, torch._ops.OpOverload)]
+    assert not [name for name in names if "batch_norm" in name]
+    assert str(Path(videonorm.__file__).parent).encode() not in program.read_bytes()
+    artifact = load_artifact(program, CPU)
+    assert artifact.card == load_artifact(folder, CPU).card
+    network = artifact.network
+    for shape in SHAPES:
+        assert largest_difference(network, load_checkpoint(ckpt).network, shape) < 1e-4
+    with torch.autocast("cpu", torch.bfloat16):
+        # Folded weights and group norm's statistics are rounded otherwise.
+        assert largest_difference(network, load_checkpoint(ckpt).network, (2, 4)) < 0.05
+        assert network(torch.randn(1, 3, 4, 32, 32)).dtype == torch.bfloat16
+
+
+def test_program_gives_the_checkpoints_logits(exported: SimpleNamespace) -> None:
+    check_program(exported.ckpt, exported.folder, "gn_ws")
+
+
+@pytest.mark.parametrize(
+    "name", ["bn", "gn", "bcn_wn", *(pytest.param(of, marks=pytest.mark.slow) for of in ("ws", "frozen"))]
+)
 def test_program_gives_the_checkpoints_logits_at_any_b_and_t(
     checkpoint: Checkpoint, tmp_path: Path, name: str
 ) -> None:
     ckpt = checkpoint(name)
     export_checkpoint(ckpt, tmp_path / "artifact", ["pt2"])
-    program = tmp_path / "artifact" / "model.pt2"
-    calls = [node.target for node in torch.export.load(program).graph.nodes if node.op == "call_function"]
-    assert {call.namespace for call in calls if isinstance(call, torch._ops.OpOverload)} == {"aten"}
-    assert (torch.ops.aten.rsqrt.default in calls) == (name not in ("bn", "ws"))  # group norm's
-    assert str(Path(videonorm.__file__).parent).encode() not in program.read_bytes()
-    artifact = load_artifact(program, CPU)
-    assert artifact.card == load_artifact(tmp_path / "artifact", CPU).card
-    network = artifact.network
-    for shape in SHAPES:
-        assert largest_difference(network, load_checkpoint(ckpt).network, shape) < 1e-4
-    with torch.autocast("cpu", torch.bfloat16):
-        difference = largest_difference(network, load_checkpoint(ckpt).network, (2, 4))
-        # Group norm's statistics are rounded otherwise; of all else the program does the same to the bit.
-        assert difference == 0 if name in ("bn", "ws") else difference < 0.05
-        assert network(torch.randn(1, 3, 4, 32, 32)).dtype == torch.bfloat16
+    check_program(ckpt, tmp_path / "artifact", name)
 
 
 class CastsAndPools(nn.Module):
@@ -79,10 +92,12 @@ class CastsAndPools(nn.Module):
         return self.pools(self.conv(x).to(self.conv.weight.dtype)).mean((2, 3, 4))
 
 
-def test_neither_dtype_nor_number_of_frames_is_bound(checkpoint: Checkpoint) -> None:
+def test_neither_dtype_nor_number_of_frames_is_bound(checkpoint: Checkpoint, tmp_path: Path) -> None:
     read = load_checkpoint(checkpoint("bn"))
     network = CastsAndPools().eval()
-    program = trace(network, Card(read.backbone, read.input, 4, None)).module()
+    card = Card(read.backbone, read.input, 4, None)
+    save_program(trace(network, card), card, tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
     for num_frames in range(1, 10):
         assert largest_difference(program, network, (2, num_frames)) < 1e-5
     with torch.autocast("cpu", torch.bfloat16):
@@ -92,39 +107,110 @@ def test_neither_dtype_nor_number_of_frames_is_bound(checkpoint: Checkpoint) -> 
 def test_a_network_that_sets_a_limit_becomes_no_program(checkpoint: Checkpoint) -> None:
     read = load_checkpoint(checkpoint("bn"))
     network = nn.Sequential(nn.Conv3d(3, 4, (3, 1, 1)), nn.AdaptiveAvgPool3d(1), nn.Flatten())
-    message = r"backbone \(videonorm.*\) must take any number of clips and frames .*: it takes 3 to int_oo"
+    message = (
+        r"backbone \(videonorm.*\) must take any number of clips and frames .*: it takes 3 to int_oo of one"
+    )
     with pytest.raises(UserError, match=message):
         trace(network, Card(read.backbone, read.input, 4, None))
 
 
-def test_program_runs_without_videonorm(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    ckpt = checkpoint("gn_ws")
-    export_checkpoint(ckpt, tmp_path / "artifact", ["pt2"])
-    clips = torch.randn(3, 3, 6, 32, 32)
-    torch.save(clips, tmp_path / "clips.pt")
-    script = f"""
-import sys
-sys.modules["videonorm"] = None  # an import of it fails
-import torch
-network = torch.export.load({str(tmp_path / "artifact" / "model.pt2")!r}).module()
-torch.save(network(torch.load({str(tmp_path / "clips.pt")!r})), {str(tmp_path / "logits.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
-    torch.testing.assert_close(
-        torch.load(tmp_path / "logits.pt"), load_checkpoint(ckpt).network(clips), atol=1e-4, rtol=0
+class Wrong(nn.Module):
+    """Another network than the one that it holds, for clips of three frames."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(clips)
+        return logits
+
+
+class Branch(Wrong):
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return super().forward(clips) * (0 if clips.shape[2] == 3 else 1)
+
+
+class Factor(Wrong):
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return super().forward(clips) * clips.shape[0]
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (Branch, r"model.pt2 must take clips of the shape \(1, 3, 3, 32, 32\) as ckpt .* does \("),
+        pytest.param(Factor, r"model.pt2 \(logits .* off\) must agree with ckpt", marks=pytest.mark.slow),
+    ],
+)
+def test_a_program_is_tried_with_other_clips(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: type[Wrong], message: str
+) -> None:
+    def trace_wrong(network: nn.Module, card: Card, any_size: bool) -> torch.export.ExportedProgram:
+        return trace(wrong(network), card, any_size)
+
+    monkeypatch.setattr("videonorm.evaluation.program.trace", trace_wrong)
+    with pytest.raises(UserError, match=message):
+        export_checkpoint(checkpoint("bn"), tmp_path / "artifact", ["pt2"])
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_pixels_are_free_where_asked(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    read, path = load_checkpoint(checkpoint("bn")), tmp_path / "model.pt2"
+    card = Card(read.backbone, read.input, 3, None)
+    save_program(trace(read.network, card, any_size=True), card, path)
+    networks = load_artifact(path, CPU).network, torch.export.load(path).module()
+    for shape in ((2, 3, 3, 32, 32), (1, 3, 1, 17, 49)):
+        clips = torch.randn(shape)
+        with torch.inference_mode():
+            for network in networks:
+                torch.testing.assert_close(network(clips), read.network(clips), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["r3d", "r2plus1d", "mc3", "c2d", "i3d", "slow"])
+@pytest.mark.parametrize("name", ["gn_ws", "frozen"])
+def test_every_kind_of_network(tmp_path: Path, write_checkpoint: Any, kind: str, name: str) -> None:
+    """In all formats, at any size, B and T; the command itself compares."""
+    pytest.importorskip("onnxscript", reason="of the extra [onnx]")
+    own = {"norm": {"class_path": "videonorm.layers.GroupNorm3d", "init_args": {"channels_per_group": 1}}}
+    ckpt, folder = (
+        write_checkpoint(tmp_path, name, kind, **(own if name == "gn_ws" else {})),
+        tmp_path / "out",
     )
+    main(["--ckpt", str(ckpt), "--out", str(folder), "--format", "pt2", "onnx", "--any_size"])
+    for file in ("model.pt2", "model.onnx"):
+        network = load_artifact(folder / file, CPU).network
+        for shape in ((1, 3, 1, 32, 32), (3, 3, 9, 48, 31), (2, 3, 20, 64, 64)):
+            clips = torch.randn(shape)
+            with torch.inference_mode():
+                wanted = load_checkpoint(ckpt).network(clips)
+            torch.testing.assert_close(network(clips), wanted, atol=1e-4, rtol=0)
 
 
-def test_onnx_gives_the_checkpoints_logits_at_any_b_and_t(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="of the extra [onnx]")
-    from videonorm.evaluation.program import load_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gn_ws", "bn"])
+def test_i3d_r50(tmp_path: Path, write_checkpoint: Any, name: str) -> None:
+    """At its own width and at a crop of 112."""
+    pytest.importorskip("onnxscript", reason="of the extra [onnx]")
+    ckpt = write_checkpoint(tmp_path, name, "i3d", depth=50, width=64, num_classes=400, crop_size=112)
+    export_checkpoint(ckpt, tmp_path / "artifact", ["pt2", "onnx"])
+    for file in ("model.pt2", "model.onnx"):
+        network = load_artifact(tmp_path / "artifact" / file, CPU).network
+        for num_clips, num_frames in ((1, 5), (2, 8)):
+            clips = torch.randn(num_clips, 3, num_frames, 112, 112)
+            with torch.inference_mode():
+                wanted = load_checkpoint(ckpt).network(clips)
+            assert 1e-2 < wanted.abs().max() < 100
+            torch.testing.assert_close(network(clips), wanted, atol=1e-4, rtol=0)
 
-    ckpt = checkpoint("gn_ws")
-    export_checkpoint(ckpt, tmp_path / "artifact", ["onnx"])
-    network = load_onnx(tmp_path / "artifact" / "model.onnx")
+
+def test_onnx_gives_the_checkpoints_logits_at_any_b_and_t(exported: SimpleNamespace) -> None:
+    if not (exported.folder / "model.onnx").exists():
+        pytest.skip("needs the extra [onnx]")
+    network = load_artifact(exported.folder / "model.onnx", CPU).network
     for shape in SHAPES:
-        assert largest_difference(network, load_checkpoint(ckpt).network, shape) < 1e-4
+        assert largest_difference(network, load_checkpoint(exported.ckpt).network, shape) < 1e-4
 
 
 def test_onnx_without_its_packages_is_named(
@@ -168,6 +254,7 @@ def test_card_and_provenance(
         "step": 400,
         "epoch": 3,
         "videonorm": "0.1.0",
+        "averaged_steps": None,
     }
     assert provenance["norms"]["GroupNorm3d(64, num_groups=4, eps=1e-05)"] == 1
     assert all(conv.startswith("WSConv3d") for conv in provenance["convolutions"])
@@ -201,7 +288,7 @@ def test_the_place_is_tried_before_the_work(
 
 def test_a_full_disk_is_named(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's own writer of archives says of one that a position is unexpected."""
-    monkeypatch.setattr(torch.export, "save", lambda program, file, **_: file.write(b"a program"))
+    monkeypatch.setattr(torch.export, "save", lambda program, file, **_: zipfile.ZipFile(file, "w").close())
     read = load_checkpoint(checkpoint("bn"))
     with pytest.raises(OSError, match="No space left on device"):
         save_program(nn.Module(), Card(read.backbone, read.input, 4, None), Path("/dev/full"))
@@ -218,11 +305,15 @@ def test_failure_leaves_nothing(
 
 
 @pytest.mark.slow  # that it can be traced, tests/training/test_one_accuracy.py shows
-def test_program_of_a_network_that_ends_in_a_single_site(backbone: Callable[[str], dict[str, Any]]) -> None:
+def test_program_of_a_network_that_ends_in_a_single_site(
+    backbone: Callable[[str], dict[str, Any]], tmp_path: Path
+) -> None:
     """At 16 pixels and few frames the last stage is 1 x 1 x 1, a size that tracing would fix."""
     network = build_backbone(backbone("gn"), "the test").eval()
     spec = ClipSpec(4, 1, 16, None, [0.45] * 3, [0.225] * 3, "linspace", "loop")
-    program = trace(network, Card(backbone("gn"), spec, 3, None)).module()
+    card = Card(backbone("gn"), spec, 3, None)
+    save_program(trace(network, card), card, tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
     for shape in [(1, 1), (2, 4), (1, 9), (3, 33)]:
         clips = torch.randn(shape[0], 3, shape[1], 16, 16)
         torch.testing.assert_close(program(clips), network(clips), atol=1e-5, rtol=0)

@@ -28,11 +28,14 @@ def bit(w, gain):
     return (w - mean) / (var + 1e-10).sqrt()
 
 
-def timm(w, gain):
+def timm(w, gain, eps=1e-6):
     """As timm computes it, by batch norm over the filters."""
-    return F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True, momentum=0.0, eps=1e-6).reshape(
-        w.shape
-    )
+    filters = w.reshape(1, len(w), -1)
+    return F.batch_norm(filters, None, None, training=True, momentum=0.0, eps=eps).reshape(w.shape)
+
+
+def timm_bit(w, gain):
+    return timm(w, gain, eps=1e-8)
 
 
 def nf(w, gain):
@@ -46,7 +49,10 @@ def nf_timm(w, gain):
     return gain.view(-1, 1, 1, 1, 1) * 1.7139588594436646 * w[0].numel() ** -0.5 * timm(w, gain)
 
 
-FORMULAS = {"orig": orig, "bcn": bcn, "bit": bit, "timm": timm, "nf": nf, "nf_timm": nf_timm}
+FORMULAS = {
+    **{"orig": orig, "bcn": bcn, "bit": bit, "timm": timm, "timm_bit": timm_bit},
+    **{"nf": nf, "nf_timm": nf_timm},
+}
 
 
 def make_conv(conv=WSConv3d, std=1e-2, **options) -> nn.Conv3d:

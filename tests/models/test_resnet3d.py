@@ -70,7 +70,11 @@ def test_kernels_of_stage_2(depth, kind, kernels):
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_frames"), [("r3d", 2), ("r2plus1d", 2), ("mc3", 16), ("c2d", 8), ("i3d", 8), ("slow", 16)]
+    ("kind", "num_frames"),
+    [
+        *(("r3d", 2), ("r2plus1d", 2), ("mc3", 16), ("c2d", 8), ("i3d", 8), ("slow", 16)),
+        *(("r3d_pooled", 1), ("r2plus1d_pooled", 2), ("i3d_strided", 2)),
+    ],
 )
 def test_frames_after_the_last_stage(kind, num_frames):
     model = ResNet3d(10, kind, width=4)

@@ -7,7 +7,7 @@ import torch
 from videonorm.data.dataset import VideoDataset
 from videonorm.data.decoding import Decoder
 from videonorm.data.manifest import Manifest
-from videonorm.data.sampling import ClipStarts, ShortVideo, UniformClips
+from videonorm.data.sampling import ClipStarts, ShortVideo, SlidingClips, UniformClips
 from videonorm.data.transforms import EvalTransform
 
 
@@ -15,8 +15,8 @@ from videonorm.data.transforms import EvalTransform
 class ClipSpec:
     """The clips that a network is judged on: their frames, see ``Sampling``, and their size in pixels.
 
-    Validation, `test`, `predict` and `evaluate` take their clips from here alone, so that one video gives
-    one row, whoever asks.
+    Validation, `test`, `predict`, `evaluate` and `classify` take their clips from here alone, so that one
+    video gives one row, whoever asks.
     """
 
     num_frames: int
@@ -36,6 +36,13 @@ class ClipSpec:
         """``num_clips`` clips of each video."""
         clip = self.num_frames, self.frame_stride
         return UniformClips(*clip, num_clips, self.clip_starts, frames_per_second=self.frames_per_second)
+
+    def windows(self, frame_rate: float, step_seconds: float | None = None) -> SlidingClips:
+        """Clips over the whole of a video of so many frames a second; see ``SlidingClips``."""
+        clip = self.num_frames, self.frame_stride
+        if step_seconds is None or self.frames_per_second is not None:
+            return SlidingClips(*clip, frames_per_second=self.frames_per_second, step=step_seconds)
+        return SlidingClips(*clip, step=max(step_seconds * frame_rate, 1))
 
     def dataset(
         self, manifest: Manifest, num_clips: int, *, decoder: Decoder = "auto", cache_mib: float = 0

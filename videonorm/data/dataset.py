@@ -1,6 +1,6 @@
 """From a manifest to clips of uint8 frames, and from clips to batches; transforms.py goes on from there."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple, Self, get_args
@@ -28,6 +28,9 @@ from videonorm.errors import UserError
 
 _TRIES = 10  # videos tried for one training sample
 
+ClipSeconds = list[list[float]]
+"""(V) times in the file of the first and the last frame of each clip."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -38,6 +41,7 @@ class Sample:
     index: int  # of the manifest entry that the frames are from
     bad: list[BadVideo]  # met on the way
     length: float = 0  # of the stretch of the video that the clips are from, see ``Sampling.length``
+    clip_seconds: ClipSeconds = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,27 @@ class Batch:
     index: Tensor  # int64 (B,)
     bad: list[BadVideo]
     lengths: list[float] = field(default_factory=list)  # (B) of each stretch; stay on the host
+    clip_seconds: list[ClipSeconds] = field(default_factory=list)  # (B)
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def clip(self, number: int) -> Self:
+        """The same with one clip of each video; its times are left out."""
+        return replace(self, frames=self.frames[:, number : number + 1], clip_seconds=[])
+
+    def without(self, rows: Collection[int]) -> Self:
+        """The other videos; what was bad stays named."""
+        kept = [row for row in range(len(self)) if row not in rows]
+        return replace(
+            self,
+            frames=self.frames[kept],
+            sizes=[self.sizes[row] for row in kept],
+            label=self.label[kept],
+            index=self.index[kept],
+            lengths=[self.lengths[row] for row in kept],
+            clip_seconds=[self.clip_seconds[row] for row in kept],
+        )
 
     def to(self, device: torch.device | str) -> Self:
         asynchronous = torch.device(device).type != "cpu"  # the host must not read before the copy is done
@@ -155,8 +177,8 @@ class VideoDataset(Dataset[Sample]):
                 if refused and choice in refused:
                     raise BadVideoError(entry.path, refused[choice])
                 begin(choice)
-                frames, length = self._load(entry, sampling or self.sampling, rng)
-                return Sample(torch.from_numpy(frames), entry.label, choice, bad, length)
+                frames, length, times = self._load(entry, sampling or self.sampling, rng)
+                return Sample(torch.from_numpy(frames), entry.label, choice, bad, length, times)
             except BadVideoError as error:
                 bad.append(BadVideo(error.path, error.reason))
             if not self.replace_bad:
@@ -166,23 +188,22 @@ class VideoDataset(Dataset[Sample]):
             f"manifest ({self.manifest.path}) must list usable videos, and of {len(tried)} none is: {listed}"
         )
 
-    def _load(self, entry: Entry, sampling: Sampling, rng: Random) -> tuple[NDArray[np.uint8], float]:
-        """Clips (V, T, H, W, 3), and how long the stretch is that they are from."""
+    def _load(
+        self, entry: Entry, sampling: Sampling, rng: Random
+    ) -> tuple[NDArray[np.uint8], float, ClipSeconds]:
+        """Clips (V, T, H, W, 3), how long the stretch is that they are from, and when they are."""
         short_side = rng.randint(*self._short_sides) if self._short_sides else None
         sampling = sampling.drawn(rng)
         if (cached := self._cache.get(entry.path)) is not None:
             seconds, frames = cached
             indices, length = self._indices(entry, seconds, sampling, rng)
-            return frames[indices], length
+            return frames[indices], length, clip_seconds(seconds, indices)
         with open_video(entry.path, self.decoder, self._index_store) as video:
             indices, length = self._indices(entry, video.seconds, sampling, rng)
+            times = clip_seconds(video.seconds, indices)
             if self._cache_bytes_left > 0 and (whole := self._keep(entry, video, short_side)) is not None:
-                return whole[indices], length
-            unique, inverse = np.unique(indices, return_inverse=True)
-            frames = video.read(unique.tolist(), short_side)
-            if (np.diff(inverse.ravel()) == 1).all():  # as they are, without a copy
-                return frames.reshape(*indices.shape, *frames.shape[1:]), length
-            return frames[inverse.reshape(indices.shape)], length
+                return whole[indices], length, times
+            return read_clips(video, indices, short_side), length, times
 
     def _indices(
         self, entry: Entry, seconds: NDArray[np.float64], sampling: Sampling, rng: Random
@@ -209,6 +230,21 @@ class VideoDataset(Dataset[Sample]):
         return frames
 
 
+def read_clips(video: Reader, indices: NDArray[np.int64], short_side: int | None) -> NDArray[np.uint8]:
+    """The clips (V, T, H, W, 3) of the frames ``indices`` (V, T), each frame decoded once."""
+    unique, inverse = np.unique(indices, return_inverse=True)
+    frames = video.read(unique.tolist(), short_side)
+    if (np.diff(inverse.ravel()) == 1).all():  # as they are, without a copy
+        return frames.reshape(*indices.shape, *frames.shape[1:])
+    return frames[inverse.reshape(indices.shape)]
+
+
+def clip_seconds(seconds: NDArray[np.float64], indices: NDArray[np.int64]) -> ClipSeconds:
+    """When clips are that have the frames ``indices`` (V, T); one that loops has its earliest frame first."""
+    times = seconds[indices]
+    return [[float(of.min()), float(of.max())] for of in times]
+
+
 class About(NamedTuple):
     """A batch but for its frames, in a form that is cheap to send to another process."""
 
@@ -217,10 +253,11 @@ class About(NamedTuple):
     indices: list[int]
     bad: list[BadVideo]
     lengths: list[float]
+    clip_seconds: list[ClipSeconds]
 
     def batch(self, frames: Tensor) -> Batch:
         label, index = torch.tensor([self.labels, self.indices], dtype=torch.int64)
-        return Batch(frames, self.sizes, label, index, self.bad, self.lengths)
+        return Batch(frames, self.sizes, label, index, self.bad, self.lengths, self.clip_seconds)
 
 
 def empty_frames(shape: tuple[int, ...] = (0, 0, 0, 0, 0, 3)) -> Tensor:
@@ -243,7 +280,7 @@ def stack(
         empty: makes the uint8 tensor of a shape that the frames are copied into.
     """
     frames = empty_frames()
-    sizes, labels, indices, bad, lengths = about = About([], [], [], [], [])
+    sizes, labels, indices, bad, lengths, times = about = About([], [], [], [], [], [])
     for sample in samples:
         bad += sample.bad
         if sample.frames is None:
@@ -260,6 +297,7 @@ def stack(
         labels.append(sample.label)
         indices.append(sample.index)
         lengths.append(sample.length)
+        times.append(sample.clip_seconds)
     frames = frames[: len(sizes)]
     for row, (h, w) in zip(frames, sizes, strict=True):
         row[:, :, h:] = 0

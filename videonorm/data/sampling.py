@@ -268,3 +268,31 @@ class UniformClips(Sampling):
 
     def start_times(self, latest: float, rng: Random) -> list[float]:
         return uniform_start_times(latest, self.num_clips, self.rule)
+
+
+@dataclass(frozen=True)
+class SlidingClips(Sampling):
+    """Clips one after the other: windows over a whole video, of which the last reaches its end.
+
+    Args:
+        step: from the start of one to that of the next, a length as ``span`` is; ``None`` lets them follow
+            each other, without a gap or a frame in two of them.
+    """
+
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step is not None and self.step <= 0:
+            raise UserError(f"step ({self.step:g}) must be above 0")
+
+    def starts(self, video_frames: int, rng: Random) -> list[int]:
+        assert self.frame_stride is not None
+        last = max(video_frames - clip_span(self.num_frames, self.frame_stride), 0)
+        step = self.num_frames * self.frame_stride if self.step is None else max(round(self.step), 1)
+        return [*range(0, last, step), last]
+
+    def start_times(self, latest: float, rng: Random) -> list[float]:
+        assert self.frames_per_second is not None
+        step = self.num_frames / self.frames_per_second if self.step is None else self.step
+        return [*np.arange(0, latest - _ROUNDING, step).tolist(), latest]

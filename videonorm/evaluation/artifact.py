@@ -1,8 +1,9 @@
 """What leaves the project: a network's weights, and a card that says how to build it and what to feed it.
 
-An artifact is a folder (`weights.safetensors` and `model.yaml`), or one `.pt2` file: a torch.export program
-in standard operators with the same card inside. Both load without Lightning; the program needs no model code.
-Neither can run code of its own, unless it is trusted.
+An artifact is a folder (`weights.safetensors` and `model.yaml`), or one file with the same card inside: the
+`.safetensors` alone, a `.pt2`, which is a torch.export program in standard operators, an `.onnx`, or the
+checkpoint (`.ckpt`) that they were made from. All load without Lightning; the program and the ONNX need no
+model code. None can run code of its own, unless it is trusted.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import safetensors.torch
+import safetensors
 import torch
 import yaml
 from torch import Tensor
@@ -20,8 +21,9 @@ from torch.export.passes import move_to_device_pass
 
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
-from videonorm.evaluation.checkpoint import build_backbone, load_weights
-from videonorm.evaluation.program_file import read_program
+from videonorm.evaluation.checkpoint import Checkpoint, build_backbone, load_checkpoint, load_weights
+from videonorm.evaluation.onnx_file import METADATA_CARD, read_onnx
+from videonorm.evaluation.program_file import ReadProgram, read_program
 from videonorm.messages import first_line, one_line
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -55,21 +57,32 @@ class Artifact:
 
 
 def load_artifact(path: Path, device: torch.device, trust: bool = False) -> Artifact:
-    """Load an artifact folder or a `.pt2` file onto `device`, ready for inference.
+    """Load an artifact of any kind onto `device`, ready for inference.
 
     Args:
         trust: let the artifact run any code: a card may name any importable class, and a program is
             unpickled and compiled by torch.export, whoever made it.
 
     Raises:
-        UserError: `path` is neither, a file of it cannot be read or may not without trust, or weights and
-            model do not fit.
+        UserError: `path` is none, a file of it cannot be read or may not without trust, weights and model do
+            not fit, or a package that it needs is missing.
     """
     if path.is_dir():
         return _load_folder(path, device, trust)
+    if path.is_file() and path.suffix == ".safetensors":
+        return _load_weights(path, device, trust)
     if path.is_file() and path.suffix == ".pt2":
-        return _load_foreign_program(path, device) if trust else _load_program(path, device)
-    raise UserError(f"artifact ({path}) must be a folder made by `videonorm export` or a .pt2 file")
+        if trust:
+            return _load_foreign_program(path, device)
+        return _of_program(read_program(path, device), f"{path}:{PROGRAM_CARD}")
+    if path.is_file() and path.suffix == ".onnx":
+        return _of_program(read_onnx(path, device), f"{path}:{METADATA_CARD}")
+    if path.is_file() and path.suffix == ".ckpt":
+        return _load_checkpoint(path, device, trust)
+    raise UserError(
+        f"artifact ({path}) must be a folder made by `videonorm export`, a .safetensors, .pt2 or .onnx file "
+        "of it, or a .ckpt of `videonorm fit`"
+    )
 
 
 def _load_folder(folder: Path, device: torch.device, trust: bool) -> Artifact:
@@ -78,17 +91,51 @@ def _load_folder(folder: Path, device: torch.device, trust: bool) -> Artifact:
             raise UserError(
                 f"artifact ({folder}) must hold {CARD_FILE} and {WEIGHTS_FILE}, and {name} is missing"
             )
-    source = str(folder / CARD_FILE)
+    source, path = str(folder / CARD_FILE), folder / WEIGHTS_FILE
     card = parse_card(_read_yaml(folder / CARD_FILE), source)
-    network = build_backbone(card.backbone, source, trust)
-    try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS_FILE)
-    except (safetensors.SafetensorError, OSError) as error:
+    return _build(card, source, _read_weights(path)[0], path, device, trust)
+
+
+def _load_weights(path: Path, device: torch.device, trust: bool) -> Artifact:
+    weights, text = _read_weights(path)
+    if text is None:
         raise UserError(
-            f"{folder / WEIGHTS_FILE} must be a safetensors file ({first_line(error)})"
-        ) from error
-    load_weights(network, weights, str(folder / WEIGHTS_FILE))
+            f"{path} must be made by `videonorm export`, with a model card under {METADATA_CARD!r} among its "
+            f"metadata, or be in a folder with {CARD_FILE}"
+        )
+    source = f"{path}:{METADATA_CARD}"
+    return _build(_parse_json(text, source), source, weights, path, device, trust)
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of a safetensors file, and the card among its metadata."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
+            return weights, (file.metadata() or {}).get(METADATA_CARD)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} must be a safetensors file ({first_line(error)})") from error
+
+
+def _build(
+    card: Card, source: str, weights: dict[str, Tensor], path: Path, device: torch.device, trust: bool
+) -> Artifact:
+    network = build_backbone(card.backbone, source, trust)
+    load_weights(network, weights, str(path))
     return Artifact(network.eval().to(device), card)
+
+
+def _load_checkpoint(path: Path, device: torch.device, trust: bool) -> Artifact:
+    read = load_checkpoint(path, trust)
+    _, logits = read.try_out()
+    return Artifact(read.network.to(device), card_of(read, logits.shape[1], f"ckpt ({path})"))
+
+
+def card_of(checkpoint: Checkpoint, num_classes: int, source: str) -> Card:
+    """The card of a checkpoint, checked as one of a file is."""
+    clips = dataclasses.asdict(checkpoint.input)
+    fields = {"backbone": checkpoint.backbone, "input": clips, "num_classes": num_classes}
+    return parse_card({**fields, "class_names": checkpoint.class_names}, source)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -102,15 +149,14 @@ def _read_yaml(path: Path) -> Any:
         raise UserError(f"{path} must be YAML ({one_line(error)})") from error
 
 
-def _load_program(path: Path, device: torch.device) -> Artifact:
-    network, crop, text = read_program(path, device)
-    card = _card_of_program(path, text)
-    if crop != (card.input.crop_size, card.input.crop_size):
+def _of_program(program: ReadProgram, source: str) -> Artifact:
+    card = _parse_json(program.card, source)
+    if any(size not in (None, card.input.crop_size) for size in program.crop):
         raise UserError(
-            f"{path}:{PROGRAM_CARD} must have the program's crop_size, and has {card.input.crop_size} "
-            f"instead of {crop[0]} x {crop[1]}"
+            f"{source} must have the program's crop_size, and has {card.input.crop_size} "
+            f"instead of {program.crop[0]} x {program.crop[1]}"
         )
-    return Artifact(network, card)
+    return Artifact(program.network, card)
 
 
 def _load_foreign_program(path: Path, device: torch.device) -> Artifact:
@@ -125,11 +171,10 @@ def _load_foreign_program(path: Path, device: torch.device) -> Artifact:
         raise UserError(f"{path} must be a program made by `videonorm export`, with {PROGRAM_CARD} inside")
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
-    return Artifact(program.module(), _card_of_program(path, extra[PROGRAM_CARD]))
+    return Artifact(program.module(), _parse_json(extra[PROGRAM_CARD], f"{path}:{PROGRAM_CARD}"))
 
 
-def _card_of_program(path: Path, text: str) -> Card:
-    source = f"{path}:{PROGRAM_CARD}"
+def _parse_json(text: str, source: str) -> Card:
     try:
         return parse_card(json.loads(text), source)
     except (json.JSONDecodeError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """A checkpoint of `videonorm fit`, read without Lightning and without running code from it."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,14 @@ import jsonargparse
 import torch
 from torch import Tensor, nn
 
+from videonorm import __version__
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.evaluation.classes import check_classes
-from videonorm.messages import one_line
+from videonorm.files import open_new
+from videonorm.machine import versions
+from videonorm.messages import first_line, one_line
+from videonorm.models import read_torch
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,27 @@ class Checkpoint:
     step: int
     epoch: int
     version: str  # of videonorm, when it was written
+    averaged: int | None = None  # steps over which WeightAveraging of Lightning has averaged the weights
+
+    def try_out(self) -> tuple[Tensor, Tensor]:
+        """A clip of noise, (1, 3, T, H, W) as `input` says, always the same, and its logits (1, num_classes).
+
+        Raises:
+            UserError: the network does not take it, or gives something else.
+        """
+        clip, size = self.input, self.input.crop_size
+        shape = 1, 3, clip.num_frames, size, size
+        try:
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            with torch.inference_mode():
+                logits: Tensor = self.network(noise)
+            (_, _) = logits.shape
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+            name = self.backbone["class_path"]
+            raise UserError(
+                f"backbone ({name}) must make logits (B, num_classes) of clips {shape} ({first_line(error)})"
+            ) from error
+        return noise, logits
 
 
 def read_checkpoint(path: str | Path, option: str = "ckpt") -> dict[str, Any]:
@@ -37,14 +63,12 @@ def read_checkpoint(path: str | Path, option: str = "ckpt") -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UserError(f"{option} ({path}) must be an existing file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # garbage makes torch.load fail in any way
-        # Not torch's own words: they advise to let the file run its code.
-        raise UserError(
-            f"{option} ({path}) must be a checkpoint that torch can read, without code in it"
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "global_step"} <= checkpoint.keys():
+    checkpoint = read_torch(path, option)
+    if (
+        not isinstance(checkpoint, dict)
+        or not {"state_dict", "global_step"} <= checkpoint.keys()
+        or not isinstance(checkpoint["state_dict"], dict)
+    ):
         raise UserError(f"{option} ({path}) must be a checkpoint written by `videonorm fit`")
     return checkpoint
 
@@ -59,10 +83,9 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
         UserError: the file cannot be read, is no such checkpoint, or its weights do not fit its description.
     """
     checkpoint = read_checkpoint(path)
-    prefix = "backbone."
-    weights = {k.removeprefix(prefix): w for k, w in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
         ours = checkpoint["videonorm"]
+        state, averaged = _state(checkpoint)
         read = Checkpoint(
             network=build_backbone(ours["backbone"], f"ckpt ({path})", trust),
             backbone=ours["backbone"],
@@ -71,14 +94,59 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
             step=checkpoint["global_step"],
             epoch=checkpoint["epoch"],
             version=ours["version"],
+            averaged=averaged,
         )
     except KeyError as error:
         raise UserError(f"ckpt ({path}) must describe its model and clips, and {error} is missing") from error
     except TypeError as error:
         raise UserError(f"ckpt ({path}) must describe its model and clips ({error})") from error
+    prefix = "backbone."
+    weights = {k.removeprefix(prefix): w for k, w in state.items() if k.startswith(prefix)}
     load_weights(read.network, weights, f"ckpt ({path})")
     read.network.eval()
     return read
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write what `load_checkpoint`, `videonorm export`, `validate` and `test` read; no training to go on."""
+    weights = checkpoint.network.state_dict()
+    about = {
+        "version": __version__,
+        "backbone": checkpoint.backbone,
+        "input": dataclasses.asdict(checkpoint.input),
+        "class_names": checkpoint.class_names,
+    }
+    content = {
+        "state_dict": {f"backbone.{name}": tensor for name, tensor in weights.items()},
+        "global_step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "pytorch-lightning_version": versions()["lightning"],  # which it asks for
+        "videonorm": about,
+    }
+    write_checkpoint(path, content)
+
+
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    with open_new(path, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch makes of a write that failed
+            if isinstance(error.__context__, OSError | SystemExit):  # or was broken off by a signal
+                raise error.__context__ from None
+            raise
+
+
+def _state(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], int | None]:
+    """The weights that the run is judged by, and of how many steps they are the average, if they are one.
+
+    With Lightning's WeightAveraging `state_dict` is the average. Before its first step that is a copy of what
+    training began with: the weights are then those of training, which stand beside it.
+    """
+    if "averaging_state" not in checkpoint:
+        return checkpoint["state_dict"], None
+    steps = int(checkpoint["averaging_state"]["n_averaged"])
+    return (checkpoint["state_dict"], steps) if steps else (checkpoint["current_model_state"], None)
 
 
 def build_backbone(description: Mapping[str, Any], source: str, trust: bool = False) -> nn.Module:

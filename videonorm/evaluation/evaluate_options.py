@@ -24,7 +24,7 @@ def parser() -> Parser:
         required=True,
         type=Path,
         metavar="DIR|FILE",
-        help="folder or file of `videonorm export`, or checkpoint",
+        help="folder, .pt2, .onnx or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`",
     )
     what.add_argument(
         "--trust",

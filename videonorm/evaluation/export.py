@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +15,19 @@ from typing import TYPE_CHECKING, Literal, get_args
 from videonorm.errors import UserError
 from videonorm.files import new_folder, write_json
 from videonorm.interruption import stops
+from videonorm.messages import first_line
 from videonorm.options import Parser
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from torch import Tensor, nn
 
+    from videonorm.evaluation.checkpoint import Checkpoint
+
 Format = Literal["safetensors", "pt2", "onnx"]
 ONNX_FILE = "model.onnx"
 TOLERANCE = 1e-4  # largest difference of a logit between a written file and the checkpoint
+# B and T that a program is tried at beside one clip as the card has it: odd and even, and little work.
+TRIED = ((2, 1), (1, 2), (1, 3))
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -46,8 +52,13 @@ def main(argv: list[str]) -> None:
         choices=get_args(Format),
         default=[],
         help="safetensors: the folder as above, which is always written. pt2: also model.pt2, a torch.export "
-        "program for any number of clips and frames, which runs without videonorm. onnx: also model.onnx "
-        "(needs the extra [onnx])",
+        "program for any number of clips and frames, which runs without videonorm. onnx: also model.onnx, as "
+        "free, which onnxruntime runs (needs the extra [onnx])",
+    )
+    parser.add_argument(
+        "--any_size",
+        action="store_true",
+        help="let pt2 and onnx take clips of any height and width, too, and not just of the crop size",
     )
     parser.add_argument(
         "--trust",
@@ -58,22 +69,34 @@ def main(argv: list[str]) -> None:
     )
     options = parser.parse_args(argv)
     with stops("nothing is written"):
-        export_checkpoint(options.ckpt, options.out, options.format, options.trust)
+        checkpoint = export_checkpoint(
+            options.ckpt, options.out, options.format, options.trust, options.any_size
+        )
+    if checkpoint.averaged:
+        print(f"weights: averaged over {checkpoint.averaged} steps of the run")
     print(f"{options.out}: {', '.join(sorted(file.name for file in options.out.iterdir()))}")
 
 
-def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = (), trust: bool = False) -> None:
-    """Write the artifact folder `out` from a checkpoint, whole or not at all.
+def export_checkpoint(
+    ckpt: Path,
+    out: Path,
+    formats: Collection[Format] = (),
+    trust: bool = False,
+    any_size: bool = False,
+) -> Checkpoint:
+    """Write the artifact folder `out` from a checkpoint, whole or not at all, and return what was read.
 
     Args:
         ckpt: a checkpoint of `videonorm fit`.
         out: does not exist, or is an empty folder.
         formats: files to write besides the weights; see `--format`.
         trust: let the checkpoint name any class, and so run the code of any module.
+        any_size: have pt2 and onnx take clips of any height and width.
 
     Raises:
         UserError: the checkpoint cannot be used, `out` is taken, a package is missing, or the logits of a
-            written file differ from the checkpoint's by more than 1e-4.
+            written file differ from the checkpoint's by more than 1e-4. A program is tried with other numbers
+            of clips, frames and, with `any_size`, pixels than it was traced with.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out ({out}) must be a new or empty folder")
@@ -82,10 +105,10 @@ def export_checkpoint(ckpt: Path, out: Path, formats: Collection[Format] = (), t
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"format (onnx) must have {package} installed: pip install 'videonorm[onnx]'")
     with new_folder(out) as folder:  # before the minutes that a trace may take
-        _fill(folder, ckpt, formats, trust)
+        return _fill(folder, ckpt, formats, trust, any_size)
 
 
-def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) -> None:
+def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool, any_size: bool) -> Checkpoint:
     """Write the files of an artifact, each of them checked."""
     import safetensors.torch
     import torch
@@ -96,45 +119,58 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) ->
         CARD_FILE,
         PROGRAM_FILE,
         WEIGHTS_FILE,
-        Card,
+        card_of,
         load_artifact,
     )
     from videonorm.evaluation.checkpoint import load_checkpoint
+    from videonorm.evaluation.onnx_file import METADATA_CARD
     from videonorm.machine import commit, versions
 
     checkpoint = load_checkpoint(ckpt, trust)
     network = checkpoint.network
-    size = checkpoint.input.crop_size
-    clip = torch.randn(
-        1, 3, checkpoint.input.num_frames, size, size, generator=torch.Generator().manual_seed(0)
-    )
-    with torch.inference_mode():
-        logits = network(clip)
-    card = Card(checkpoint.backbone, checkpoint.input, logits.shape[1], checkpoint.class_names)
+    clip, logits = checkpoint.try_out()
+    card = card_of(checkpoint, logits.shape[1], f"ckpt ({ckpt})")
+    tried = [(clip, logits)]
     differences: dict[str, float] = {}
 
     def check(name: str, written: Callable[[Tensor], Tensor]) -> None:
-        with torch.inference_mode():
-            differences[name] = (written(clip) - logits).abs().max().item()
-        if not differences[name] <= TOLERANCE:  # also where it is NaN
-            raise UserError(
-                f"{name} (logits {differences[name]:.1e} off) must agree with ckpt ({ckpt}) to {TOLERANCE}"
-            )
+        for clips, wanted in tried:
+            try:
+                with torch.inference_mode():
+                    difference = (written(clips) - wanted).abs().max().item()
+            except (RuntimeError, AssertionError) as error:  # a limit that tracing has found in the network
+                raise UserError(
+                    f"{name} must take clips of the shape {tuple(clips.shape)} as ckpt ({ckpt}) does "
+                    f"({first_line(error)})"
+                ) from error
+            if not difference <= TOLERANCE:  # also where it is NaN
+                raise UserError(
+                    f"{name} (logits {difference:.1e} off) must agree with ckpt ({ckpt}) to {TOLERANCE}"
+                )
+            differences[name] = max(difference, differences.get(name, 0.0))
 
     cpu = torch.device("cpu")
     weights = {name: weight.contiguous().clone() for name, weight in network.state_dict().items()}
-    (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata={"format": "pt"}))
+    metadata = {"format": "pt", METADATA_CARD: json.dumps(dataclasses.asdict(card))}
+    (folder / WEIGHTS_FILE).write_bytes(safetensors.torch.save(weights, metadata=metadata))
     (folder / CARD_FILE).write_text(yaml.safe_dump(dataclasses.asdict(card), sort_keys=False))
     check(WEIGHTS_FILE, load_artifact(folder, cpu, trust).network)
     if {"pt2", "onnx"} & set(formats):
-        traced = program.trace(network, card)
+        traced = program.trace(network, card, any_size)
+        size = card.input.crop_size
+        for num_clips, num_frames in TRIED:
+            height, width = (size + 32 * num_clips, size + 16) if any_size else (size, size)
+            noise = torch.Generator().manual_seed(num_frames)
+            clips = torch.randn(num_clips, 3, num_frames, height, width, generator=noise)
+            with torch.inference_mode():
+                tried.append((clips, network(clips)))
     if "pt2" in formats:
         program.save_program(traced, card, folder / PROGRAM_FILE)
         check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust=True).network)  # as others do
         check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust).network)
     if "onnx" in formats:
         program.save_onnx(traced, card, folder / ONNX_FILE)
-        check(ONNX_FILE, program.load_onnx(folder / ONNX_FILE))
+        check(ONNX_FILE, load_artifact(folder / ONNX_FILE, cpu).network)
     provenance = {
         "checkpoint": {
             "name": ckpt.name,
@@ -142,6 +178,7 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) ->
             "step": checkpoint.step,
             "epoch": checkpoint.epoch,
             "videonorm": checkpoint.version,
+            "averaged_steps": checkpoint.averaged,
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -155,6 +192,7 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool) ->
         },
     }
     write_json(folder / "provenance.json", provenance)
+    return checkpoint
 
 
 def _layers(network: nn.Module, wanted: Callable[[nn.Module], bool]) -> dict[str, int]:

@@ -1,100 +1,118 @@
 """A network as a program in torch's own operators, which runs where videonorm is not installed.
 
-Convolutions with a computed weight (weight standardization, weight normalization) become plain ones that hold
-it, and what operators of ours remain is decomposed as their references say.
+Convolutions with a computed weight, and the batch norms behind convolutions, become plain convolutions, and
+what operators of ours remain is decomposed as their references say.
 """
 
 import copy
 import dataclasses
 import io
 import json
-import operator
-from collections.abc import Callable
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental import _config as shape_reasoning
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from videonorm.errors import UserError
 from videonorm.evaluation.artifact import PROGRAM_CARD, Card
-from videonorm.models import convert
+from videonorm.evaluation.onnx_file import METADATA_CARD
+from videonorm.evaluation.program_file import PROGRAM_MEMBER
+from videonorm.messages import one_line
+from videonorm.models import fold
 from videonorm.ops import DECOMPOSITIONS
 
+# A size of 1, at the input or behind the last stride, would be taken for a constant.
+TRACED_CLIPS = 2
 TRACED_FRAMES = 64  # still several behind temporal strides of 16
+TRACED_PIXELS = 128  # and behind spatial ones of 32
+
+# What torch asks of sizes while it traces, and goes on alike after either answer: whether one is 1, for the
+# memory format alone, which is chosen anew at every call; and, in 2.11, whether a pool leaves a remainder.
+ASKED_IN_VAIN = re.compile(r"(!= 1|> 1|% \d+\) (==|!=) 0)$")
 
 
-def trace(network: nn.Module, card: Card) -> ExportedProgram:
-    """Trace `network`, in eval mode, for any number of clips B and frames T at the card's crop size.
+def trace(network: nn.Module, card: Card, any_size: bool = False) -> ExportedProgram:
+    """Trace `network`, in eval mode, for any number of clips B and frames T, at the card's crop size.
 
-    Raises UserError if the network sets a limit to either.
+    Args:
+        any_size: for clips of any height and width, too.
+
+    Raises:
+        UserError: the network sets a limit to any of them, or cannot be traced.
     """
-    network = copy.deepcopy(network)
-    convert(network, conv=nn.Conv3d)
-    size = card.input.crop_size
-    # A size of 1, at the input or behind the last stride, would be taken for a constant.
-    clips = torch.zeros(2, 3, max(card.input.num_frames, TRACED_FRAMES), size, size)
-    # Size-oblivious, or the program would be bound to the B and T at which no size inside it is 1.
-    size_oblivious = shape_reasoning.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    # torch 2.11 asks whether a pool leaves a remainder, which would bind the program to the answer, and goes
-    # on alike after either. Later versions divide without the question.
-    remainder = mock.patch.object(torch._meta_registrations, "div_rtn", operator.floordiv, create=True)
-    with torch.no_grad(), size_oblivious, remainder:
-        try:
-            traced = torch.export.export(
-                network, (clips,), dynamic_shapes=({0: Dim.DYNAMIC, 2: Dim.DYNAMIC},)
-            )
-        except torch._dynamo.exc.UserError as error:
-            raise _bound(card, str(error)) from error
-        program: ExportedProgram = traced.run_decompositions(DECOMPOSITIONS)
-    for symbol, limits in program.range_constraints.items():
-        if limits.upper != int_oo or limits.lower > 2:
-            raise _bound(card, f"it takes {limits.lower} to {limits.upper}")
-        program.range_constraints[symbol] = ValueRanges(1, int_oo)
-    # Whether a size is 1 is asked for the memory format alone, which is chosen anew at every call.
-    program._guards_code = [guard for guard in program._guards_code if not guard.endswith(("!= 1", "> 1"))]
+    network, size = copy.deepcopy(network), card.input.crop_size
+    dynamic = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC}
+    if any_size:
+        size = max(size, TRACED_PIXELS)
+        dynamic |= {3: Dim.DYNAMIC, 4: Dim.DYNAMIC}
+    clips = torch.zeros(TRACED_CLIPS, 3, max(card.input.num_frames, TRACED_FRAMES), size, size)
+    try:
+        fold(network, tuple(clips.shape))
+        with torch.no_grad():
+            program: ExportedProgram = torch.export.export(network, (clips,), dynamic_shapes=(dynamic,))
+            program = program.run_decompositions(DECOMPOSITIONS)
+    except (RuntimeError, ValueError) as error:
+        raise _bound(card, one_line(error)) from error
+    for limits in program.range_constraints.values():
+        if limits.lower > 2 or limits.upper < 2**62:
+            raise _bound(card, f"it takes {limits.lower} to {limits.upper} of one")
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)  # it holds on to a dtype met in tracing, and would forbid autocast
         for key in ("stack_trace", "from_node"):  # much of a file, with paths of this machine
             node.meta.pop(key, None)
     program.graph_module.recompile()
+    program.example_inputs = None  # the clips of the trace, which would be one
     return program
 
 
 def _bound(card: Card, reason: str) -> UserError:
-    name, reason = card.backbone["class_path"], " ".join(reason.split())
+    name = card.backbone["class_path"]
     return UserError(
-        f"backbone ({name}) must take any number of clips and frames to become a program: {reason}"
+        f"backbone ({name}) must take any number of clips and frames to become a program, and with any_size "
+        f"of pixels: {reason}"
     )
 
 
 def save_program(program: ExportedProgram, card: Card, path: Path) -> None:
     """Write a `.pt2` file without a pickle, and with its card, so that it can be evaluated by itself."""
     text = json.dumps(dataclasses.asdict(card), indent=2)
-    program.example_inputs = None  # the clips of the trace, which would be one
     buffer = io.BytesIO()  # torch's own writer says of a full disk that a position is unexpected
     torch.export.save(program, buffer, extra_files={PROGRAM_CARD: text})
-    path.write_bytes(buffer.getbuffer())
+    free = io.BytesIO()
+    with zipfile.ZipFile(buffer) as traced, zipfile.ZipFile(free, "w") as archive:
+        for member in traced.infolist():
+            content = traced.read(member)
+            archive.writestr(member, _freed(content) if member.filename.endswith(PROGRAM_MEMBER) else content)
+    path.write_bytes(free.getbuffer())
+
+
+def _freed(program: bytes) -> bytes:
+    """A serialized program, without the limits to its sizes that come of the trace alone.
+
+    Tracing takes a size for at least 2, and notes what else it has asked.
+    """
+    fields = json.loads(program)
+    for limits in fields["range_constraints"].values():
+        limits["min_val"] = 1
+    fields["guards_code"] = [guard for guard in fields["guards_code"] if not ASKED_IN_VAIN.search(guard)]
+    return json.dumps(fields).encode()
 
 
 def save_onnx(program: ExportedProgram, card: Card, path: Path) -> None:
     """Write an ONNX file: `clips` (B, 3, T, H, W) to `logits` (B, num_classes), the card as metadata."""
     names: dict[str, Any] = {"input_names": ["clips"], "output_names": ["logits"]}
-    onnx_program = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    try:
+        onnx_program = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    except torch.onnx.OnnxExporterError as error:
+        name = card.backbone["class_path"]
+        raise UserError(
+            f"backbone ({name}) must be of operators that ONNX has ({one_line(error)})"
+        ) from error
     assert onnx_program is not None
-    onnx_program.model.metadata_props["videonorm"] = json.dumps(dataclasses.asdict(card))
+    onnx_program.model.metadata_props[METADATA_CARD] = json.dumps(dataclasses.asdict(card))
     onnx_program.save(path)
-
-
-def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    """The network of an ONNX file, clips (B, 3, T, H, W) to logits, by onnxruntime on the CPU."""
-    import onnxruntime  # of the extra [onnx]
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda clips: torch.from_numpy(session.run(None, {"clips": clips.numpy()})[0])

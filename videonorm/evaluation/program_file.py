@@ -97,12 +97,24 @@ class _ForeignError(Exception):
     """What `videonorm export` would not have written; completes the sentence "the program has ..."."""
 
 
+Size = tuple[int | None, int | None]  # (H, W); None where any will do
+
+
 class ReadProgram(NamedTuple):
     """`network` maps clips (B, 3, T, H, W) of the size (H, W) = `crop` to logits (B, K)."""
 
     network: Callable[[Tensor], Tensor]
-    crop: tuple[int, int]
+    crop: Size
     card: str  # JSON
+
+
+def check_size(clips: Tensor, crop: Size) -> None:
+    """Raise UserError unless `clips` (B, 3, T, H, W) are of the size (H, W) = `crop`."""
+    if clips.dim() != 5 or any(
+        of not in (None, size) for size, of in zip(clips.shape[3:], crop, strict=True)
+    ):
+        needs = " x ".join("any" if of is None else str(of) for of in crop)
+        raise UserError(f"clips {tuple(clips.shape)} must have the program's size, {needs}")
 
 
 def read_program(path: Path, device: torch.device) -> ReadProgram:
@@ -130,8 +142,7 @@ def read_program(path: Path, device: torch.device) -> ReadProgram:
     interpreter.extra_traceback = False
 
     def network(clips: Tensor) -> Tensor:
-        if clips.shape[3:] != crop:  # a network with a pool at its end would not notice
-            raise UserError(f"clips {tuple(clips.shape)} must have the program's size, {crop[0]} x {crop[1]}")
+        check_size(clips, crop)  # a network with a pool at its end would not notice
         try:
             logits: Tensor = interpreter.run(clips, initial_env=dict(given))
         except torch.OutOfMemoryError:
@@ -178,7 +189,7 @@ class _Reader:
         self.members = members
         self.device = device
 
-    def read(self) -> tuple[Graph, dict[Node, Tensor], tuple[int, int], str]:
+    def read(self) -> tuple[Graph, dict[Node, Tensor], Size, str]:
         if CARD_MEMBER not in self.members:
             raise _ForeignError(f"no {CARD_MEMBER}")
         if (order := self._bytes("byteorder").decode()) != sys.byteorder:
@@ -228,7 +239,7 @@ def _whole(number: dict[str, int]) -> int:
 
 def _graph(
     module: dict[str, Any], weights: dict[str, Tensor], constants: dict[str, Tensor], device: torch.device
-) -> tuple[Graph, dict[Node, Tensor], tuple[int, int]]:
+) -> tuple[Graph, dict[Node, Tensor], Size]:
     """The graph, what its placeholders but the last are given, and the height and width of its clips."""
     serialized, graph = module["graph"], Graph()
     values: dict[str, Node] = {}
@@ -254,10 +265,11 @@ def _graph(
     for node in serialized["nodes"]:
         _add_node(graph, values, node, device)
     graph.output(values[serialized["outputs"][0]["as_tensor"]["name"]])
-    crop = tuple(_whole(size) for size in serialized["tensor_values"][clips[0]]["sizes"][3:])
-    if len(crop) != 2:
-        raise _ForeignError(f"clips of {len(crop) + 3} dimensions")
-    return graph, given, (crop[0], crop[1])
+    sizes = serialized["tensor_values"][clips[0]]["sizes"]
+    if len(sizes) != 5:
+        raise _ForeignError(f"clips of {len(sizes)} dimensions")
+    height, width = (None if "as_expr" in size else _whole(size) for size in sizes[3:])
+    return graph, given, (height, width)
 
 
 def _add_node(graph: Graph, values: dict[str, Node], node: dict[str, Any], device: torch.device) -> None:

@@ -1,6 +1,8 @@
 """What `fit` trains where not the training is looked at but what it is fed."""
 
 import copy
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.errors import UserError
-from videonorm.evaluation.checkpoint import load_checkpoint
+from videonorm.evaluation.checkpoint import load_checkpoint, save_checkpoint
 from videonorm.files import open_new
-from videonorm.layers import BatchNorm3d
+from videonorm.layers import BatchNorm3d, precise_statistics
 from videonorm.models import convert
 
 
@@ -86,3 +88,37 @@ class Recorder(nn.Module):
             arrays[f"{name}.mean"], arrays[f"{name}.variance"] = torch.cat(parts, dim=1).numpy()
         with open_new(self._out, "wb") as file:
             np.savez(file, **arrays)
+
+
+class Estimator(nn.Module):
+    """Takes the statistics of a network's batch norms of all the batches that it is given.
+
+    Args:
+        ckpt: a checkpoint of the network.
+        batches: how many there will be.
+        out: another checkpoint, written behind the last of them.
+        trust: see ``load_checkpoint``.
+    """
+
+    def __init__(self, ckpt: str, batches: int, out: str, trust: bool) -> None:
+        super().__init__()
+        self._left, self._out = batches, out
+        self._checkpoint = load_checkpoint(ckpt, trust)
+        self.network = self._checkpoint.network.requires_grad_(False)
+        self.idle = Idle(self.network)
+        self._estimation, self._begun = ExitStack(), False
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, classes)."""
+        if self._left:
+            if not self._begun:
+                self._estimation.enter_context(precise_statistics(self.network))
+                self._begun = True
+            with torch.no_grad():
+                self.network(clips)
+            self._left -= 1
+            if not self._left:
+                self._estimation.close()
+                save_checkpoint(self._out, replace(self._checkpoint, network=self.network.cpu().eval()))
+        logits: Tensor = self.idle(clips)
+        return logits

@@ -8,6 +8,7 @@ from videonorm.layers.grouped_standardization import group_weight_standardizatio
 from videonorm.layers.max_pool import MaxPool3d
 from videonorm.layers.no_norm import NoNorm
 from videonorm.layers.norm import Norm
+from videonorm.layers.precise_batch_norm import estimated_batch_norms, precise_statistics
 from videonorm.layers.recomputation import recompute_norms, require_recomputable_norm
 from videonorm.layers.reparametrized_conv import ReparametrizedConv3d
 from videonorm.layers.sub_batch_norm import SubBatchNorm3d
@@ -33,7 +34,9 @@ __all__ = [
     "WSScaleOnlyConv3d",
     "WeightNormConv3d",
     "convert_sync_batch_norm",
+    "estimated_batch_norms",
     "group_weight_standardization",
+    "precise_statistics",
     "recompute_norms",
     "require_recomputable_norm",
 ]

@@ -65,10 +65,14 @@ class SubBatchNorm3d(BatchNorm3d):
         splits = zip(x.chunk(self.num_splits), means, variances, strict=True)
         y = torch.cat([batch_norm(*split, self.weight, self.bias, self.eps, share) for split in splits])
         if share is not None:
-            mean = self.split_mean.mean(0)
-            self.running_mean.copy_(mean)
-            self.running_var.copy_(self.split_var.mean(0) + (self.split_mean - mean).square().mean(0))
+            self.pool_splits()
         return y
+
+    def pool_splits(self) -> None:
+        """Make the statistics of evaluation the union's of the splits'."""
+        mean = self.split_mean.mean(0)
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(self.split_var.mean(0) + (self.split_mean - mean).square().mean(0))
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_splits={self.num_splits}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from videonorm.layers.reparametrized_conv import ReparametrizedConv3d
 from videonorm.ops.weight_standardize import EpsPlacement, Formula, fan_in, weight_standardize
 
-VariantName = Literal["bit", "orig", "bcn", "timm", "nf", "nf_timm"]
+VariantName = Literal["bit", "orig", "bcn", "timm", "timm_bit", "nf", "nf_timm"]
 
 
 class Variant(NamedTuple):
@@ -31,6 +31,7 @@ VARIANTS: dict[str, Variant] = {
     "orig": Variant(unbiased=True, eps=1e-5, eps_placement="on_std"),
     "bcn": Variant(unbiased=True, eps=1e-5),
     "timm": Variant(unbiased=False, eps=1e-6),
+    "timm_bit": Variant(unbiased=False, eps=1e-8),
     # gain * rsqrt(max(n * var, eps)) = gain * n ** -0.5 * rsqrt(max(var, eps / n))
     "nf": Variant(False, 1e-4, "floor", eps_power=-1.0, multiplier_power=-0.5, has_gain=True),
     "nf_timm": Variant(False, 1e-6, multiplier=RELU_GAIN, multiplier_power=-0.5, has_gain=True),
@@ -72,6 +73,7 @@ class WSConv3d(StandardizedConv3d):
     orig      (w - mean) / (std + 1e-5), unbiased         code of Weight Standardization, arXiv:1903.10520
     bcn       (w - mean) / sqrt(var + 1e-5), unbiased     code of Batch-Channel Normalization, same paper
     timm      (w - mean) / sqrt(var + 1e-6)               timm's StdConv2d
+    timm_bit  (w - mean) / sqrt(var + 1e-8)               the same in timm's resnetv2_*_bit
     nf        gain (w - mean) / sqrt(max(n var, 1e-4))    code of NFNets, DeepMind
     nf_timm   gain 1.714 / sqrt(n) times timm's           timm's ScaledStdConv2d with ReLU
     ========= =========================================== ==================================================

@@ -3,10 +3,15 @@
 from videonorm.models.conv_norm import ConvFactory, NormFactory
 from videonorm.models.conversion import convert
 from videonorm.models.conversion_report import Change, ConversionReport, Left
+from videonorm.models.described import converted, folded
+from videonorm.models.folding import fold
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
+from videonorm.models.resnetv2_3d import ResNetV2_3d
 from videonorm.models.vgg3d import VGG3d
-from videonorm.models.weights import load_foreign, read_state_dict
+from videonorm.models.weights.implied import implied_backbone
+from videonorm.models.weights.matching import Report, load_foreign
+from videonorm.models.weights.reading import read_state_dict, read_torch
 
 __all__ = [
     "Change",
@@ -14,10 +19,17 @@ __all__ = [
     "ConversionReport",
     "Left",
     "NormFactory",
+    "Report",
     "ResNet3d",
+    "ResNetV2_3d",
     "VGG3d",
     "convert",
+    "converted",
+    "fold",
+    "folded",
     "from_pytorchvideo",
+    "implied_backbone",
     "load_foreign",
     "read_state_dict",
+    "read_torch",
 ]

@@ -43,7 +43,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         layer = make_norm(norm, out_channels, activation)
-        bias = bool(getattr(layer, "needs_conv_bias", False))
+        bias = needs_bias(layer)
         self.conv: nn.Module
         if mid_channels is None:
             self.conv = make_conv(conv, in_channels, out_channels, kernel_size, stride, bias)
@@ -85,6 +85,11 @@ def make_norm(norm: NormFactory, num_channels: int, activation: Activation = Non
     return layer
 
 
+def needs_bias(norm: nn.Module) -> bool:
+    """Whether a convolution before this norm must have a bias, because the norm adds none."""
+    return bool(getattr(norm, "needs_conv_bias", False))
+
+
 def make_conv(
     conv: ConvFactory, in_channels: int, out_channels: int, kernel_size: Size, stride: Size, bias: bool
 ) -> nn.Conv3d:
@@ -92,6 +97,11 @@ def make_conv(
     make: Callable[..., nn.Conv3d] = conv
     padding = tuple(size // 2 for size in kernel_size)
     return make(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} ({value}) must be one of {', '.join(map(str, choices))}")
 
 
 def initialize(model: nn.Module) -> None:

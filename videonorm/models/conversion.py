@@ -24,6 +24,7 @@ from videonorm.layers import (
     group_weight_standardization,
 )
 from videonorm.layers.batch_channel_norm import EstimatedBatchNorm3d
+from videonorm.layers.ws_conv import StandardizedConv3d
 from videonorm.models.conv_norm import ConvFactory, NormFactory
 from videonorm.models.conversion_report import Change, ConversionReport, Left
 from videonorm.models.obstacles import (
@@ -89,7 +90,7 @@ def convert(
     """
     if norm is None and conv is None:
         raise ValueError("norm (None) and conv (None) must not both be None")
-    if _is_norm(model) or isinstance(model, _ConvNd):
+    if is_norm(model) or isinstance(model, _ConvNd):
         raise ValueError(f"model ({type(model).__name__}) must hold what is to be swapped as submodules")
     if is_scripted(model):
         raise ValueError(f"model ({type(model).__name__}) must not be compiled by TorchScript")
@@ -128,7 +129,8 @@ def convert(
             dropped, added = (
                 tuple(key for key in _tensors(module) if key not in kept) for module in (old, fresh)
             )
-            report.changed.append(Change(name, type(old).__name__, _title(fresh), kept, dropped, added))
+            same = _keeps_function(old, fresh)
+            report.changed.append(Change(name, type(old).__name__, title(fresh), kept, dropped, added, same))
             new[old] = fresh.train(old.training)
     for place in places:
         if place.module in new:
@@ -144,7 +146,7 @@ def _places(module: nn.Module, prefix: str = "") -> Iterator[_Place]:
         if child is None:
             continue
         place = _Place(module, key, f"{prefix}{key}", child)
-        if _is_norm(child) or isinstance(child, _ConvNd) or is_scripted(child) or not child._modules:
+        if is_norm(child) or isinstance(child, _ConvNd) or is_scripted(child) or not child._modules:
             yield place
         else:
             yield from _places(child, f"{place.name}.")
@@ -155,14 +157,14 @@ def _is_asked(module: nn.Module, norm: NormFactory | None, conv: ConvFactory | N
         names = [getattr(part, "original_name", type(part).__name__) for part in module.modules()]
         asked = ["Norm"] * (norm is not None) + ["Conv"] * (conv is not None)
         return any(kind in name for kind in asked for name in names)
-    return (norm is not None and _is_norm(module)) or (conv is not None and isinstance(module, _ConvNd))
+    return (norm is not None and is_norm(module)) or (conv is not None and isinstance(module, _ConvNd))
 
 
 def _is_ours(module: nn.Module) -> bool:
     return bool(getattr(module, "is_norm", False))
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     return _is_ours(module) or isinstance(module, VOLUME_NORMS + OTHER_NORMS)
 
 
@@ -289,6 +291,31 @@ def _move_tensors(old: nn.Module, fresh: nn.Module, model: nn.Module, shared: se
     return tuple(prefix + name for name in moved)
 
 
+def _keeps_function(old: nn.Module, fresh: nn.Module) -> bool:
+    """Whether `fresh`, which has got the tensors of `old`, computes in evaluation what that did."""
+    if isinstance(old, nn.Conv3d):
+        if isinstance(old, StandardizedConv3d) and isinstance(fresh, StandardizedConv3d):
+            return old.formula == fresh.formula and (old.gain is None) >= (fresh.gain is None)
+        plain = not isinstance(old, ReparametrizedConv3d)
+        if isinstance(fresh, WeightNormConv3d):
+            return plain or isinstance(old, WeightNormConv3d)
+        return not isinstance(fresh, ReparametrizedConv3d)
+    if _groups(old) != _groups(fresh):
+        return False
+    before, after = _batch_norm(old), _batch_norm(fresh)
+    if isinstance(before, BATCH_NORMS) and isinstance(after, BATCH_NORMS):
+        return before.running_mean is not None and after.running_mean is not None
+    return isinstance(before, GROUP_NORMS) and isinstance(after, GROUP_NORMS)
+
+
+def _groups(norm: nn.Module) -> int | None:
+    """Of channels, that the statistics of a clip are of; None without such statistics."""
+    if isinstance(norm, nn.InstanceNorm3d):
+        return None if norm.track_running_stats else norm.num_features
+    groups: int | None = getattr(norm, "num_groups", None)
+    return groups
+
+
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     named = (module.named_parameters, module.named_buffers)
     return {name: tensor for tensors in named for name, tensor in tensors(remove_duplicate=False)}
@@ -306,6 +333,6 @@ def _cuda_devices(model: nn.Module) -> list[int]:
     return sorted({t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda})
 
 
-def _title(module: nn.Module) -> str:
+def title(module: nn.Module) -> str:
     """Such as "GroupNorm3d(64, num_groups=32, eps=1e-05)"."""
     return f"{type(module).__name__}({module.extra_repr()})"

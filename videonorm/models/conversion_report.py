@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Change:
-    """A module that was swapped: its tensors that moved over, those that did not, and new ones, by name."""
+    """A module that was swapped: its tensors that moved over, those that did not, and new ones, by name.
+
+    Attributes:
+        keeps_function: whether it computes in evaluation what the old one did, but for rounding.
+    """
 
     name: str
     before: str
@@ -14,6 +18,7 @@ class Change:
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
     added: tuple[str, ...] = ()
+    keeps_function: bool = False
 
     @property
     def summary(self) -> str:
@@ -37,6 +42,11 @@ class ConversionReport:
 
     changed: list[Change] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+
+    @property
+    def keeps_function(self) -> bool:
+        """Whether the network computes in evaluation what it did."""
+        return all(change.keeps_function for change in self.changed)
 
     def __str__(self) -> str:
         summaries = Counter(change.summary for change in self.changed)

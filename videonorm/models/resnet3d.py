@@ -1,4 +1,4 @@
-"""3D residual networks, six kinds of them, with norm and convolution as parts.
+"""3D residual networks, nine kinds of them, with norm and convolution as parts.
 
 Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 """
@@ -17,10 +17,20 @@ from videonorm.layers import (
     group_weight_standardization,
     require_recomputable_norm,
 )
-from videonorm.models.conv_norm import ConvFactory, ConvNorm, NormFactory, Size, initialize, make_norm
+from videonorm.models.conv_norm import (
+    ConvFactory,
+    ConvNorm,
+    NormFactory,
+    Size,
+    check_choice,
+    initialize,
+    make_norm,
+)
 
 Depth = Literal[10, 18, 34, 50, 101, 152]
-KindName = Literal["r3d", "r2plus1d", "mc3", "c2d", "i3d", "slow"]
+KindName = Literal[
+    "r3d", "r2plus1d", "mc3", "c2d", "i3d", "slow", "r3d_pooled", "r2plus1d_pooled", "i3d_strided"
+]
 NormPlacement = Literal["all", "last_only"]
 
 NUM_BLOCKS: dict[int, tuple[int, int, int, int]] = {
@@ -35,17 +45,30 @@ FIRST_BOTTLENECK_DEPTH = 50
 
 
 @dataclass(frozen=True)
+class Pool:
+    """A max pool that is padded as its kernel overlaps."""
+
+    kernel: Size
+    stride: Size
+
+    def make(self) -> MaxPool3d:
+        return MaxPool3d(self.kernel, self.stride, tuple(size // 2 for size in self.kernel))
+
+
+@dataclass(frozen=True)
 class Kind:
     """What tells one kind of 3D residual network from another.
 
     Attributes:
-        stem_kernel: of the first convolution; its stride is (1, 2, 2).
+        stem_kernel, stem_stride: of the first convolution.
         temporal_kernels: kT for each of the four stages, repeated over the stage's blocks.
         temporal_place: which convolutions of a block get it: the 3 x 3 ones, or the block's first whatever
             its size.
         temporal_stride: of the first block of stages 2 to 4; the spatial stride there is 2.
-        factorized: convolutions over time and space are split in two, R(2+1)D.
-        stem_pool: a 1 x 3 x 3 max pool of stride (1, 2, 2) follows the stem.
+        factorized: convolutions over time and space are split in two, R(2+1)D: with as many channels between
+            them, for all of a "block", as its first 3 x 3 convolution asks for, or each "convolution" as
+            it asks for itself, the stem and the 1 x 1 of the shortcuts, which are split too, among them.
+        stem_pool: follows the stem.
         temporal_pool: a 2 x 1 x 1 max pool follows stage 1.
     """
 
@@ -53,8 +76,9 @@ class Kind:
     temporal_kernels: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     temporal_place: Literal["spatial", "first"]
     temporal_stride: int = 1
-    factorized: bool = False
-    stem_pool: bool = False
+    factorized: Literal["block", "convolution"] | None = None
+    stem_stride: Size = (1, 2, 2)
+    stem_pool: Pool | None = None
     temporal_pool: bool = False
 
     def block_kernels(self, bottleneck: bool, stage: int, block: int) -> list[Size]:
@@ -67,13 +91,38 @@ class Kind:
         return [(time if index == 0 else 1, space, space) for index, space in enumerate(spaces)]
 
 
+POOL_IN_SPACE = Pool((1, 3, 3), (1, 2, 2))
+I3D_KERNELS = ((3,), (3, 1), (3, 1), (1, 3))
 KINDS: dict[str, Kind] = {
     "r3d": Kind((3, 7, 7), ((3,), (3,), (3,), (3,)), "spatial", temporal_stride=2),
-    "r2plus1d": Kind((3, 7, 7), ((3,), (3,), (3,), (3,)), "spatial", temporal_stride=2, factorized=True),
+    "r2plus1d": Kind((3, 7, 7), ((3,), (3,), (3,), (3,)), "spatial", temporal_stride=2, factorized="block"),
     "mc3": Kind((3, 7, 7), ((3,), (1,), (1,), (1,)), "spatial"),
-    "c2d": Kind((1, 7, 7), ((1,), (1,), (1,), (1,)), "first", stem_pool=True, temporal_pool=True),
-    "i3d": Kind((5, 7, 7), ((3,), (3, 1), (3, 1), (1, 3)), "first", stem_pool=True, temporal_pool=True),
-    "slow": Kind((1, 7, 7), ((1,), (1,), (3,), (3,)), "first", stem_pool=True),
+    "c2d": Kind((1, 7, 7), ((1,), (1,), (1,), (1,)), "first", stem_pool=POOL_IN_SPACE, temporal_pool=True),
+    "i3d": Kind((5, 7, 7), I3D_KERNELS, "first", stem_pool=POOL_IN_SPACE, temporal_pool=True),
+    "slow": Kind((1, 7, 7), ((1,), (1,), (3,), (3,)), "first", stem_pool=POOL_IN_SPACE),
+    "r3d_pooled": Kind(
+        (7, 7, 7),
+        ((3,), (3,), (3,), (3,)),
+        "spatial",
+        temporal_stride=2,
+        stem_pool=Pool((3, 3, 3), (2, 2, 2)),
+    ),
+    "r2plus1d_pooled": Kind(
+        (3, 7, 7),
+        ((3,), (3,), (3,), (3,)),
+        "spatial",
+        temporal_stride=2,
+        factorized="convolution",
+        stem_pool=POOL_IN_SPACE,
+    ),
+    "i3d_strided": Kind(
+        (5, 7, 7),
+        I3D_KERNELS,
+        "first",
+        stem_stride=(2, 2, 2),
+        stem_pool=Pool((1, 3, 3), (2, 2, 2)),
+        temporal_pool=True,
+    ),
 }
 
 
@@ -108,6 +157,9 @@ class ResNet3d(nn.Module):
       arXiv:1812.03982, as in PyTorchVideo, with whose c2d_r50, i3d_r50 and slow_r50 these are equal for even
       T. `c2d` and `i3d` halve T after stage 1; an odd T keeps its last frame there, which PyTorchVideo drops.
       The basic blocks are PySlowFast's `BasicTransform`: kT x 3 x 3, then 1 x 3 x 3.
+    - `r3d_pooled`: the ResNet of 3D-ResNets-PyTorch, arXiv:1711.09577, with shortcuts B. `r2plus1d_pooled`
+      (depths 18 and 34) and `i3d_strided`: MMAction2's ResNet2Plus1d and its ResNet3d for I3D, which also
+      halves T in the stem's convolution and in its pool.
 
     Args:
         norm: makes a norm of `videonorm.layers` from a number of channels.
@@ -122,6 +174,7 @@ class ResNet3d(nn.Module):
             `videonorm.layers.recompute_norms`. A graph of torch.fx has not got it: call that in the context.
 
     Attributes:
+        kind: its name.
         head: the classifier, an nn.Linear.
 
     Shape:
@@ -146,9 +199,10 @@ class ResNet3d(nn.Module):
         recompute_norms: bool = False,
     ) -> None:
         super().__init__()
-        _check("depth", depth, get_args(Depth))
-        _check("kind", kind, get_args(KindName))
-        _check("norm_placement", norm_placement, get_args(NormPlacement))
+        check_choice("depth", depth, get_args(Depth))
+        check_choice("kind", kind, get_args(KindName))
+        check_choice("norm_placement", norm_placement, get_args(NormPlacement))
+        self.kind = kind
         which = KINDS[kind]
         bottleneck = depth >= FIRST_BOTTLENECK_DEPTH
         inner_norm = norm if norm_placement == "all" else NoNorm
@@ -157,14 +211,13 @@ class ResNet3d(nn.Module):
             3,
             width,
             which.stem_kernel,
-            (1, 2, 2),
+            which.stem_stride,
             activation="relu",
-            # torchvision's 45 channels for a stem of 64; the paper's rule would give 83.
-            mid_channels=max(45 * width // 64, 1) if which.factorized else None,
+            mid_channels=_stem_mid_channels(which, width),
             norm=inner_norm,
             conv=conv,
         )
-        self.stem_pool = MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if which.stem_pool else nn.Identity()
+        self.stem_pool = which.stem_pool.make() if which.stem_pool else nn.Identity()
         # ceil_mode keeps a lone frame, and the last one of an odd number.
         self.temporal_pool = MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
 
@@ -222,19 +275,20 @@ def _residual_block(
     *,
     stride: Size,
     bottleneck: bool,
-    factorized: bool,
+    factorized: Literal["block", "convolution"] | None,
     norm: NormFactory,
     conv: ConvFactory,
 ) -> ResidualBlock:
     out_channels = channels * 4 if bottleneck else channels
-    # As many weights as the full convolution from in_channels to channels would have, arXiv:1711.11248. Like
-    # torchvision, the same number for all convolutions of the block.
-    mid_channels = 27 * in_channels * channels // (9 * in_channels + 3 * channels)
+    of_block = _mid_channels(in_channels, channels, 9)  # torchvision's, the same for all its convolutions
     strided = [space for _, space, _ in kernels].index(3)  # the stride is that of the first 3 x 3 convolution
 
     branch, fan_in = [], in_channels
     for index, kernel in enumerate(kernels):
         fan_out = out_channels if index == len(kernels) - 1 else channels
+        mid_channels = None
+        if factorized and kernel == (3, 3, 3):
+            mid_channels = of_block if factorized == "block" else _mid_channels(fan_in, fan_out, 9)
         branch.append(
             ConvNorm(
                 fan_in,
@@ -242,7 +296,7 @@ def _residual_block(
                 kernel,
                 stride if index == strided else (1, 1, 1),
                 activation="relu",
-                mid_channels=mid_channels if factorized and kernel == (3, 3, 3) else None,
+                mid_channels=mid_channels,
                 norm=norm,
                 conv=conv,
             )
@@ -250,8 +304,32 @@ def _residual_block(
         fan_in = fan_out
     shortcut = None
     if stride != (1, 1, 1) or in_channels != out_channels:
-        shortcut = ConvNorm(in_channels, out_channels, (1, 1, 1), stride, norm=norm, conv=conv)
+        of_shortcut = _mid_channels(in_channels, out_channels, 1) if factorized == "convolution" else None
+        shortcut = ConvNorm(
+            in_channels,
+            out_channels,
+            (1, 1, 1),
+            stride,
+            mid_channels=of_shortcut,
+            norm=norm,
+            conv=conv,
+        )
     return ResidualBlock(branch, shortcut)
+
+
+def _mid_channels(in_channels: int, out_channels: int, space: int) -> int:
+    """So that the two factors have as many weights as the convolution, arXiv:1711.11248.
+
+    Args:
+        space: H x W of its kernel; kT is 3.
+    """
+    return 3 * space * in_channels * out_channels // (space * in_channels + 3 * out_channels)
+
+
+def _stem_mid_channels(kind: Kind, width: int) -> int | None:
+    if kind.factorized == "block":
+        return max(45 * width // 64, 1)  # torchvision's 45 for 64; the rule would give 83
+    return _mid_channels(3, width, 49) if kind.factorized else None
 
 
 def _zero_gamma(block: ResidualBlock) -> None:
@@ -261,8 +339,3 @@ def _zero_gamma(block: ResidualBlock) -> None:
     gamma = getattr(last.norm, "weight", None)
     if isinstance(gamma, nn.Parameter):
         nn.init.zeros_(gamma)
-
-
-def _check(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} ({value}) must be one of {', '.join(map(str, choices))}")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from videonorm.intervals import Estimate, difference
 from videonorm.sweep.cells import Cell, cells_of, with_result
-from videonorm.sweep.intervals import Estimate, difference
 from videonorm.sweep.results import read_results
 
 PRETRAIN = "pretrain"  # the folder of that stage in a sweep's

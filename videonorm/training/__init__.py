@@ -5,6 +5,7 @@ from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.evaluation_record import EvaluationRecord
 from videonorm.training.multigrid import Multigrid
+from videonorm.training.precise_batch_norm import PreciseBatchNorm
 from videonorm.training.run_record import RunRecord
 from videonorm.training.schedule import Schedule, WarmupCosine, WarmupSteps
 from videonorm.training.score_at_lengths import ScoreAtLengths
@@ -14,6 +15,7 @@ __all__ = [
     "EvaluationRecord",
     "LastCheckpoint",
     "Multigrid",
+    "PreciseBatchNorm",
     "RunRecord",
     "Schedule",
     "ScoreAtLengths",

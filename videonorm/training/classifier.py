@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import VideoScores
+from videonorm.evaluation.start import Start, load_start
 from videonorm.training.batch_sizes import BatchSizes, check_accumulation
 from videonorm.training.batches import train_clips
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
@@ -55,6 +56,14 @@ class VideoClassifier(LightningModule):
             stem or stages.0. Batch norms in them use their running statistics, as frozen ones do.
         lr_scales: parts, named likewise, whose learning rate is another: what it is multiplied by. Of parts
             within one another the later one counts.
+        weights: what the backbone starts with: a file of torchvision, PyTorchVideo, PySlowFast, MMAction2 or
+            3D-ResNets-PyTorch, of an image network of torchvision, timm or BiT, whose filters are inflated, a
+            checkpoint of a run, or an exported folder. A run that goes on does not read it again.
+        new: what of the backbone does not come from there: head (for other classes), norms, or the
+            beginning of a tensor's name, such as stages.3; several as a list.
+
+    Attributes:
+        start: of ``weights``, where they were read: what ``run.json`` says of them.
     """
 
     def __init__(
@@ -68,10 +77,18 @@ class VideoClassifier(LightningModule):
         label_smoothing: float = 0.0,
         freeze: list[str] | None = None,
         lr_scales: dict[str, float] | None = None,
+        weights: str | None = None,
+        new: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing ({label_smoothing}) must be at least 0 and below 1")
+        parts = [new] if isinstance(new, str) else new or []
+        if parts and weights is None:
+            raise UserError(f"new ({', '.join(parts)}) must be left out without weights")
+        self.start: Start | None = None
+        if weights is not None:
+            self.start = load_start(backbone, weights, parts, name="model.weights", option="--model.new")
         self.backbone = backbone
         self.optimizer = optimizer
         self.scheduler = scheduler

@@ -116,6 +116,8 @@ class TrainingCLI(LightningCLI):
             check_learning_rate(config.model)
         self.text = self._parser(command).dump(config, skip_none=False)
         self.settings = settled(yaml.safe_load(self.text))
+        if config.ckpt_path:  # in whose place the weights of the checkpoint come
+            config.model.weights = config.model.new = None
         # Before anything else is done, and long before anything is written.
         self.checkpoint = read_checkpoint(config.ckpt_path, "ckpt_path") if config.ckpt_path else None
         if self.checkpoint and command == "fit":

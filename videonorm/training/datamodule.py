@@ -206,7 +206,7 @@ class VideoDataModule(LightningDataModule):
 
     def _rehearse(self, split: Split) -> None:
         """Take the first video of a split all the way: settings that do not fit it are found at once."""
-        dataset = self._train_dataset(seed=0) if split == "train" else self._eval_dataset(split)
+        dataset = self.train_dataset(seed=0) if split == "train" else self._eval_dataset(split)
         batch = collate([dataset[0]])
         if len(batch.label):
             with torch.random.fork_rng(devices=[]):  # other processes rehearse nothing
@@ -215,7 +215,7 @@ class VideoDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         assert self.trainer is not None
         for split in SPLITS[stage]:
-            manifest = self._manifest(split)
+            manifest = self.manifest_of(split)
             if manifest is not None:
                 if not manifest.labelled and stage != "predict":
                     raise UserError(f"manifest ({manifest.path}) must have labels for videonorm {stage}")
@@ -226,7 +226,7 @@ class VideoDataModule(LightningDataModule):
             elif split != "val" or stage == "validate":
                 raise UserError(f"data.source must have a {split} split for videonorm {stage}")
 
-    def _manifest(self, split: Split) -> Manifest | None:
+    def manifest_of(self, split: Split) -> Manifest | None:
         if not self.held_out or split == "test":
             return self.source.manifest(split)
         return self._sides[split == "val"]
@@ -242,10 +242,10 @@ class VideoDataModule(LightningDataModule):
     def train_dataloader(self) -> VideoLoader:
         assert self.trainer is not None
         if self._train_loader is None:
-            dataset = self._train_dataset(self._seed)
-            sampler = EpochSampler(dataset, self.trainer.world_size, self.trainer.global_rank, self._seed)
+            dataset = self.train_dataset(self.seed)
+            sampler = EpochSampler(dataset, self.trainer.world_size, self.trainer.global_rank, self.seed)
             videos, plan = self.batch_size // self.clips_per_video, self.plan and self.plan.videos_and_clips
-            self._train_loader = self._loader(dataset, videos, sampler, drop_last=True, plan=plan)
+            self._train_loader = self.loader(dataset, videos, sampler, drop_last=True, plan=plan)
         if self.plan:  # of the epoch that comes Lightning is to learn how many batches it has
             epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
             self._train_loader.sampler.set_epoch(self.plan.with_batches(epoch))  # type: ignore[attr-defined]
@@ -263,7 +263,7 @@ class VideoDataModule(LightningDataModule):
         """The views of a video in evaluation."""
         return self.val_views if split == "val" else self.test_views
 
-    def _train_dataset(self, seed: int) -> VideoDataset:
+    def train_dataset(self, seed: int) -> VideoDataset:
         return VideoDataset(
             self.manifests["train"],
             self._train_clips,
@@ -288,9 +288,9 @@ class VideoDataModule(LightningDataModule):
         sampler: DistributedSampler[Any] | None = None
         if world_size > 1:
             sampler = DistributedSampler(dataset, world_size, self.trainer.global_rank, shuffle=False)
-        return self._loader(dataset, self.batch_size, sampler, drop_last=False)
+        return self.loader(dataset, self.batch_size, sampler, drop_last=False)
 
-    def _loader(self, dataset: VideoDataset, batch_size: int, sampler: Any, **options: Any) -> VideoLoader:
+    def loader(self, dataset: VideoDataset, batch_size: int, sampler: Any, **options: Any) -> VideoLoader:
         pin_for = self._device if self._on_cuda else None
         return VideoLoader(dataset, batch_size, self._workers, sampler=sampler, pin_for=pin_for, **options)
 
@@ -318,21 +318,21 @@ class VideoDataModule(LightningDataModule):
             self.bad_videos.meet(self.trainer, split, batch.bad, len(self.manifests[split].entries))
         if split == "train":
             crop_size = self.plan.shape(self.trainer.global_step).crop_size if self.plan else self.crop_size
-            return TrainClips(*self._transforms["train"].at(crop_size)(batch, self._numbers_of_batch()))
+            return TrainClips(*self.transforms["train"].at(crop_size)(batch, self._numbers_of_batch()))
         if not len(batch.label):  # every video of the batch is bad
             return Views(batch.frames.float(), batch.label, batch.index)
-        clips, label = self._transforms[split](batch)
+        clips, label = self.transforms[split](batch)
         return Views(clips, label, batch.index)
 
     def _numbers_of_batch(self) -> torch.Generator:
         """Numbers that follow from seed, process and batch: a resumed run goes on with the same crops."""
         assert self.trainer is not None
         batch = self.trainer.fit_loop.total_batch_idx
-        seed = Random(f"{self._seed} {self.trainer.global_rank} {batch}").getrandbits(63)
+        seed = Random(f"{self.seed} {self.trainer.global_rank} {batch}").getrandbits(63)
         return torch.Generator().manual_seed(seed)
 
     @property
-    def _seed(self) -> int:
+    def seed(self) -> int:
         """The --seed_everything of this run, on every process."""
         return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
@@ -345,7 +345,7 @@ class VideoDataModule(LightningDataModule):
         return "val" if self.trainer.validating or self.trainer.sanity_checking else "test"
 
     @cached_property
-    def _transforms(self) -> dict[Split, Any]:
+    def transforms(self) -> dict[Split, Any]:
         return {split: self._transform(split).to(self._device) for split in ("train", "val", "test")}
 
     def _transform(self, split: Split) -> TrainTransform | EvalTransform:

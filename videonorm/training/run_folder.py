@@ -21,14 +21,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 
 from videonorm.errors import UserError
-from videonorm.evaluation.checkpoint import read_checkpoint
+from videonorm.evaluation.checkpoint import read_checkpoint, write_checkpoint
 from videonorm.files import NO_LOCKS, hold, open_new
 
 SECONDS_BETWEEN_SAVES = 10.0
@@ -161,13 +160,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        with open_new(path, "wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # what torch makes of a write that failed
-                if isinstance(error.__context__, OSError | SystemExit):  # or was broken off by a signal
-                    raise error.__context__ from None
-                raise
+        write_checkpoint(path, checkpoint)
 
     def load_checkpoint(
         self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None

@@ -74,6 +74,7 @@ class RunRecord(Callback):
         self.validated_step: int | None = None
         self._validated_weights: int | None = None
         self.best: dict[str, float | None] = {"best_val_top1": None, "best_step": None}
+        self.weights: dict[str, Any] | None = None  # that the run started with
         # Of the run that the checkpoint is of: what it was trained towards, and in what epochs.
         self.total_steps: int | None = None
         self.batches_per_epoch: int | None = None
@@ -89,6 +90,9 @@ class RunRecord(Callback):
         classifier, data = parts(trainer)
         device = trainer.strategy.root_device
         say(trainer, f"{classifier.batch_sizes}; learning rate {classifier.base_lr:.4g}")
+        if classifier.start:
+            say(trainer, str(classifier.start.report))
+            self.weights = classifier.start.record()
         best_possible = data and data.source.best_possible_top1(
             data.num_frames, data.frame_stride, data.frames_per_second
         )
@@ -102,6 +106,7 @@ class RunRecord(Callback):
             "lr": classifier.base_lr,
             "schedule": classifier.schedule_name,
             "num_classes": classifier.num_classes,
+            "weights": self.weights,
             "best_possible_top1": best_possible,
             "machine": machine(device),
             "versions": versions(),
@@ -244,6 +249,7 @@ class RunRecord(Callback):
             "validation": self.validation,
             "validated_step": self.validated_step,
             "best": self.best,
+            "weights": self.weights,
             "total_steps": self.total_steps,
             "batches_per_epoch": self.batches_per_epoch,
         }
@@ -253,6 +259,7 @@ class RunRecord(Callback):
         self.shapes = Counter({(*shape,): batches for *shape, batches in state_dict.get("shapes", [])})
         self.validation, self.validated_step = state_dict["validation"], state_dict["validated_step"]
         self.best = state_dict.get("best", self.best)  # earlier versions kept none
+        self.weights = state_dict.get("weights")
         self.total_steps = state_dict.get("total_steps")
         self.batches_per_epoch = state_dict.get("batches_per_epoch")
 

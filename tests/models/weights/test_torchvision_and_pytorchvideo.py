@@ -8,7 +8,8 @@ from torchvision.models import video as torchvision_video
 from torchvision.models.video import resnet as torchvision_resnet
 
 from videonorm.errors import UserError
-from videonorm.models import ResNet3d, load_foreign, read_state_dict
+from videonorm.layers import FrozenBatchNorm3d
+from videonorm.models import ResNet3d, from_pytorchvideo, load_foreign
 
 
 def fill(model: nn.Module) -> nn.Module:
@@ -129,14 +130,19 @@ def test_names_of_neither_source_are_refused():
         load_foreign(ResNet3d(10, width=2), {"conv1.weight": torch.zeros(1), "bn1.weight": torch.zeros(1)})
 
 
-def test_unreadable_files_are_the_users_mistake(tmp_path):
-    with pytest.raises(UserError, match=r"weights \(.*absent.pth\) must be a file"):
-        read_state_dict(tmp_path / "absent.pth")
-    garbage = tmp_path / "garbage.pth"
-    garbage.write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match="must be a file that torch.load reads with weights_only"):
-        read_state_dict(garbage)
-    number = tmp_path / "number.pth"
-    torch.save(3, number)
-    with pytest.raises(UserError, match="must hold a state dict"):
-        read_state_dict(number)
+@pytest.mark.parametrize("name", ["csn_r101", "x3d_s", "slowfast_r50", "r2plus1d_r50"])
+def test_its_own_networks_take_files_of_the_hub(name):
+    with torch.device("meta"):
+        weights = getattr(hub, name)(model_num_class=5).state_dict()
+        ours = from_pytorchvideo(name, 5, norm=lambda channels: FrozenBatchNorm3d(channels))
+        report = load_foreign(ours, weights)
+    assert report.layout == "PyTorchVideo" and report.tensors == len(weights)
+    assert not report.new and not report.left_over
+
+
+def test_pytorchvideos_i3d_is_no_strided_one():
+    with torch.device("meta"):
+        weights = hub.i3d_r50(model_num_class=5).state_dict()
+        ours = ResNet3d(50, "i3d_strided", num_classes=5)
+    with pytest.raises(UserError, match=r"kind \(i3d_strided\) must be i3d for weights of PyTorchVideo"):
+        load_foreign(ours, weights)

@@ -1,0 +1,86 @@
+"""What a network makes of every view of every video, batch after batch: logits, or what else it is asked for.
+
+Clips and views are those of `videonorm evaluate`; a video that cannot be used is named and the others go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from videonorm.data import BadVideo, Batch, EvalTransform, VideoDataset, VideoLoader, Workers
+from videonorm.errors import UserError
+from videonorm.evaluation.artifact import Card
+from videonorm.evaluation.scores import view_logits
+
+
+class Rows(Sampler[int]):
+    """Some rows of a manifest, in this order."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def view_outputs(
+    network: Callable[[Tensor], Tensor],
+    dataset: VideoDataset,
+    transform: EvalTransform,
+    device: torch.device,
+    batch_size: int,
+    workers: Workers | None = None,
+    rows: Sequence[int] | None = None,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch, without what is bad of it, with float32 outputs (B, num_clips, num_crops, D) on the CPU.
+
+    One clip of each video is transformed at a time, and one crop of it goes through the network: the memory
+    of a plain batch, however many views there are.
+
+    Args:
+        network: clips (B, 3, T, H, W) to (B, D), on ``device``.
+        transform: on ``device``.
+        rows: of the dataset's videos; by default all.
+    """
+    sampler = None if rows is None else Rows(rows)
+    pin_for = device if device.type == "cuda" else None
+    for loaded in VideoLoader(dataset, batch_size, workers, sampler=sampler, pin_for=pin_for):
+        batch = _large_enough(loaded, dataset, transform.crop_size)
+        outputs = []
+        with torch.inference_mode():
+            there = batch.to(device)
+            for number in range(batch.frames.shape[1] if len(batch) else 0):
+                views, _ = transform(there.clip(number))
+                outputs.append(view_logits(network, views).float().cpu())
+        yield batch, torch.stack(outputs, dim=1) if outputs else torch.empty(0, 0, 0, 0)
+
+
+def check_logits(logits: Tensor, card: Card) -> None:
+    """Raise UserError unless ``logits`` (..., K) are of the card's classes."""
+    if logits.shape[-1] != card.num_classes:
+        raise UserError(
+            f"artifact must give num_classes ({card.num_classes}) scores of a clip, and gives "
+            f"{logits.shape[-1]}"
+        )
+
+
+def too_small(height: int, width: int, crop_size: int) -> str:
+    """Why a picture has no crop, as a bad video's reason; or ""."""
+    if min(height, width) >= crop_size:
+        return ""
+    return f"is smaller ({width} x {height}) than the crop; short_side {crop_size} would scale it"
+
+
+def _large_enough(batch: Batch, dataset: VideoDataset, crop_size: int) -> Batch:
+    """Without the videos whose pictures are smaller than the crop, which count as bad."""
+    reasons = {row: why for row, size in enumerate(batch.sizes) if (why := too_small(*size, crop_size))}
+    if not reasons:
+        return batch
+    for row, reason in reasons.items():
+        batch.bad.append(BadVideo(dataset.manifest.entries[int(batch.index[row])].path, reason))
+    return batch.without(reasons)

@@ -1,0 +1,106 @@
+"""Tensors out of a file that anybody may have made: no code of it is run."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from videonorm.errors import UserError
+from videonorm.messages import first_line
+from videonorm.models.weights.text import shortened
+
+ARTIFACT_WEIGHTS = "weights.safetensors"  # of a folder of `videonorm export`
+# PyTorchVideo and PySlowFast; MMAction2, 3D-ResNets-PyTorch and Lightning; torchvision's references.
+KEYS = ("model_state", "state_dict", "model")
+# DistributedDataParallel; PyTorchVideo's networks in PySlowFast; the classifier of `videonorm fit`.
+PREFIXES = ("module.", "model.", "backbone.")
+
+
+def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tensor]:
+    """The state dict in a file: of `torch.save`, safetensors, npz, or a folder of `videonorm export`.
+
+    What stands around it is left out: other entries of a training checkpoint, and a prefix of every name.
+
+    Args:
+        option: what named the file, for messages.
+
+    Raises:
+        UserError: the file cannot be read, has code in it, or holds no state dict.
+    """
+    path = file_of(path)
+    if not path.is_file():
+        raise UserError(f"{option} ({path}) must be an existing file")
+    if path.suffix == ".safetensors":
+        content: Any = read_safetensors(path, option)
+    elif path.suffix == ".npz":
+        content = _read_npz(path, option)
+    else:
+        content = read_torch(path, option)
+    if isinstance(content, dict):
+        content = next((content[key] for key in KEYS if isinstance(content.get(key), dict)), content)
+    if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
+        raise UserError(f"{option} ({path}) must hold a state dict, by itself or under {', '.join(KEYS)}")
+    tensors: dict[str, Tensor] = content
+    for name, tensor in tensors.items():
+        # Others cannot be copied into a network, which would be found out with half of it loaded.
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+            raise UserError(f"{option} ({path}) must hold dense tensors of real numbers, as {name} is not")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{option} ({path}) must hold finite numbers, and {name} has others")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def file_of(path: str | Path) -> Path:
+    """The file itself, where a folder of `videonorm export` is named."""
+    path = Path(path)
+    return path / ARTIFACT_WEIGHTS if path.is_dir() else path
+
+
+def read_torch(path: str | Path, option: str) -> Any:
+    """What a file of `torch.save` holds, on the CPU; read with `weights_only=True`, which runs no code.
+
+    Raises:
+        UserError: the file cannot be read, or has code in it, which is then named.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # garbage makes torch.load fail in any way
+        called: list[str] = []
+        with contextlib.suppress(Exception):  # so does looking for what it would call
+            called = get_unsafe_globals_in_checkpoint(path)
+        # Not torch's own words: they advise to let the file run its code.
+        raise UserError(
+            f"{option} ({path}) must be a checkpoint that torch can read, without code in it"
+            + (f", and calls {shortened(called)}" if called else "")
+        ) from error
+
+
+def read_safetensors(path: str | Path, option: str) -> dict[str, Tensor]:
+    """Raise UserError where the file is not whole."""
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{option} ({path}) must be a safetensors file ({first_line(error)})") from error
+    return tensors
+
+
+def _read_npz(path: Path, option: str) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    except Exception as error:  # a zip file with anything in it
+        raise UserError(
+            f"{option} ({path}) must be an npz file of plain arrays, without objects ({first_line(error)})"
+        ) from error
+
+
+def _is_named_tensor(entry: tuple[Any, Any]) -> bool:
+    return isinstance(entry[0], str) and isinstance(entry[1], Tensor)
