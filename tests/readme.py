@@ -36,15 +36,13 @@ OF_THE_MACHINE = [line for line in COMMANDS if line.startswith(("videonorm bench
 
 
 def readme_results(name: str) -> str:
-    """What the README has of a committed sweep: the quickstart's whole results.md, of others the cells."""
+    """What the README has of a committed sweep: the quickstart's whole results.md, of others the tables."""
     sweep = read_sweep(ROOT / "videonorm" / "sweep" / name)
     matrix = length_matrix(sweep.cells, sweep.scores)
     text = as_markdown(sweep.cells, sweep.answer, sweep.about, matrix)
     if name == "quickstart":
         return text
-    lines = text.splitlines()
-    made_on = next(line for line in lines if line.startswith("Top-1 in percent"))
-    return "\n".join([*(line for line in lines if line.startswith("|")), "", made_on, ""])
+    return text[text.index("| T x stride") :]
 
 
 def run(home: Path, command: str, **environment: str) -> None:

@@ -36,12 +36,12 @@ Array = NDArray[np.float64]
 # median layer of networks of depth 10 and a quarter of the usual width before training: on MotionClips batch
 # norm was some 19 points of top-1 behind gn_ws at 3.5 values (T = 16, B = 2) and 5 at 6 (T = 8, B = 4), in
 # the mean of five seeds that differ much (sweep/quickstart/results.csv); on GRID's speech, real video, it did
-# not fail at 15 (T = 16, B = 2).
+# not fail at 20 (T = 16, B = 2; sweep/grid_t_b/results.csv).
 FEW = 5.0
 ORIGIN = (
     "A prediction, not a result: on MotionClips batch norm was, in the mean of five seeds that differ much, "
     "some 19 points of top-1 behind gn_ws where the median layer had 3.5 independent values (T=16, B=2) and "
-    "5 where it had 6 (T=8, B=4); on real video of speech (GRID) it did not fail with 15 (T=16, B=2)."
+    "5 where it had 6 (T=8, B=4); on real video of speech (GRID) it did not fail with 20 (T=16, B=2)."
 )
 
 

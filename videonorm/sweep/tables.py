@@ -108,13 +108,14 @@ def as_markdown(
     for cell in sorted(done, key=lambda cell: cell.shape):
         of.setdefault((cell.shape, *_values(cell, axes)), {})[cell.arm] = cell
     names = map(_text, short_names(axes).values())
-    rows = [["T x stride", "B", *names, "clips seen", *map(_text, arms), "best possible"]]
+    known = ["best possible"] if any(cell.best_possible_top1 is not None for cell in done) else []
+    rows = [["T x stride", "B", *names, "clips seen", *map(_text, arms), *known]]
     for (shape, *values), of_row in of.items():
         ceiling = next(cell.best_possible_top1 for cell in of_row.values())
         seen = clips_seen(of_row.values())
-        best_possible = "" if ceiling is None else f"{100 * ceiling:.1f}"
+        best_possible = ["" if ceiling is None else f"{100 * ceiling:.1f}"] if known else []
         row = [shape.length(), str(shape.batch_size), *map(_text, values), span(seen) if seen else "-"]
-        rows.append([*row, *(_figure(of_row.get(arm)) for arm in arms), best_possible])
+        rows.append([*row, *(_figure(of_row.get(arm)) for arm in arms), *best_possible])
     lines = [f"**{_text(found.headline)}**", "", *(f"- {_text(detail)}" for detail in found.details)]
     lines += [f"- {_text(f'{arm}: {words}.')}" for arm, words in settled(cells).items()]
     lines += ["", *_table(rows)]
