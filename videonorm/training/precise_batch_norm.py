@@ -12,7 +12,7 @@ from torch import Tensor
 from videonorm.data import EpochSampler, VideoLoader
 from videonorm.errors import UserError
 from videonorm.layers import estimated_batch_norms, precise_statistics
-from videonorm.training.callbacks import parts, say
+from videonorm.training.callbacks import LastCheckpoint, parts, say
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.throughput import clock_of
 from videonorm.training.unfit_callbacks import CheckedCallback
@@ -103,6 +103,9 @@ class PreciseBatchNorm(CheckedCallback):
                 classifier.backbone(clips)
         data.bad_videos.share(trainer, "train", len(data.manifests["train"].entries))
         self._estimated = step
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LastCheckpoint):
+                callback.changed = True
         of_batches = f"{self.batches} batches of {data.batch_size} clips"
         of_devices = f" x {trainer.world_size} devices" if trainer.world_size > 1 else ""
         say(trainer, f"statistics of {len(norms)} batch norms: of {of_batches}{of_devices}")
