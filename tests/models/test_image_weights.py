@@ -117,7 +117,11 @@ def big_transfer_2d(eps: float, channels: int = 32) -> ResNetV2:
 
 @pytest.mark.parametrize(
     ("kind", "conv", "inflation", "num_frames"),
-    [("c2d", TIMM_BIT, "repeat", 3), ("i3d", TIMM_BIT, "center", 4), ("i3d", nn.Conv3d, "center", 2)],
+    [
+        pytest.param("c2d", TIMM_BIT, "repeat", 3, marks=pytest.mark.slow),
+        ("i3d", TIMM_BIT, "center", 3),
+        ("i3d", nn.Conv3d, "center", 2),
+    ],
 )
 def test_big_transfer_of_timm(kind, conv, inflation, num_frames):
     theirs = big_transfer_2d(1e-8)

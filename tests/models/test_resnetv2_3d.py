@@ -15,7 +15,13 @@ SMALL = {"num_classes": 5, "width": 8, "norm": partial(layers.GroupNorm3d, num_g
 
 
 @pytest.mark.parametrize(
-    ("depth", "kind", "num_blocks"), [(50, "c2d", 16), (50, "i3d", 16), (101, "slow", 33), (152, "i3d", 50)]
+    ("depth", "kind", "num_blocks"),
+    [
+        (50, "i3d", 16),
+        (101, "slow", 33),
+        pytest.param(50, "c2d", 16, marks=pytest.mark.slow),
+        pytest.param(152, "i3d", 50, marks=pytest.mark.slow),
+    ],
 )
 def test_every_depth_and_kind_takes_any_clip(depth, kind, num_blocks):
     with torch.device("meta"):
