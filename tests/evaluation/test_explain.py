@@ -60,7 +60,7 @@ def test_pictures(
     monkeypatch.setattr(look, "as_png", lambda figure: (figures.append(figure), b"a picture")[1])
     main([*given, "--out", str(tmp_path / "a.png")])
     assert (tmp_path / "a.png").read_bytes() == b"a picture"
-    ((figure,), times) = figures, ["0.00 s", "0.08 s", "0.17 s", "0.25 s"]
+    ((figure,), times) = figures, ["0.08 s", "0.17 s", "0.25 s", "0.33 s"]  # from frame 2 of 24 a second
     rows = [figure.axes[at : at + 4] for at in range(0, 8, 4)]  # the frames, and with the map
     assert [axes.get_xlabel() for axes in rows[1]] == times and len(figure.axes) == 8
     assert all(axes.images[0].get_array().shape == (32, 32, 3) for row in rows for axes in row)
