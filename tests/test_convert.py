@@ -16,7 +16,7 @@ NORM = "videonorm.layers.BatchNorm3d"
 
 
 def resnet(norm=NORM, conv="torch.nn.Conv3d", **arguments):
-    arguments |= {"depth": 10, "num_classes": 3, "width": 4, "norm": norm, "conv": conv}
+    arguments |= {"depth": 10, "num_classes": 4, "width": 4, "norm": norm, "conv": conv}
     arguments["zero_init_residual"] = False
     return {"class_path": "videonorm.models.ResNet3d", "init_args": arguments}
 
@@ -115,6 +115,7 @@ def test_norms_are_swapped_and_the_checkpoint_describes_what_it_holds(
     about = torch.load(out, weights_only=True)["videonorm"]
     assert about["backbone"]["class_path"] == BACKBONES[name]["class_path"]  # by its own constructor
     assert about["class_names"] == list("abc") and about["input"]["num_frames"] == 4
+    assert about["converted"]["name"] == old.name and about["converted"]["norm"] == overlays
     assert ((logits(out) - before).abs().max() <= 1e-5 * before.abs().max()) == kept
     assert ("the function is kept" in said, "another function" in said) == (kept, not kept)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
-from videonorm.files import check_writable, new_file
+from videonorm.files import check_writable, new_file, sha256
 from videonorm.interruption import stops
 from videonorm.messages import did_you_mean
 from videonorm.options import Parser, positive_integer
@@ -169,20 +169,20 @@ def _convert(options: argparse.Namespace, overlay: dict[str, Any]) -> Iterator[s
     from videonorm.evaluation.checkpoint import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(options.ckpt, options.trust)
-    size = checkpoint.input.crop_size
-    shape = (1, 3, checkpoint.input.num_frames, size, size)
-    clips = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    logits = _logits(checkpoint.network, clips)
+    clips, logits = checkpoint.try_out()
+    shape = tuple(clips.shape)
     if not logits.isfinite().all():
         raise UserError(f"ckpt ({options.ckpt}) must give finite logits of a random clip {shape}")
+    origin = {"name": options.ckpt.name, "sha256": sha256(options.ckpt), "norm": options.norm}
+    origin |= {"precise_bn": options.precise_bn, "fold": options.fold}
     for act in _acts(checkpoint.network, options, overlay):
         checkpoint, said = act(checkpoint)
         yield from said
-        before, logits = logits, _logits(checkpoint.network, clips)
+        before, (_, logits) = logits, checkpoint.try_out()
         yield _comparison(before, logits, shape)
     with new_file(options.out) as aside:
-        save_checkpoint(aside, checkpoint)
-        written = _logits(load_checkpoint(aside, trust=True).network, clips)
+        save_checkpoint(aside, checkpoint, converted=origin)
+        _, written = load_checkpoint(aside, trust=True).try_out()
         if not torch.allclose(written, logits, rtol=0, atol=0, equal_nan=True):
             raise UserError(f"out ({options.out}) must give the logits of what it is made of, and does not")
 
@@ -309,14 +309,6 @@ def _lines(report: ConversionReport) -> Iterator[str]:
         yield f"{count} x {summary}: {'the same function' if keeps else 'another function'} in evaluation"
     for left in report.left:
         yield f"{left.name} ({left.module}) stays: {left.reason}"
-
-
-def _logits(network: nn.Module, clips: Tensor) -> Tensor:
-    import torch
-
-    with torch.inference_mode():
-        logits: Tensor = network.eval()(clips)
-    return logits
 
 
 def _comparison(before: Tensor, after: Tensor, shape: tuple[int, ...]) -> str:

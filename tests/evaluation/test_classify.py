@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from videonorm import look
 from videonorm.data import BadVideoError
 from videonorm.errors import UserError
 from videonorm.evaluation import windows
@@ -112,6 +113,7 @@ def test_what_cannot_be_decoded_of_a_video_is_a_gap(
         return read(reader, indices, short_side)
 
     monkeypatch.setattr(windows, "read_clips", read_some)
+    monkeypatch.setattr(look, "as_png", lambda figure: b"a picture")  # which takes longer than the rest
     options = ["--step", 1 / 24, "--batch_size", 1, "--json", "--windows"]
     code, lines, complaints = run(video, "--timeline", tmp_path / "timelines", *options)
     assert (code, complaints) == (1, [f"videonorm: {video} is damaged at frame 3"])

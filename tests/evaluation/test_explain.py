@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from videonorm import look
 from videonorm.errors import UserError
 from videonorm.evaluation.activation_maps import activation_maps
 from videonorm.evaluation.checkpoint import load_checkpoint
@@ -45,12 +46,24 @@ def test_maps_are_the_last_stage_by_the_weights_of_the_class(artifact: Path) -> 
 
 
 @needs_torchcam
-def test_pictures(artifact: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures(
+    artifact: Path,
+    manifest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     video = str(manifest.with_name("videos") / "0.mp4")
     given = [video, "--artifact", str(artifact), "--device", "cpu"]
+    figures = []
+    # Its pixels take longer than the rest.
+    monkeypatch.setattr(look, "as_png", lambda figure: (figures.append(figure), b"a picture")[1])
     main([*given, "--out", str(tmp_path / "a.png")])
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.format == "PNG"
+    assert (tmp_path / "a.png").read_bytes() == b"a picture"
+    ((figure,), times) = figures, ["0.08 s", "0.17 s", "0.25 s", "0.33 s"]  # from frame 2 of 24 a second
+    rows = [figure.axes[at : at + 4] for at in range(0, 8, 4)]  # the frames, and with the map
+    assert [axes.get_xlabel() for axes in rows[1]] == times and len(figure.axes) == 8
+    assert all(axes.images[0].get_array().shape == (32, 32, 3) for row in rows for axes in row)
     told = capsys.readouterr().out
     assert told.startswith(f"{tmp_path / 'a.png'}: ") and "Grad-CAM of final_norm" in told
     main([*given, "--out", str(tmp_path / "a.gif"), "--class", "still"])

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.errors import UserError
-from videonorm.evaluation import feature_file
+from videonorm.evaluation import kept_parts
 from videonorm.evaluation.checkpoint import load_checkpoint
 from videonorm.evaluation.feature_file import FeatureFile
 from videonorm.evaluation.features import main
@@ -73,9 +74,7 @@ def test_features_of_a_manifest(artifact: Path, manifest: Path, tmp_path: Path) 
         with pytest.raises(Killed):
             main([*options, "--out", str(out)])
     assert not out.exists()
-    with pytest.raises(
-        UserError, match=r"views must be as when these features were begun; .*npz\.parts keeps"
-    ):
+    with pytest.raises(UserError, match=r"views must be as when this extraction began, .*npz\.parts keeps"):
         main([*options, "--num_clips", "3", "--out", str(out)])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="^1$"):
         patch.setattr(FeatureFile, "keep", lambda *given: (kept.append(given[1]), keep(*given)))
@@ -117,23 +116,21 @@ def test_mistakes(given: list[str], sentence: str) -> None:
 
 
 def test_one_process_writes_a_file(tmp_path: Path) -> None:
-    with (
-        FeatureFile(tmp_path / "f.npz", {}, 3, 2),
-        pytest.raises(UserError, match="must be written by one proc"),
-    ):
+    at_once = r"out must be of one extraction at a time: .*f\.npz\.parts is in use by process"
+    with closing(FeatureFile(tmp_path / "f.npz", {}, 3, 2)), pytest.raises(UserError, match=at_once):
         FeatureFile(tmp_path / "f.npz", {}, 3, 2)
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:
-    with FeatureFile(tmp_path / "f.npz", {}, 3, 4) as file:
-        (file.folder / "part-00000.npz").write_bytes(b"PK")
+    with closing(FeatureFile(tmp_path / "f.npz", {}, 3, 4)) as file:
+        (tmp_path / "f.npz.parts" / "part-00000.npz").write_bytes(b"PK")
         with pytest.raises(UserError, match=r"part-00000.npz must be as videonorm wrote it"):
             file.join()
 
 
 def test_many_videos_make_few_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_file, "MOST_PARTS", 3)
-    with FeatureFile(tmp_path / "f.npz", {}, 27, 4) as file:
+    monkeypatch.setattr(kept_parts, "MOST_PARTS", 3)
+    with closing(FeatureFile(tmp_path / "f.npz", {}, 27, 4)) as file:
         assert [file.rows(part) for part in file.todo] == [range(12), range(12, 24), range(24, 27)]
 
 
@@ -165,6 +162,6 @@ def test_what_has_no_features() -> None:
     for network in (PlaceByPlace(5), nn.Flatten()):
         with pytest.raises(UserError, match=ends_otherwise):
             Penultimate(network, 4, "it")(clips)
-    for program in (lambda of: of, torch.export.export(nn.Flatten(), (clips,)).module()):
+    for program in (lambda of: of, torch.fx.symbolic_trace(nn.Flatten())):
         with pytest.raises(UserError, match=r"artifact \(it\) must be a folder .* a program has operators"):
             module_of(program, "it")

@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from pytorchvideo.models import hub
 from torch import nn
+from torchvision.models import video
 
 from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import load_checkpoint
@@ -103,6 +104,19 @@ def test_a_checkpoint_of_ours(checkpoint, tmp_path):
         theirs.backbone,
     )
     assert torch.equal(logits(ours.network), logits(theirs.network))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [video.r3d_18, video.mc3_18, video.r2plus1d_18])
+def test_torchvision_of_full_size(make, tmp_path):
+    theirs = randomized(make(num_classes=5))
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    main([str(tmp_path / "weights.pth"), "--to", str(tmp_path / "ours.ckpt")])
+    read = load_checkpoint(tmp_path / "ours.ckpt")
+    assert (read.input.num_frames, read.input.frames_per_second, read.input.crop_size) == (16, 15.0, 112)
+    expected = logits(theirs)
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(logits(read.network), expected, atol=1e-5 * scale, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from videonorm.evaluation import artifact, evaluate, judgement, parts, processes
 from videonorm.evaluation.evaluation import Evaluation, Options
 from videonorm.evaluation.processes import Processes
 from videonorm.evaluation.scores import Network
+from videonorm.files import hold
 
 Checkpoint = Callable[..., Path]
 TIMES = ("duration_seconds", "date")
@@ -215,7 +216,7 @@ def test_another_command_does_not_go_on(
     refused("data must be as .*, and was another")
 
     at_once = "out must be of one evaluation at a time: .* in use by process"
-    with parts.hold(tmp_path / "result.partial" / "lock"), pytest.raises(UserError, match=at_once):
+    with hold(tmp_path / "result.partial" / "lock"), pytest.raises(UserError, match=at_once):
         command(small, manifest, out)
 
 

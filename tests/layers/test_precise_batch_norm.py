@@ -110,6 +110,21 @@ def test_frozen_ones_stay_and_a_network_without_others_is_refused():
         estimate(model, [])
 
 
+class HalfFrozen(nn.Sequential):
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self[0].eval()
+        return self
+
+
+def test_what_a_network_keeps_in_eval_mode_stays():
+    model = HalfFrozen(nn.BatchNorm3d(3), nn.BatchNorm3d(3)).double()
+    with precise_statistics(model) as norms:
+        model(batches(4)[0])
+    assert list(norms) == ["1"]
+    assert not model[0].running_mean.any() and model[1].running_mean.all()
+
+
 def test_after_an_exception_all_is_as_before():
     model = make_model(partial(layers.SubBatchNorm3d, num_splits=2))
     before = copy.deepcopy(model.state_dict())

@@ -107,22 +107,29 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     return read
 
 
-def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write what `load_checkpoint`, `videonorm export`, `validate` and `test` read; no training to go on."""
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint, **origin: Mapping[str, Any]) -> None:
+    """Write what `load_checkpoint`, `videonorm export`, `validate` and `test` read; no training to go on.
+
+    Args:
+        origin: where the weights come from, by what was done.
+    """
     weights = checkpoint.network.state_dict()
     about = {
         "version": __version__,
         "backbone": checkpoint.backbone,
         "input": dataclasses.asdict(checkpoint.input),
         "class_names": checkpoint.class_names,
+        **origin,
     }
-    content = {
+    content: dict[str, Any] = {
         "state_dict": {f"backbone.{name}": tensor for name, tensor in weights.items()},
         "global_step": checkpoint.step,
         "epoch": checkpoint.epoch,
         "pytorch-lightning_version": versions()["lightning"],  # which it asks for
         "videonorm": about,
     }
+    if checkpoint.averaged is not None:
+        content["averaging_state"] = {"n_averaged": torch.tensor(checkpoint.averaged)}
     write_checkpoint(path, content)
 
 

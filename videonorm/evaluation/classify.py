@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="a JSON object a line in place of words")
     add_views(parser.add_argument_group("views"), num_clips=10, num_crops=3)
     windows = parser.add_argument_group("long videos: sliding windows, clips from beginning to end")
-    each = "classify every window, and the video by the mean of all; its length costs no memory"
+    each = "classify every window, and the video by the mean of all; decoded in this process, batch by batch"
     windows.add_argument("--windows", action="store_true", help=each)
     picture = "windows, and a picture of which class is seen when: a file for one video, a folder for several"
     windows.add_argument("--timeline", type=Path, metavar="F.png|DIR", help=picture)

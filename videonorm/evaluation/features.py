@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
 
 def _write_features(manifest: Manifest, options: Any) -> tuple[int, list[tuple[str, str]]]:
     """Write the file; returns how many videos are in it, and which could not be used and why."""
-    from contextlib import nullcontext
+    from contextlib import closing, nullcontext
 
     import numpy as np
     from rich.console import Console
@@ -136,7 +136,7 @@ def _write_features(manifest: Manifest, options: Any) -> tuple[int, list[tuple[s
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     limits = options.num_workers, options.decoder, options.time_limit_seconds
     with (
-        FeatureFile(options.out, asked, len(dataset), options.batch_size) as file,
+        closing(FeatureFile(options.out, asked, len(dataset), options.batch_size)) as file,
         decoding_workers(*limits, device) or nullcontext() as workers,
         Progress(*columns, console=Console(stderr=True), transient=True) as progress,
     ):
@@ -150,8 +150,9 @@ def _write_features(manifest: Manifest, options: Any) -> tuple[int, list[tuple[s
             progress.advance(task, len(of_part))
         found = file.join()
         names = {"class_names": np.array(manifest.class_names or [], np.str_)}
-        usable = len(found["path"])
-        file.finish(found | names if usable else {})
+        if usable := len(found["path"]):
+            file.write(found | names)
+        file.discard()
     return usable, list(zip(found["bad_path"].tolist(), found["bad_reason"].tolist(), strict=True))
 
 

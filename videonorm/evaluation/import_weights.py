@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from videonorm import __version__
 from videonorm.errors import UserError
-from videonorm.files import open_new
 from videonorm.interruption import stops
 from videonorm.options import Parser
 
@@ -116,7 +114,7 @@ def import_weights(
         raise UserError(f"to ({to}) must be a new file")
     import torch
 
-    from videonorm.evaluation.checkpoint import build_backbone
+    from videonorm.evaluation.checkpoint import Checkpoint, build_backbone, save_checkpoint
     from videonorm.evaluation.start import load_start
 
     target = _of_recipe(configs) if configs else _of_file(weights, trust)
@@ -126,21 +124,11 @@ def import_weights(
     )
     start = load_start(network, weights, new, name="weights", option="--new")
     is_same_head = "head" not in new
-    content = {
-        "state_dict": {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()},
-        "global_step": 0,
-        "epoch": 0,
-        "pytorch-lightning_version": importlib.metadata.version("lightning"),
-        "videonorm": {
-            "version": __version__,
-            "backbone": target.backbone,
-            "input": dataclasses.asdict(target.input),
-            "class_names": target.class_names if is_same_head else None,
-            "weights": start.record(),
-        },
-    }
-    with open_new(to, "wb") as file:
-        torch.save(content, file)
+    class_names = target.class_names if is_same_head else None
+    made = Checkpoint(
+        network, target.backbone, target.input, class_names, step=0, epoch=0, version=__version__
+    )
+    save_checkpoint(to, made, weights=start.record())
     clips = target.input
     pace = (
         f"x{clips.frame_stride}" if clips.frames_per_second is None else f" at {clips.frames_per_second:g}/s"

@@ -7,25 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler
 
 from videonorm.data import BadVideo, Batch, EvalTransform, VideoDataset, VideoLoader, Workers
 from videonorm.errors import UserError
 from videonorm.evaluation.artifact import Card
 from videonorm.evaluation.scores import view_logits
-
-
-class Rows(Sampler[int]):
-    """Some rows of a manifest, in this order."""
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        self._rows = rows
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
 
 def view_outputs(
@@ -47,9 +34,10 @@ def view_outputs(
         transform: on ``device``.
         rows: of the dataset's videos; by default all.
     """
-    sampler = None if rows is None else Rows(rows)
-    pin_for = device if device.type == "cuda" else None
-    for loaded in VideoLoader(dataset, batch_size, workers, sampler=sampler, pin_for=pin_for):
+    loader = VideoLoader(dataset, batch_size, workers, pin_for=device if device.type == "cuda" else None)
+    if rows is not None:
+        loader.batch_sampler = BatchSampler(rows, batch_size, drop_last=False)
+    for loaded in loader:
         batch = _large_enough(loaded, dataset, transform.crop_size)
         outputs = []
         with torch.inference_mode():

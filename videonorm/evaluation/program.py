@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import io
 import json
-import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,6 @@ from videonorm.ops import DECOMPOSITIONS
 TRACED_CLIPS = 2
 TRACED_FRAMES = 64  # still several behind temporal strides of 16
 TRACED_PIXELS = 128  # and behind spatial ones of 32
-
-# What torch asks of sizes while it traces, and goes on alike after either answer: whether one is 1, for the
-# memory format alone, which is chosen anew at every call; and, in 2.11, whether a pool leaves a remainder.
-ASKED_IN_VAIN = re.compile(r"(!= 1|> 1|% \d+\) (==|!=) 0)$")
 
 
 def trace(network: nn.Module, card: Card, any_size: bool = False) -> ExportedProgram:
@@ -94,12 +89,14 @@ def save_program(program: ExportedProgram, card: Card, path: Path) -> None:
 def _freed(program: bytes) -> bytes:
     """A serialized program, without the limits to its sizes that come of the trace alone.
 
-    Tracing takes a size for at least 2, and notes what else it has asked.
+    Tracing takes a size for at least 2, and notes what else it has asked: whether one behind a stride is 1,
+    for the memory format alone, which is chosen anew at every call, or, in torch 2.11, whether a pool leaves
+    a remainder. It goes on alike after either answer. That a network does not is found by trying the program.
     """
     fields = json.loads(program)
     for limits in fields["range_constraints"].values():
         limits["min_val"] = 1
-    fields["guards_code"] = [guard for guard in fields["guards_code"] if not ASKED_IN_VAIN.search(guard)]
+    fields["guards_code"] = []
     return json.dumps(fields).encode()
 
 

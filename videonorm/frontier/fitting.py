@@ -28,6 +28,8 @@ FEEDING = {
     **{"val_check_interval": None, "fast_dev_run": False, "gradient_clip_val": None, "profiler": None},
     **{"logger": False, "enable_progress_bar": False, "enable_model_summary": False},
 }
+# Of the model, what is said of a network that is not there.
+OF_THE_BACKBONE = dict.fromkeys(("freeze", "lr_scales", "weights", "new"))
 
 
 def fit(options: Sequence[str]) -> str:
@@ -70,7 +72,7 @@ def feed(
     """
     feeding = {
         **settings,
-        "model": {**settings["model"], "backbone": network, "scheduler": None},
+        "model": {**settings["model"], **OF_THE_BACKBONE, "backbone": network, "scheduler": None},
         "data": {**settings["data"], **data},
         "trainer": {**settings["trainer"], **FEEDING, "default_root_dir": str(folder / "run"), **trainer},
         "ckpt_path": None,

@@ -77,16 +77,17 @@ def estimated_batch_norms(network: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @contextmanager
-def precise_statistics(network: nn.Module) -> Iterator[None]:
+def precise_statistics(network: nn.Module) -> Iterator[dict[str, _BatchNorm]]:
     """Have the batches that pass through `network` inside settle the statistics of its batch norms.
 
         with precise_statistics(network), torch.no_grad():
             for clips in batches:
                 network(clips)
 
-    Inside, all of the network is in training mode. Statistics are replaced at the end, on all processes by
-    those of all their batches, which each must have as many of; after an exception they are as before.
-    Momentum, num_batches_tracked, weights and the mode of each module are as before.
+    Gives the batch norms by name: those of `estimated_batch_norms` that ``network.train()`` puts in training
+    mode, in which all else is inside, too. Statistics are replaced at the end, on all processes by those of
+    all their batches, which each must have as many of; after an exception they are as before. Momentum,
+    num_batches_tracked, weights and the mode of each module are as before.
 
     A SubBatchNorm3d has the moments of each of its splits, and their union's for evaluation. The micro-batch
     form of BatchChannelNorm3d trains by running statistics: what comes behind it is given batches that are
@@ -95,20 +96,21 @@ def precise_statistics(network: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: the network has no such batch norm, or one was given no batch.
     """
-    norms = estimated_batch_norms(network)
-    if not norms:
-        raise ValueError(f"network ({type(network).__name__}) must have batch norms with running statistics")
-    moments = {name: Moments() for name in norms}
+    name = type(network).__name__
     modes = {module: module.training for module in network.modules()}
-    hooks = [
-        norm.register_forward_hook(_recorder(moments[name], getattr(norm, "num_splits", 1)), with_kwargs=True)
-        for name, norm in norms.items()
-    ]
     network.train()
-    for norm in norms.values():
-        norm.track_running_stats = False
+    norms = {of: norm for of, norm in estimated_batch_norms(network).items() if norm.training}
+    moments = {of: Moments() for of in norms}
+    hooks = [
+        norm.register_forward_hook(_recorder(moments[of], getattr(norm, "num_splits", 1)), with_kwargs=True)
+        for of, norm in norms.items()
+    ]
     try:
-        yield
+        if not norms:
+            raise ValueError(f"network ({name}) must have batch norms with running statistics")
+        for norm in norms.values():
+            norm.track_running_stats = False
+        yield norms
     finally:
         for hook in hooks:
             hook.remove()
@@ -116,13 +118,13 @@ def precise_statistics(network: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
         for module, training in modes.items():
             module.training = training
-    for name, of in moments.items():
-        if not of.count.any():
-            raise ValueError(f"network ({type(network).__name__}) must give {name} a batch to estimate from")
+    for of in norms:
+        if not moments[of].count.any():
+            raise ValueError(f"network ({name}) must give {of} a batch to estimate from")
     with torch.no_grad():
-        for name, norm in norms.items():
-            moments[name].over_processes()
-            _settle(norm, moments[name])
+        for of, norm in norms.items():
+            moments[of].over_processes()
+            _settle(norm, moments[of])
 
 
 def _recorder(moments: Moments, num_parts: int) -> Any:

@@ -87,12 +87,13 @@ class LastCheckpoint(Checkpoint):
             raise UserError(f"every_n_train_steps ({every_n_train_steps}) must be at least 1")
         self.every_n_train_steps = every_n_train_steps
         self.due = False
-        self._trained = False  # in this session
+        self.changed = False
+        """Whether the network is another than that of the checkpoint that the run went on from."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._trained = True
+        self.changed = True
         last_of_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         total_steps = parts(trainer)[0].total_steps
         last_of_all = total_steps is not None and trainer.global_step >= total_steps
@@ -104,7 +105,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._trained:  # or it is what the run went on from
+        if self.changed:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:

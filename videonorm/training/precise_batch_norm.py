@@ -12,7 +12,7 @@ from torch import Tensor
 from videonorm.data import EpochSampler, VideoLoader
 from videonorm.errors import UserError
 from videonorm.layers import estimated_batch_norms, precise_statistics
-from videonorm.training.callbacks import parts, say
+from videonorm.training.callbacks import LastCheckpoint, parts, say
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.throughput import clock_of
 from videonorm.training.unfit_callbacks import CheckedCallback
@@ -49,7 +49,8 @@ class PreciseBatchNorm(CheckedCallback):
         name = "trainer.callbacks (PreciseBatchNorm)"
         if data is None:
             raise UserError(f"{name} must be left out with another's data loader")
-        if not estimated_batch_norms(classifier.backbone):
+        frozen = {module for part in classifier.frozen for module in part.modules()}
+        if frozen.issuperset(estimated_batch_norms(classifier.backbone).values()):
             raise UserError(f"{name} must have batch norms in model.backbone, and not frozen ones alone")
         others = trainer.callbacks  # type: ignore[attr-defined]
         behind = others[others.index(self) + 1 :]
@@ -95,17 +96,19 @@ class PreciseBatchNorm(CheckedCallback):
             torch.random.fork_rng(of_cuda),  # dropout's: training goes on with its own
             torch.no_grad(),
             trainer.precision_plugin.forward_context(),
-            precise_statistics(classifier.backbone),
+            precise_statistics(classifier) as norms,  # in whose training mode frozen parts are not
         ):
             torch.manual_seed(_number(data, trainer, step))
             for clips in islice(self._clips(trainer, data), self.batches):
                 classifier.backbone(clips)
         data.bad_videos.share(trainer, "train", len(data.manifests["train"].entries))
         self._estimated = step
-        norms, devices = len(estimated_batch_norms(classifier.backbone)), trainer.world_size
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LastCheckpoint):
+                callback.changed = True
         of_batches = f"{self.batches} batches of {data.batch_size} clips"
-        of_devices = f" x {devices} devices" if devices > 1 else ""
-        say(trainer, f"statistics of {norms} batch norms: of {of_batches}{of_devices}")
+        of_devices = f" x {trainer.world_size} devices" if trainer.world_size > 1 else ""
+        say(trainer, f"statistics of {len(norms)} batch norms: of {of_batches}{of_devices}")
 
     def _clips(self, trainer: Trainer, data: VideoDataModule) -> Iterator[Tensor]:
         """Batches of training clips on the device, without end."""

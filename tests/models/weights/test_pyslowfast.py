@@ -49,7 +49,11 @@ def pyslowfast_name(name: str) -> str:
 
 
 def renamed(model: nn.Module) -> dict[str, Tensor]:
-    names = {pyslowfast_name(name): tensor for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    if "blocks.5.res_blocks.0.branch1_conv.weight" in state:  # a pool, blocks.2, is no stage of PySlowFast's
+        before = re.compile(r"^blocks\.([345])\.")
+        state = {before.sub(lambda at: f"blocks.{int(at[1]) - 1}.", name): of for name, of in state.items()}
+    names = {pyslowfast_name(name): tensor for name, tensor in state.items()}
     assert len(names) == len(model.state_dict())
     return names
 

@@ -59,7 +59,7 @@ def _name(name: str) -> str:
     if found := re.fullmatch(r"conv1\.(conv|bn)\.(\w+)", name):
         return f"blocks.0.{_part(found[1])}.{found[2]}"
     # CSN's depthwise convolution is the only one of a sequence.
-    if found := re.fullmatch(r"layer(\d)\.(\d+)\.(?:conv(\d)(?:\.0)?|downsample)\.(conv|bn)\.(\w+)", name):
+    if found := re.fullmatch(r"layer(\d)\.(\d+)\.(?:conv([123])(?:\.0)?|downsample)\.(conv|bn)\.(\w+)", name):
         layer, block, conv, part, rest = found.groups()
         where = f"branch1_{_part(part)}" if conv is None else f"branch2.{_part(part)}_{'abc'[int(conv) - 1]}"
         return f"blocks.{layer}.res_blocks.{block}.{where}.{rest}"

@@ -47,7 +47,7 @@ def translate(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
 
 def _name(name: str, stages: list[int], head: int, two_pathways: bool, x3d: bool) -> str:
     """PyTorchVideo's name, for a network whose stages and head are those of its blocks."""
-    found = re.fullmatch(r"s(\d)(?:\.pathway(\d)_|_)(stem|res\d+|fuse)\.(.+)\.(\w+)", name)
+    found = re.fullmatch(r"s([1-5])(?:\.pathway(\d)_|_)(stem|res\d+|fuse)\.(.+)\.(\w+)", name)
     if not found:
         found = re.fullmatch(r"head\.(\w+)\.(\w+)", name)
         return f"blocks.{head}.{HEAD.get(found[1], found[1])}.{found[2]}" if found else name
