@@ -42,7 +42,14 @@ def describe(name: str, kind: str | None = None, **init_args: Any) -> dict[str, 
     }
 
 
-def write(folder: Path, name: str, kind: str | None = None, crop_size: int = 32, **init_args: Any) -> Path:
+def write(
+    folder: Path,
+    name: str,
+    kind: str | None = None,
+    crop_size: int = 32,
+    noise: float = 0.1,
+    **init_args: Any,
+) -> Path:
     torch.manual_seed(0)
     description = describe(name, kind, **init_args)
     model = build_backbone(description, "the test")
@@ -51,7 +58,7 @@ def write(folder: Path, name: str, kind: str | None = None, crop_size: int = 32,
             module.momentum = None
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(noise * torch.randn_like(parameter))
         for module in model.modules():
             if isinstance(module, FrozenBatchNorm3d):
                 module.weight.uniform_(0.5, 1.5)
@@ -105,7 +112,7 @@ def checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def write_checkpoint() -> Callable[..., Path]:
-    """Call it with a folder, a name of BACKBONES, a kind of network, crop_size, and arguments of ResNet3d."""
+    """Call it with the arguments of `write`, of which the last are those of ResNet3d."""
     return write
 
 

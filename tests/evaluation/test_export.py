@@ -176,7 +176,8 @@ def test_every_kind_of_network(tmp_path: Path, write_checkpoint: Any, kind: str,
 def test_i3d_r50(tmp_path: Path, write_checkpoint: Any, name: str) -> None:
     """At its own width and at a crop of 112."""
     pytest.importorskip("onnxscript", reason="of the extra [onnx]")
-    ckpt = write_checkpoint(tmp_path, name, "i3d", depth=50, width=64, num_classes=400, crop_size=112)
+    own = {"depth": 50, "width": 64, "num_classes": 400}
+    ckpt = write_checkpoint(tmp_path, name, "i3d", crop_size=112, noise=0.02, **own)
     export_checkpoint(ckpt, tmp_path / "artifact", ["pt2", "onnx"])
     for file in ("model.pt2", "model.onnx"):
         network = load_artifact(tmp_path / "artifact" / file, CPU).network
