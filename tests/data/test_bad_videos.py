@@ -63,3 +63,13 @@ def test_no_cell_is_a_formula(tmp_path):
     bad.add("=cmd", [BadVideo("@a.mp4", "is empty")])
     bad.write(tmp_path / "bad_videos.csv")
     assert (tmp_path / "bad_videos.csv").read_text().splitlines()[1] == "'@a.mp4,is empty,'=cmd"
+
+
+def test_the_file_is_the_same_in_whatever_order_they_were_met(tmp_path):
+    met = [("val", "b.mp4"), ("train", "c.mp4"), ("val", "a.mp4")]
+    for name, order in (("one.csv", met), ("other.csv", met[::-1])):
+        bad = BadVideos()
+        for split, path in order:
+            bad.add(split, [BadVideo(path, "is empty")])
+        bad.write(tmp_path / name)
+    assert (tmp_path / "one.csv").read_text() == (tmp_path / "other.csv").read_text()

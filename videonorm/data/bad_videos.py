@@ -63,7 +63,10 @@ class BadVideos:
             )
 
     def write(self, path: str | Path) -> None:
-        """Write all to a CSV file with the columns path, reason, split; what it has of other splits stays."""
+        """Write all to a CSV file with the columns path, reason, split, by split and path.
+
+        What it has of other splits stays.
+        """
         others: list[list[str]] = []
         if Path(path).exists():
             with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -72,6 +75,7 @@ class BadVideos:
             writer = csv.writer(file)
             writer.writerow(["path", "reason", "split"])
             writer.writerows(others)
-            for split, reasons in self._reasons.items():
-                rows = ((video, reason, split) for video, reason in reasons.items())
+            # Not as they were met, which depends on the pace of the processes that read them.
+            for split, reasons in sorted(self._reasons.items()):
+                rows = ((video, reason, split) for video, reason in sorted(reasons.items()))
                 writer.writerows(map(to_cell, row) for row in rows)

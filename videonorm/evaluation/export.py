@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Collection
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from videonorm.errors import UserError
-from videonorm.files import new_folder, write_json
+from videonorm.files import new_folder, sha256, write_json
 from videonorm.interruption import stops
 from videonorm.messages import first_line
 from videonorm.options import Parser
@@ -177,7 +176,7 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool, an
     provenance = {
         "checkpoint": {
             "name": ckpt.name,
-            "sha256": _sha256(ckpt),
+            "sha256": sha256(ckpt),
             "step": checkpoint.step,
             "epoch": checkpoint.epoch,
             "videonorm": checkpoint.version,
@@ -190,7 +189,7 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool, an
         "convolutions": _layers(network, lambda module: isinstance(module, torch.nn.Conv3d)),
         "input": dataclasses.asdict(card.input),
         "files": {
-            file.name: {"sha256": _sha256(file), "largest_logit_difference": differences.get(file.name)}
+            file.name: {"sha256": sha256(file), "largest_logit_difference": differences.get(file.name)}
             for file in sorted(folder.iterdir())
         },
     }
@@ -202,8 +201,3 @@ def _layers(network: nn.Module, wanted: Callable[[nn.Module], bool]) -> dict[str
     """How often each of some layers occurs, as it prints itself: what was built, say with G = 16 for 32."""
     layers = (module for module in network.modules() if wanted(module))
     return dict(collections.Counter(f"{type(layer).__name__}({layer.extra_repr()})" for layer in layers))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
