@@ -96,7 +96,7 @@ SWAPS = {  # checkpoint, overlays, layers that are there then, whether the funct
 }
 
 
-FEW = ("frozen", "gn_ws", "from recompute")
+FEW = ("frozen", "from recompute")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from videonorm.bench.tables import readme_loading_tables, readme_tables
 from videonorm.data import MotionClips
 from videonorm.training.cli import main
 
+SLOW = ("videonorm frontier measure", "videonorm frontier statistics")  # have slow tests of their own
 SIZES = {"num_train": 16, "num_val": 4, "num_test": 4}
 
 
@@ -57,7 +58,7 @@ def clone(tmp_path_factory):
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(line, marks=pytest.mark.slow if "frontier measure" in line else ())
+        pytest.param(line, marks=pytest.mark.slow if line.startswith(SLOW) else ())
         for line in COMMANDS
         if "pytest" not in line and line not in OF_THE_MACHINE
     ],

@@ -110,6 +110,7 @@ def test_scores_are_those_of_videonorm_test(
     torch.testing.assert_close(ours, classifier.scores.probabilities[:5], atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_calibration_error_is_torchmetrics() -> None:
     from torchmetrics.functional.classification import multiclass_calibration_error
 

@@ -43,7 +43,7 @@ def assert_folds(model: nn.Module, num_folded: int, tolerance: float = 1e-5, cli
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[] if kind in ("r2plus1d", "c2d") else [pytest.mark.slow]) for kind in KINDS],
+    [pytest.param(kind, marks=[] if kind == "r2plus1d" else [pytest.mark.slow]) for kind in KINDS],
 )
 def test_every_kind_of_residual_network_folds_whole(kind):
     assert_folds(off_centre(ResNet3d(10, kind, num_classes=5, width=8)), 21 if kind == "r2plus1d" else 12)

@@ -38,7 +38,9 @@ def last_norms(model: nn.Module) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize("kind", get_args(KindName))
-@pytest.mark.parametrize("depth", get_args(Depth))
+@pytest.mark.parametrize(
+    "depth", [pytest.param(of, marks=pytest.mark.slow if of > 50 else ()) for of in get_args(Depth)]
+)
 def test_every_depth_and_kind_takes_any_clip(depth, kind):
     with torch.device("meta"):
         model = ResNet3d(depth, kind, num_classes=7, norm=layers.LayerNorm3d, width=32)
