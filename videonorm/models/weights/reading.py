@@ -1,6 +1,6 @@
 """Tensors out of a file that anybody may have made: no code of it is run."""
 
-import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,9 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from videonorm.errors import UserError
 from videonorm.messages import first_line
-from videonorm.models.weights.text import shortened
 
 ARTIFACT_WEIGHTS = "weights.safetensors"  # of a folder of `videonorm export`
 # PyTorchVideo and PySlowFast; MMAction2, 3D-ResNets-PyTorch and Lightning; torchvision's references.
@@ -73,13 +71,11 @@ def read_torch(path: str | Path, option: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # garbage makes torch.load fail in any way
-        called: list[str] = []
-        with contextlib.suppress(Exception):  # so does looking for what it would call
-            called = get_unsafe_globals_in_checkpoint(path)
-        # Not torch's own words: they advise to let the file run its code.
+        # Of torch's own words only what the file would call: they advise to let it run its code.
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UserError(
             f"{option} ({path}) must be a checkpoint that torch can read, without code in it"
-            + (f", and calls {shortened(called)}" if called else "")
+            + (f", and calls {called[1]}" if called else "")
         ) from error
 
 
