@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from videonorm.layers import WeightNormConv3d
+from videonorm.layers import WeightNormConv3d, group_weight_standardization, require_recomputable_norm
 
 Size = tuple[int, int, int]
 Activation = Literal["relu"] | None
@@ -104,7 +104,19 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         raise ValueError(f"{name} ({value}) must be one of {', '.join(map(str, choices))}")
 
 
-def initialize(model: nn.Module) -> None:
+def finish(network: nn.Module, recompute_norms: bool) -> None:
+    """What follows when all parts of a network are there: first weights, and those standardized together.
+
+    Raises:
+        ValueError: its norms are to be recomputed, and one cannot be.
+    """
+    if recompute_norms:
+        require_recomputable_norm(network)
+    _initialize(network)
+    group_weight_standardization(network)
+
+
+def _initialize(model: nn.Module) -> None:
     """He initialization of convolutions (fan out, arXiv:1502.01852), as in torchvision and PyTorchVideo.
 
     The classifier starts at a standard deviation of 0.01; norms keep what they start with.

@@ -3,27 +3,23 @@
 Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from videonorm import layers
-from videonorm.layers import (
-    BatchNorm3d,
-    MaxPool3d,
-    NoNorm,
-    group_weight_standardization,
-    require_recomputable_norm,
-)
+from videonorm.layers import BatchNorm3d, MaxPool3d, NoNorm
 from videonorm.models.conv_norm import (
     ConvFactory,
     ConvNorm,
     NormFactory,
     Size,
     check_choice,
-    initialize,
+    finish,
     make_norm,
 )
 
@@ -221,40 +217,24 @@ class ResNet3d(nn.Module):
         # ceil_mode keeps a lone frame, and the last one of an odd number.
         self.temporal_pool = MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
 
-        self.stages = nn.ModuleList()
-        channels = width
-        for stage, num_blocks in enumerate(NUM_BLOCKS[depth]):
-            blocks = []
-            for block in range(num_blocks):
-                halve = stage > 0 and block == 0
-                blocks.append(
-                    _residual_block(
-                        channels,
-                        width * 2**stage,
-                        which.block_kernels(bottleneck, stage, block),
-                        stride=(which.temporal_stride, 2, 2) if halve else (1, 1, 1),
-                        bottleneck=bottleneck,
-                        factorized=which.factorized,
-                        norm=inner_norm,
-                        conv=conv,
-                    )
-                )
-                channels = width * 2**stage * (4 if bottleneck else 1)
-            self.stages.append(nn.Sequential(*blocks))
-
+        block = partial(
+            _residual_block,
+            bottleneck=bottleneck,
+            factorized=which.factorized,
+            norm=inner_norm,
+            conv=conv,
+        )
+        self.stages, channels = make_stages(which, depth, width, block)
         self.final_norm = nn.Identity() if norm_placement == "all" else make_norm(norm, channels)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
 
         self.recompute_norms = recompute_norms
-        if recompute_norms:
-            require_recomputable_norm(self)
-        initialize(self)
+        finish(self, recompute_norms)
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, ResidualBlock):
                     _zero_gamma(module)
-        group_weight_standardization(self)
 
     def forward(self, x: Tensor) -> Tensor:
         with layers.recompute_norms() if self.recompute_norms else nullcontext():
@@ -268,12 +248,36 @@ class ResNet3d(nn.Module):
         return logits
 
 
+def make_stages(
+    kind: Kind, depth: Depth, width: int, block: Callable[[int, int, list[Size], Size], nn.Module]
+) -> tuple[nn.ModuleList, int]:
+    """The four stages, and the channels that the last one gives.
+
+    Args:
+        block: makes one from in_channels, channels, of which a bottleneck gives four times as many, kernels
+            and stride.
+    """
+    bottleneck = depth >= FIRST_BOTTLENECK_DEPTH
+    stages = nn.ModuleList()
+    in_channels = width
+    for stage, num_blocks in enumerate(NUM_BLOCKS[depth]):
+        channels = width * 2**stage
+        blocks = []
+        for index in range(num_blocks):
+            halve = stage > 0 and index == 0
+            stride = (kind.temporal_stride, 2, 2) if halve else (1, 1, 1)
+            blocks.append(block(in_channels, channels, kind.block_kernels(bottleneck, stage, index), stride))
+            in_channels = channels * 4 if bottleneck else channels
+        stages.append(nn.Sequential(*blocks))
+    return stages, in_channels
+
+
 def _residual_block(
     in_channels: int,
     channels: int,
     kernels: list[Size],
-    *,
     stride: Size,
+    *,
     bottleneck: bool,
     factorized: Literal["block", "convolution"] | None,
     norm: NormFactory,

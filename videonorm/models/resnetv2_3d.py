@@ -4,29 +4,24 @@ Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 """
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
 from videonorm import layers
-from videonorm.layers import (
-    GroupNorm3d,
-    MaxPool3d,
-    WSConv3d,
-    group_weight_standardization,
-    require_recomputable_norm,
-)
+from videonorm.layers import GroupNorm3d, MaxPool3d, WSConv3d
 from videonorm.models.conv_norm import (
     ConvFactory,
     NormFactory,
     Size,
     check_choice,
-    initialize,
+    finish,
     make_conv,
     make_norm,
     needs_bias,
 )
-from videonorm.models.resnet3d import KINDS, NUM_BLOCKS
+from videonorm.models.resnet3d import KINDS, make_stages
 
 BottleneckDepth = Literal[50, 101, 152]
 ImageKindName = Literal["c2d", "i3d", "slow"]
@@ -126,34 +121,14 @@ class ResNetV2_3d(nn.Module):
         # ceil_mode keeps a lone frame, and the last one of an odd number.
         self.temporal_pool = MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
 
-        self.stages = nn.ModuleList()
-        channels = width
-        for stage, num_blocks in enumerate(NUM_BLOCKS[depth]):
-            blocks = []
-            for block in range(num_blocks):
-                halve = stage > 0 and block == 0
-                blocks.append(
-                    PreActivationBottleneck(
-                        channels,
-                        width * 2**stage,
-                        which.block_kernels(True, stage, block),
-                        stride=(which.temporal_stride, 2, 2) if halve else (1, 1, 1),
-                        norm=norm,
-                        conv=conv,
-                    )
-                )
-                channels = 4 * width * 2**stage
-            self.stages.append(nn.Sequential(*blocks))
-
+        block = partial(PreActivationBottleneck, norm=norm, conv=conv)
+        self.stages, channels = make_stages(which, depth, width, block)
         self.final_norm = make_norm(norm, channels, "relu")
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
 
         self.recompute_norms = recompute_norms
-        if recompute_norms:
-            require_recomputable_norm(self)
-        initialize(self)
-        group_weight_standardization(self)
+        finish(self, recompute_norms)
 
     def forward(self, x: Tensor) -> Tensor:
         with layers.recompute_norms() if self.recompute_norms else nullcontext():

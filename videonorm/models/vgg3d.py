@@ -9,8 +9,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from videonorm import layers
-from videonorm.layers import MaxPool3d, NoNorm, group_weight_standardization, require_recomputable_norm
-from videonorm.models.conv_norm import ConvFactory, ConvNorm, NormFactory, initialize
+from videonorm.layers import MaxPool3d, NoNorm
+from videonorm.models.conv_norm import ConvFactory, ConvNorm, NormFactory, finish
 
 # Channels of each convolution in multiples of `width`, one tuple for each of the five stages.
 STAGES: dict[int, tuple[tuple[int, ...], ...]] = {
@@ -79,10 +79,7 @@ class VGG3d(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
         self.recompute_norms = recompute_norms
-        if recompute_norms:
-            require_recomputable_norm(self)
-        initialize(self)
-        group_weight_standardization(self)
+        finish(self, recompute_norms)
 
     def forward(self, x: Tensor) -> Tensor:
         with layers.recompute_norms() if self.recompute_norms else nullcontext():
