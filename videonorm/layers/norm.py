@@ -8,6 +8,16 @@ from torch import Tensor, nn
 from videonorm.layers.leaf import is_traced, leaf
 
 Activation = Literal["relu"]
+TORCH_NORMS = (
+    nn.modules.batchnorm._NormBase,  # BatchNorm, SyncBatchNorm, InstanceNorm
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether the module has the role of a norm layer: ours say so themselves, torch's are known."""
+    return getattr(module, "is_norm", False) or isinstance(module, TORCH_NORMS)
 
 
 class Norm(nn.Module):
@@ -50,9 +60,8 @@ class Norm(nn.Module):
             return leaf(self, x, residual)
         y = self.normalize(x)
         if residual is not None:
-            y = (y + residual).type_as(
-                y
-            )  # `to` would write the dtype met in tracing into an exported program
+            # `to` would write the dtype met in tracing into an exported program.
+            y = (y + residual).type_as(y)
         return F.relu(y, inplace=True) if self.activation == "relu" else y
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from videonorm.layers import (
     SubBatchNorm3d,
     WeightNormConv3d,
     group_weight_standardization,
+    is_norm,
 )
 from videonorm.layers.batch_channel_norm import EstimatedBatchNorm3d
 from videonorm.layers.ws_conv import StandardizedConv3d
@@ -37,7 +38,6 @@ from videonorm.models.obstacles import (
     shared_tensors,
 )
 
-OTHER_NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm)
 BATCH_NORMS = (_BatchNorm, FrozenBatchNorm3d)
 GROUP_NORMS = (nn.GroupNorm, nn.InstanceNorm3d, GroupNorm3d)
 
@@ -162,10 +162,6 @@ def _is_asked(module: nn.Module, norm: NormFactory | None, conv: ConvFactory | N
 
 def _is_ours(module: nn.Module) -> bool:
     return bool(getattr(module, "is_norm", False))
-
-
-def is_norm(module: nn.Module) -> bool:
-    return _is_ours(module) or isinstance(module, VOLUME_NORMS + OTHER_NORMS)
 
 
 def _num_channels(norm: nn.Module) -> int:

@@ -18,9 +18,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from videonorm.layers import FrozenBatchNorm3d, NoNorm, ReparametrizedConv3d
+from videonorm.layers import FrozenBatchNorm3d, NoNorm, ReparametrizedConv3d, is_norm
 from videonorm.messages import one_line
-from videonorm.models.conversion import BATCH_NORMS, convert, is_norm, title
+from videonorm.models.conversion import BATCH_NORMS, convert, title
 from videonorm.models.conversion_report import Change, ConversionReport, Left
 from videonorm.models.obstacles import VOLUME_NORMS, StaysError, check_movable, holders
 
@@ -102,9 +102,8 @@ class _Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls: Counter[nn.Module] = Counter()
         self.source: dict[nn.Module, nn.Conv3d] = {}  # of a norm's x
         self.readers: dict[nn.Conv3d, int] = defaultdict(int)
-        self._made: dict[
-            int, tuple[nn.Conv3d, Tensor]
-        ] = {}  # by id; the tensor is kept, so that it stays its
+        # By id, which is the tensor's own as long as that is kept.
+        self._made: dict[int, tuple[nn.Conv3d, Tensor]] = {}
         self._inside = 0  # how many batch norms
 
     def run(self, clips_shape: tuple[int, ...]) -> None:

@@ -13,17 +13,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from videonorm.errors import UserError
-
-TORCH_NORMS = (
-    nn.modules.batchnorm._NormBase,  # BatchNorm, SyncBatchNorm, InstanceNorm
-    nn.GroupNorm,
-    nn.LayerNorm,
-)
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether the module has the role of a norm layer: ours say so themselves, torch's are known."""
-    return getattr(module, "is_norm", False) or isinstance(module, TORCH_NORMS)
+from videonorm.layers import is_norm
 
 
 def norm_layers(model: nn.Module) -> Iterator[nn.Module]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from videonorm.errors import UserError
-from videonorm.layers import SubBatchNorm3d
+from videonorm.layers import SubBatchNorm3d, is_norm
 from videonorm.messages import did_you_mean
 from videonorm.models.weights.layouts import LAYOUTS, layout_of
 from videonorm.models.weights.reading import read_state_dict
 from videonorm.models.weights.text import shortened
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
 OWN = "the model's own names"
 
 
@@ -114,7 +113,7 @@ def _starts(model: nn.Module, part: str, option: str) -> list[str]:
     """The names that the tensors of a part of the model begin with."""
     modules = {name: module for name, module in model.named_modules() if name}
     if part == "norms":
-        return [name for name, module in modules.items() if _is_norm(module)]
+        return [name for name, module in modules.items() if is_norm(module)]
     if part == "head" and part not in modules:
         linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
         return linear[-1:]
@@ -125,10 +124,6 @@ def _starts(model: nn.Module, part: str, option: str) -> list[str]:
             f"{next(iter(modules))}{did_you_mean(part, known)}"
         )
     return [part]
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return bool(getattr(module, "is_norm", False)) or isinstance(module, NORMS)
 
 
 def _is_counter(name: str) -> bool:
