@@ -21,9 +21,9 @@ KINDS: dict[str, tuple[KindName, ...]] = {
 def implied_backbone(weights: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """The {"class_path", "init_args"} of the ResNet3d that takes these weights, whole; None if none is."""
     layout = layout_of(weights)
-    kinds = KINDS.get(layout.TITLE, ()) if layout else ()
-    for kind in kinds:
-        assert layout is not None
+    if layout is None:
+        return None
+    for kind in KINDS.get(layout.TITLE, ()):
         with torch.device("meta"):
             ours = layout.translate(weights, ResNet3d(10, kind))
         shapes = {name: tensor.shape for name, tensor in ours.items() if not name.endswith("_tracked")}
