@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "models": {"layers"},
     "data": set(),
     "training": {"evaluation", "layers", "data"},
-    "evaluation": {"ops", "models", "data", "training_options"},
+    "evaluation": {"ops", "models", "data"},
     "frontier": {"evaluation", "models", "layers"},
     "sweep": {"training_options"},
     "bench": {"ops", "layers", "models", "data"},

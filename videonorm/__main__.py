@@ -22,7 +22,7 @@ COMMANDS = {
     "predict": (TRAINING, "write a training checkpoint's class scores of every video"),
     "sweep": ("videonorm.sweep.command", "train norm x clip length x batch size; table, plots, report"),
     "frontier": ("videonorm.frontier.command", "say what fits in a GPU: clip length x batch size, per norm"),
-    "import": ("videonorm.evaluation.import_weights", "turn weights that others trained into a checkpoint"),
+    "import": ("videonorm.import_weights", "turn weights that others trained into a checkpoint"),
     "convert": ("videonorm.convert", "swap the norms of a checkpoint, fold them, re-estimate statistics"),
     "export": ("videonorm.evaluation.export", "turn a checkpoint into an artifact: safetensors, pt2, onnx"),
     "evaluate": ("videonorm.evaluation.evaluate", "score an exported artifact on a manifest of videos"),

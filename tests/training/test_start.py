@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from videonorm.errors import UserError
-from videonorm.evaluation.import_weights import main as import_weights
+from videonorm.import_weights import main as import_weights
 from videonorm.models import ResNet3d
 from videonorm.training import VideoClassifier
 from videonorm.training.cli import main

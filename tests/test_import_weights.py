@@ -1,5 +1,6 @@
 """`videonorm import`, as a user runs it."""
 
+import functools
 import os
 
 import pytest
@@ -9,11 +10,14 @@ from pytorchvideo.models import hub
 from torch import nn
 from torchvision.models import video
 
+from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
-from videonorm.evaluation.checkpoint import load_checkpoint
+from videonorm.evaluation.checkpoint import Checkpoint, build_backbone, load_checkpoint, save_checkpoint
 from videonorm.evaluation.export import export_checkpoint
 from videonorm.evaluation.export import main as export
-from videonorm.evaluation.import_weights import import_weights, main
+from videonorm.frontier import recipe as recipe_module
+from videonorm.frontier.recipe import read_recipe
+from videonorm.import_weights import import_weights, main
 from videonorm.models import ResNet3d, load_foreign
 
 
@@ -69,6 +73,17 @@ def test_weights_that_imply_their_network(file, theirs, tmp_path, capsys):
     assert to.read_bytes() == before
 
 
+@functools.cache
+def resolved(configs):
+    return read_recipe(configs)
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch):
+    """`fit` takes seconds to resolve a recipe: it does so once for all tests here."""
+    monkeypatch.setattr(recipe_module, "read_recipe", lambda configs: resolved(tuple(configs)))
+
+
 RECIPE = ["-c", "configs/motion_r10.yaml", "-c", "configs/norm/bn.yaml", "-c", "configs/conv/plain.yaml"]
 
 
@@ -94,8 +109,15 @@ def test_weights_for_the_network_of_a_recipe(tmp_path, capsys):
     assert torch.equal(read.network.stem.conv.weight, model.stem.conv.weight)
 
 
-def test_a_checkpoint_of_ours(checkpoint, tmp_path):
-    ckpt, to = checkpoint("gn_ws"), tmp_path / "imported.ckpt"
+def test_a_checkpoint_of_ours(tmp_path):
+    ckpt, to = tmp_path / "ours.ckpt", tmp_path / "imported.ckpt"
+    group_norm = {"class_path": "videonorm.layers.GroupNorm3d", "init_args": {"num_groups": 4}}
+    init_args = {"depth": 10, "num_classes": 3, "width": 8, "norm": group_norm}
+    init_args["conv"] = "videonorm.layers.WSConv3d"
+    backbone = {"class_path": "videonorm.models.ResNet3d", "init_args": init_args}
+    clips = ClipSpec(4, 2, 32, 40, [0.45] * 3, [0.225] * 3, "linspace", "loop")
+    network = randomized(build_backbone(backbone, "the test"))
+    save_checkpoint(ckpt, Checkpoint(network, backbone, clips, ["left", "right", "still"], 7, 1, "0.1.0"))
     import_weights(ckpt, to)
     theirs, ours = load_checkpoint(ckpt), load_checkpoint(to)
     assert (ours.input, ours.class_names, ours.backbone) == (
@@ -120,7 +142,7 @@ def test_torchvision_of_full_size(make, tmp_path):
 
 
 @pytest.mark.slow
-def test_out_again(file, theirs, checkpoint, tmp_path):
+def test_out_again(file, theirs, tmp_path):
     import_weights(file, tmp_path / "slow.ckpt")
     export_checkpoint(tmp_path / "slow.ckpt", tmp_path / "exported")
     import_weights(tmp_path / "exported", tmp_path / "again.ckpt")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,8 +121,7 @@ def import_weights(
         target.backbone, "the recipe" if configs else str(weights), trust or bool(configs)
     )
     start = load_start(network, weights, new, name="weights", option="--new")
-    is_same_head = "head" not in new
-    class_names = target.class_names if is_same_head else None
+    class_names = None if "head" in new else target.class_names
     made = Checkpoint(
         network, target.backbone, target.input, class_names, step=0, epoch=0, version=__version__
     )
@@ -142,21 +139,13 @@ def import_weights(
 
 def _of_recipe(configs: Sequence[Path]) -> Target:
     """The network and the clips of a recipe of `fit`, resolved as `fit` does it."""
-    import yaml
-
     from videonorm.data.clip_spec import ClipSpec
-    from videonorm.training_options import main as fit
+    from videonorm.frontier.recipe import read_recipe
 
-    printed = io.StringIO()
-    options = [part for config in configs for part in ("-c", str(config))]
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):  # with which it ends
-        fit(["fit", *options, "--print_config"])
-    settings = yaml.safe_load(printed.getvalue())
-    data = settings["data"]
-    fields = {
-        field.name: data[field.name] for field in dataclasses.fields(ClipSpec) if field.name != "short_side"
-    }
-    return Target(settings["model"]["backbone"], ClipSpec(**fields, short_side=data["eval_short_side"]), None)
+    recipe = read_recipe(configs)
+    data = {**recipe.settings["data"], "short_side": recipe.settings["data"]["eval_short_side"]}
+    clips = ClipSpec(**{field.name: data[field.name] for field in dataclasses.fields(ClipSpec)})
+    return Target(dict(recipe.backbone), clips, None)
 
 
 def _of_file(weights: Path, trust: bool) -> Target:
