@@ -19,6 +19,7 @@ from videonorm.files import open_new
 from videonorm.machine import versions
 from videonorm.messages import first_line, one_line
 from videonorm.models import read_torch
+from videonorm.models.weights.reading import state_of_run
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     checkpoint = read_checkpoint(path)
     try:
         ours = checkpoint["videonorm"]
-        state, averaged = _state(checkpoint)
+        state, averaged = state_of_run(checkpoint)
         read = Checkpoint(
             network=build_backbone(ours["backbone"], f"ckpt ({path})", trust),
             backbone=ours["backbone"],
@@ -142,18 +143,6 @@ def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
             if isinstance(error.__context__, OSError | SystemExit):  # or was broken off by a signal
                 raise error.__context__ from None
             raise
-
-
-def _state(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], int | None]:
-    """The weights that the run is judged by, and of how many steps they are the average, if they are one.
-
-    With Lightning's WeightAveraging `state_dict` is the average. Before its first step that is a copy of what
-    training began with: the weights are then those of training, which stand beside it.
-    """
-    if "averaging_state" not in checkpoint:
-        return checkpoint["state_dict"], None
-    steps = int(checkpoint["averaging_state"]["n_averaged"])
-    return (checkpoint["state_dict"], steps) if steps else (checkpoint["current_model_state"], None)
 
 
 def build_backbone(description: Mapping[str, Any], source: str, trust: bool = False) -> nn.Module:

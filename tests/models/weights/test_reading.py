@@ -41,6 +41,19 @@ def test_a_folder_of_export(tmp_path):
     assert read_state_dict(tmp_path).keys() == STATE.keys()
 
 
+def test_an_average_that_has_not_begun_is_not_read(tmp_path):
+    """WeightAveraging of Lightning: before its first step `state_dict` is what training began with."""
+    begun_with = {name: torch.zeros_like(tensor) for name, tensor in prefixed("backbone.").items()}
+    content = {"state_dict": begun_with, "current_model_state": prefixed("backbone.")}
+    for steps, expected in ((0, STATE["head.bias"]), (3, torch.zeros(2, dtype=torch.int64))):
+        torch.save({**content, "averaging_state": {"n_averaged": torch.tensor(steps)}}, tmp_path / "a.ckpt")
+        assert torch.equal(read_state_dict(tmp_path / "a.ckpt")["head.bias"], expected)
+    for broken in ({}, 1, {"n_averaged": "many"}, {"n_averaged": torch.tensor([1, 2])}):
+        torch.save({**content, "averaging_state": broken}, tmp_path / "a.ckpt")
+        with pytest.raises(UserError, match=r"weights \(.*a.ckpt\) must tell its weights from their average"):
+            read_state_dict(tmp_path / "a.ckpt")
+
+
 class Code:
     def __init__(self, mark):
         self.mark = mark

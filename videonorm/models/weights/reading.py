@@ -1,6 +1,7 @@
 """Tensors out of a file that anybody may have made: no code of it is run."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,12 @@ def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tens
         content = _read_npz(path, option)
     else:
         content = read_torch(path, option)
-    if isinstance(content, dict):
+    if isinstance(content, dict) and "averaging_state" in content:
+        try:
+            content, _ = state_of_run(content)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{option} ({path}) must tell its weights from their average") from error
+    elif isinstance(content, dict):
         content = next((content[key] for key in KEYS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
         raise UserError(f"{option} ({path}) must hold a state dict, by itself or under {', '.join(KEYS)}")
@@ -54,6 +60,18 @@ def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tens
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def state_of_run(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], int | None]:
+    """The weights that a run is judged by, and of how many steps they are the average, if they are one.
+
+    With Lightning's WeightAveraging `state_dict` is the average. Before its first step that is a copy of what
+    training began with: the weights are then those of training, which stand beside it.
+    """
+    if "averaging_state" not in checkpoint:
+        return checkpoint["state_dict"], None
+    steps = int(checkpoint["averaging_state"]["n_averaged"])
+    return (checkpoint["state_dict"], steps) if steps else (checkpoint["current_model_state"], None)
 
 
 def file_of(path: str | Path) -> Path:
