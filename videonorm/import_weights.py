@@ -155,14 +155,14 @@ def _of_file(weights: Path, trust: bool) -> Target:
     from videonorm.data.clip_spec import ClipSpec
     from videonorm.evaluation.artifact import load_artifact
     from videonorm.evaluation.checkpoint import load_checkpoint
-    from videonorm.models import implied_backbone, read_state_dict, read_torch
+    from videonorm.models import implied_backbone
+    from videonorm.models.weights.reading import read_weights
 
     if weights.is_dir():
         card = load_artifact(weights, torch.device("cpu"), trust).card
         return Target(card.backbone, card.input, card.class_names)
-    state = read_state_dict(weights)
-    of_torch = weights.suffix not in (".safetensors", ".npz")
-    if of_torch and isinstance(content := read_torch(weights, "weights"), dict) and "videonorm" in content:
+    state, is_ours = read_weights(weights)
+    if is_ours:
         ours = load_checkpoint(weights, trust)
         return Target(ours.backbone, ours.input, ours.class_names)
     backbone = implied_backbone(state)

@@ -1,6 +1,7 @@
 """What fits is loaded and reported; what does not is refused in a sentence, and the model is as it was."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from torch import nn
 from torchvision.models import video
 
 from videonorm.errors import UserError
-from videonorm.layers import FrozenBatchNorm3d, GroupNorm3d, SubBatchNorm3d
-from videonorm.models import ResNet3d, VGG3d, implied_backbone, load_foreign
+from videonorm.layers import FrozenBatchNorm3d, GroupNorm3d, SubBatchNorm3d, WSConv3d
+from videonorm.models import ResNet3d, VGG3d, converted, implied_backbone, load_foreign
 
 
 def resnet(num_classes=3, **options) -> ResNet3d:
@@ -143,3 +144,22 @@ def test_weights_that_imply_none(weights):
     with torch.device("meta"):
         assert implied_backbone(hub.x3d_xs().state_dict()) is None
     assert implied_backbone(weights) is None
+
+
+def test_ours_with_names_of_others_were_trained_as_the_model_is(tmp_path):
+    """torchvision's names do not mean torchvision's eps and plain filters in a checkpoint of `fit`."""
+    model = video.r3d_18(num_classes=3)
+    converted(model, conv=WSConv3d)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.eps = 1e-3
+    trained = {
+        name: torch.rand_like(of) if of.is_floating_point() else of for name, of in model.state_dict().items()
+    }
+    state = {f"backbone.{name}": of for name, of in trained.items()}
+    torch.save({"state_dict": state, "videonorm": {"version": "0.1.0"}}, tmp_path / "ours.ckpt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = load_foreign(model, tmp_path / "ours.ckpt")
+    assert report.layout == "the model's own names"
+    assert all(torch.equal(of, trained[name]) for name, of in model.state_dict().items())

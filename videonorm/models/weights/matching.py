@@ -10,7 +10,7 @@ from videonorm.errors import UserError
 from videonorm.layers import SubBatchNorm3d, is_norm
 from videonorm.messages import did_you_mean
 from videonorm.models.weights.layouts import LAYOUTS, layout_of
-from videonorm.models.weights.reading import read_state_dict
+from videonorm.models.weights.reading import read_weights
 from videonorm.models.weights.text import shortened
 
 OWN = "the model's own names"
@@ -53,7 +53,7 @@ def load_foreign(
     """Load weights of a known layout, or with the model's own names, into a network.
 
     Args:
-        weights: a file (see `read_state_dict`) or a state dict.
+        weights: a file (see `read_weights`) or a state dict.
         new: parts of the model that stay as they are: "head" (its last linear layer), "norms", or the
             beginning of names, such as "stem" or "stages.3".
         name: what `weights` is called in messages.
@@ -63,13 +63,15 @@ def load_foreign(
         UserError: the file cannot be read, or weights and model do not fit in another part; the message
             names what is missing, left over or of another shape. The model is as it was.
     """
-    source = name
+    source, is_ours = name, False
     if isinstance(weights, str | Path):
         source = f"{name} ({weights})"
-        weights = read_state_dict(weights, name)
-    layout = layout_of(weights)
+        weights, is_ours = read_weights(weights, name)
     expected = model.state_dict()
-    if not layout and not weights.keys() & expected.keys():
+    has_own_names = bool(weights.keys() & expected.keys())
+    # A network of others that we trained has their names, and not what else a layout knows, such as eps.
+    layout = None if is_ours and has_own_names else layout_of(weights)
+    if not layout and not has_own_names:
         known = ", ".join(layout.TITLE for layout in LAYOUTS)
         raise UserError(
             f"{source} ({shortened(list(weights))}) must have the names of {known}, or the model's own"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -20,7 +20,19 @@ KEYS = ("model_state", "state_dict", "model")
 PREFIXES = ("module.", "model.", "backbone.")
 
 
+class Weights(NamedTuple):
+    """A state dict, and whether a checkpoint of `videonorm fit` or a folder of `videonorm export` has it."""
+
+    tensors: dict[str, Tensor]
+    is_ours: bool
+
+
 def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tensor]:
+    """See `read_weights`."""
+    return read_weights(path, option).tensors
+
+
+def read_weights(path: str | Path, option: str = "weights") -> Weights:
     """The state dict in a file: of `torch.save`, safetensors, npz, or a folder of `videonorm export`.
 
     What stands around it is left out: other entries of a training checkpoint, and a prefix of every name.
@@ -31,6 +43,7 @@ def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tens
     Raises:
         UserError: the file cannot be read, has code in it, or holds no state dict.
     """
+    is_ours = Path(path).is_dir()
     path = file_of(path)
     if not path.is_file():
         raise UserError(f"{option} ({path}) must be an existing file")
@@ -40,6 +53,8 @@ def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tens
         content = _read_npz(path, option)
     else:
         content = read_torch(path, option)
+    if isinstance(content, dict):
+        is_ours = is_ours or isinstance(content.get("videonorm"), dict)
     if isinstance(content, dict) and "averaging_state" in content:
         try:
             content, _ = state_of_run(content)
@@ -59,7 +74,7 @@ def read_state_dict(path: str | Path, option: str = "weights") -> dict[str, Tens
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    return Weights(tensors, is_ours)
 
 
 def state_of_run(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], int | None]:
