@@ -5,7 +5,7 @@ import inspect
 import os
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Lines that say nothing of the mistake itself.
@@ -34,6 +34,12 @@ def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:
     """The end of a sentence about a name that is not ``known``: the nearest one, if one is near."""
     near = difflib.get_close_matches(given, list(known), n=1)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def some_of(names: Sequence[str], at_most: int = 5) -> str:
+    """The first of a list, and how many follow."""
+    more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def of_file(error: OSError) -> str:

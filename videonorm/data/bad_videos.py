@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from videonorm.data.class_folders import some_of
 from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
 from videonorm.files import open_new, to_cell
+from videonorm.messages import some_of
 
 
 class BadVideo(NamedTuple):

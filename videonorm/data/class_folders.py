@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from videonorm.data.splits import SPLIT_WORDS, Split
 from videonorm.errors import UserError
+from videonorm.messages import some_of
 
 VIDEO_SUFFIXES = (
     *(".3g2", ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4"),
@@ -144,12 +145,6 @@ def alphabetical(found: Iterable[str]) -> list[str]:
 
 def spaced(name: str) -> str:
     return name.replace("_", " ")
-
-
-def some_of(names: list[str], at_most: int = 5) -> str:
-    """The first of a list, and how many follow."""
-    more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + more
 
 
 def _folders(folder: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from videonorm.data.class_folders import NO_CLASS, read_class_folders, some_of, spaced
+from videonorm.data.class_folders import NO_CLASS, read_class_folders, spaced
 from videonorm.data.decoding.location import is_remote, without_credentials
 from videonorm.data.entries import UNLABELLED, Entries
 from videonorm.data.rows import (
@@ -26,6 +26,7 @@ from videonorm.data.rows import (
 from videonorm.data.splits import Split
 from videonorm.errors import UserError
 from videonorm.machine import is_first_process
+from videonorm.messages import some_of
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from videonorm.errors import UserError
 from videonorm.layers import SubBatchNorm3d, is_norm
-from videonorm.messages import did_you_mean
+from videonorm.messages import did_you_mean, some_of
 from videonorm.models.weights.layouts import LAYOUTS, layout_of
 from videonorm.models.weights.reading import read_weights
-from videonorm.models.weights.text import shortened
 
 OWN = "the model's own names"
 
@@ -36,8 +35,8 @@ class Report:
     left_over: Sequence[str]
 
     def __str__(self) -> str:
-        new = shortened(self.new) or "nothing"
-        left_over = shortened(self.left_over) or "nothing"
+        new = some_of(self.new) or "nothing"
+        left_over = some_of(self.left_over) or "nothing"
         mapped = f"{self.tensors} tensors mapped ({self.parameters:,} parameters)"
         return f"{self.source}, {self.layout}: {mapped}; new: {new}; left over: {left_over}"
 
@@ -74,7 +73,7 @@ def load_foreign(
     if not layout and not has_own_names:
         known = ", ".join(layout.TITLE for layout in LAYOUTS)
         raise UserError(
-            f"{source} ({shortened(list(weights))}) must have the names of {known}, or the model's own"
+            f"{source} ({some_of(list(weights))}) must have the names of {known}, or the model's own"
         )
     ours = _for_splits(layout.translate(weights, model) if layout else weights, model)
     starts = tuple(f"{start}." for part in new for start in _starts(model, part, option))
@@ -158,7 +157,7 @@ def _check_fit(
     all_names = not misfits["missing"] and not misfits["left over"]
     if classes and all_names and all(name.startswith(f"{head}.") for name in others):
         raise UserError(f"{source} must {classes}")
-    found = "; ".join(f"{what}: {shortened(names)}" for what, names in misfits.items() if names)
+    found = "; ".join(f"{what}: {some_of(names)}" for what, names in misfits.items() if names)
     raise UserError(
         f"{source} must fit {type(model).__name__}, {found}" + (f"; it must {classes}" if classes else "")
     )
