@@ -44,8 +44,7 @@ exit codes:
 def main(argv: list[str]) -> None:
     parser = Parser(prog="videonorm classify", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=HELP)
-    any_kind = "folder, .pt2, .onnx or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`"
-    add_artifact(parser, any_kind)
+    add_artifact(parser)
     top = "classes of a video (default: 5)"
     parser.add_argument("--top", type=positive_integer, default=5, metavar="N", help=top)
     parser.add_argument("--json", action="store_true", help="a JSON object a line in place of words")

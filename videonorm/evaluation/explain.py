@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
 from videonorm.evaluation.videos import as_manifest
-from videonorm.evaluation.view_options import add_artifact, add_device
+from videonorm.evaluation.view_options import WITH_LAYERS, add_artifact, add_device
 from videonorm.files import check_writable, write
 from videonorm.interruption import stops
 from videonorm.messages import did_you_mean
@@ -35,8 +35,7 @@ exit codes: 0 done; 2 a mistake, or a file that cannot be read or written; 130, 
 def main(argv: list[str]) -> None:
     parser = Parser(prog="videonorm explain", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("video", metavar="VIDEO", help="a file, or a URL (extra [remote])")
-    with_layers = "folder or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`"
-    add_artifact(parser, with_layers)
+    add_artifact(parser, WITH_LAYERS)
     out = "a strip of frames (.png), or an animation (.gif)"
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.png|FILE.gif", help=out)
     what = "the class, by its name or number (default: the most likely)"

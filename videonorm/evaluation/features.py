@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
 from videonorm.evaluation.videos import HELP, as_manifest, find_videos
-from videonorm.evaluation.view_options import add_artifact, add_device, add_loading, add_views
+from videonorm.evaluation.view_options import WITH_LAYERS, add_artifact, add_device, add_loading, add_views
 from videonorm.files import check_writable
 from videonorm.interruption import stops
 from videonorm.options import Parser
@@ -63,8 +63,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--root", metavar="DIR|URL", help=root)
     split = "rows of the manifest, if it has a column split"
     parser.add_argument("--split", choices=["train", "val", "test"], help=split)
-    with_layers = "folder or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`"
-    add_artifact(parser, with_layers)
+    add_artifact(parser, WITH_LAYERS)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.npz", help="file to write")
     add_views(parser.add_argument_group("views"), num_clips=10, num_crops=1)
     how = parser.add_argument_group("how")
