@@ -21,7 +21,7 @@ from videonorm.data import dataset
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.data.decoding import pyav
 from videonorm.errors import UserError
-from videonorm.evaluation import artifact, evaluate, judgement, parts, processes, views
+from videonorm.evaluation import artifact, evaluate, judgement, outputs, parts, processes, views
 from videonorm.evaluation.evaluation import Evaluation, Options
 from videonorm.evaluation.processes import Processes
 from videonorm.evaluation.scores import Network
@@ -172,8 +172,8 @@ def test_stopped_and_run_again(
             raise Killed
         return scored(network, clips)
 
-    scored = views.view_logits
-    monkeypatch.setattr(views, "view_logits", dies)
+    scored = outputs.view_logits
+    monkeypatch.setattr(outputs, "view_logits", dies)
     out = tmp_path / "result.json"
     for last in (10, 12, 100):  # of 3 a video: in the fourth, behind the seventh, in the second artifact
         calls.clear()

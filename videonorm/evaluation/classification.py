@@ -51,10 +51,11 @@ def by_views(
     transform = clips.transform(num_crops, channels_last=device.type == "cuda").to(device)
     scores = VideoScores(len(videos), artifact.card.num_classes)
     with decoding_workers(num_workers, decoder, time_limit_seconds, device) or nullcontext() as workers:
-        for batch, logits in view_outputs(artifact.network, dataset, transform, device, batch_size, workers):
+        for batch, outputs in view_outputs(artifact.network, dataset, transform, device, batch_size, workers):
             if len(batch):
-                check_logits(logits, artifact.card)
-                probabilities = scores.add(batch.index, batch.label, logits.flatten(1, 2))
+                logits = outputs.flatten(1, 2)
+                check_logits(logits, artifact.card.num_classes)
+                probabilities = scores.add(batch.index, batch.label, logits)
                 if not probabilities.isfinite().all():
                     scores.check_finite("artifact", lambda row: without_credentials(videos[row]))
                 for row, of_video in zip(batch.index.tolist(), probabilities, strict=True):

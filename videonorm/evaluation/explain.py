@@ -94,7 +94,7 @@ def _explain(options: Any) -> None:
     views = views[0]  # (V, 3, T, H, W)
     with torch.inference_mode():
         logits = torch.cat([network(clip[None]) for clip in views])
-    check_logits(logits, card)
+    check_logits(logits[None], card.num_classes)
     probabilities = logits.float().softmax(dim=1)  # (V, K)
     label = _label(options.label, card, probabilities.mean(dim=0))
     maps = activation_maps(network, views, label, options.layer)

@@ -12,8 +12,8 @@ from videonorm.data.clip_spec import ClipSpec
 from videonorm.data.dataset import ClipSeconds, clip_seconds, read_clips
 from videonorm.data.entries import UNLABELLED
 from videonorm.evaluation.artifact import Artifact
-from videonorm.evaluation.outputs import check_logits, too_small
-from videonorm.evaluation.scores import VideoScores, view_logits
+from videonorm.evaluation.outputs import check_logits, outputs_of, too_small
+from videonorm.evaluation.scores import VideoScores
 
 
 class Windows(NamedTuple):
@@ -75,10 +75,8 @@ def score_windows(
                 raise BadVideoError(path, reason)
             label = torch.full_like(rows, UNLABELLED)
             batch = Batch(frames[:, None], [size] * len(rows), label, rows, [])
-            with torch.inference_mode():
-                views, _ = transform(batch.to(device))
-                logits = view_logits(artifact.network, views).cpu()
-            check_logits(logits, artifact.card)
+            logits = outputs_of(artifact.network, batch, transform, device).flatten(1, 2)
+            check_logits(logits, artifact.card.num_classes)
             if not scores.add(rows, label, logits).isfinite().all():
                 scores.check_finite("artifact", lambda row: f"{path} at {seconds[row][0]:.2f} s")
             progress(int(rows[-1]) + 1, len(indices))
