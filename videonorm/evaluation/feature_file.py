@@ -39,4 +39,4 @@ class FeatureFile(KeptParts):
 
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         with open_new(self.path, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)

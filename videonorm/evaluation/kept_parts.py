@@ -75,7 +75,7 @@ class KeptParts:
     def keep(self, part: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a part that is done."""
         with open_new(self._path(part), "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)
 
     def read(self, part: int, take: Callable[[Mapping[str, NDArray[Any]]], T]) -> T:
         """What ``take`` makes of the arrays of a part that was kept.
