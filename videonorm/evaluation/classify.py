@@ -171,13 +171,12 @@ def _as_json(result: Classified, card: Card, top: int, windows: bool) -> Iterato
 
 
 def _draw(result: Classified, card: Card, picture: Path) -> None:
-    from videonorm.evaluation.answers import class_name
+    from videonorm.evaluation.answers import class_names
     from videonorm.evaluation.timeline import timeline
     from videonorm.look import as_png
 
     assert result.windows is not None
-    names = [class_name(card, label) for label in range(card.num_classes)]
-    write(picture, as_png(timeline(os.path.basename(result.path), result.windows, names)))
+    write(picture, as_png(timeline(os.path.basename(result.path), result.windows, class_names(card))))
 
 
 def _pictures(timeline: Path, videos: Sequence[str]) -> dict[str, Path]:

@@ -16,6 +16,7 @@ from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
 from videonorm.evaluation import artifact as artifacts
 from videonorm.evaluation import views
+from videonorm.evaluation.answers import class_names
 from videonorm.evaluation.certainty import calibration_error, top1_estimate
 from videonorm.evaluation.execution import Deviation, Execution, Precision, Way
 from videonorm.evaluation.parts import Parts
@@ -92,8 +93,8 @@ class Evaluation:
 
     @property
     def names(self) -> list[str]:
-        """Of the classes; a network without names knows them by their numbers alone."""
-        return _names(self.card)
+        """Of the classes."""
+        return class_names(self.card)
 
     @property
     def views(self) -> dict[str, Any]:
@@ -186,7 +187,7 @@ class Evaluation:
             "bad_videos": [
                 {"path": without_credentials(video.path), "reason": video.reason} for video in self.bad
             ],
-            "classes": self.scores.classes(self.card.class_names),
+            "classes": self.scores.classes(self.names if self.card.class_names else None),
             "videos": video_records(self.manifest, self.scores, all_scores),
             "views": self.views,
             "artifact": str(self.artifact),
@@ -229,12 +230,8 @@ class Evaluation:
         }
 
 
-def _names(card: artifacts.Card) -> list[str]:
-    return card.class_names or [str(label) for label in range(card.num_classes)]
-
-
 def _manifest(data: Path, options: Options, card: artifacts.Card) -> Manifest:
-    manifest = read_manifest(data, options.root, split=options.split, class_names=_names(card))
+    manifest = read_manifest(data, options.root, split=options.split, class_names=class_names(card))
     smallest = int(manifest.entries.labels.min())
     if smallest > 0 and data.is_file():
         bare = read_manifest(data, options.root, split=options.split).class_names is None

@@ -66,7 +66,7 @@ def _explain(options: Any) -> None:
 
     from videonorm.data import collate
     from videonorm.evaluation.activation_maps import activation_maps, check_torchcam
-    from videonorm.evaluation.answers import class_name
+    from videonorm.evaluation.answers import class_names
     from videonorm.evaluation.artifact import load_artifact
     from videonorm.evaluation.explanation import animation, strip
     from videonorm.evaluation.outputs import check_logits, too_small
@@ -103,10 +103,10 @@ def _explain(options: Any) -> None:
     frames = ((views * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
     values = maps.values.float().cpu().numpy()
     seconds = np.stack([np.linspace(start, end, clips.num_frames) for start, end in batch.clip_seconds[0]])
+    name = class_names(card)[label]
     if options.out.suffix.lower() == ".gif":
         write(options.out, animation(frames, values, seconds))
     else:
-        name = class_name(card, label)
         title = f"{Path(options.video).name}: where {name} is seen (Grad-CAM of {maps.layer})"
         captions = [
             f"{start:.2f} to {end:.2f} s: {name} {percent(of_clip[label].item())}"
@@ -114,7 +114,7 @@ def _explain(options: Any) -> None:
         ]
         write(options.out, as_png(strip(title, captions, frames, values, seconds)))
     told = percent(probabilities[:, label].mean().item())
-    print(f"{options.out}: {class_name(card, label)} {told}, Grad-CAM of {maps.layer}")
+    print(f"{options.out}: {name} {told}, Grad-CAM of {maps.layer}")
 
 
 def _label(given: str | None, card: Card, probabilities: torch.Tensor) -> int:
