@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -98,6 +99,22 @@ def test_features_of_videos_by_name(
         main([broken, "--artifact", str(artifact), "--out", str(out)])
     assert f"videonorm: {broken} " in capsys.readouterr().err
     assert out.read_bytes() == before
+    url = "memory://clips/0.mp4?token=abc"
+    with fsspec.open(url, "wb") as file:
+        file.write(video.read_bytes())
+    with pytest.raises(SystemExit, match="^2$"):
+        main(
+            [
+                url,
+                "--artifact",
+                str(artifact),
+                "--out",
+                str(out),
+                "--short_side",
+                "20",
+            ]
+        )
+    assert "memory://clips/0.mp4?token=*** is smaller" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def by_views(
                 for row, of_video in zip(batch.index.tolist(), probabilities, strict=True):
                     yield Classified(without_credentials(videos[row]), of_video, [])
             for path, reason in batch.bad:
-                yield Classified(without_credentials(path), None, [reason])
+                yield Classified(path, None, [reason])
 
 
 def by_windows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def _explain(options: Any) -> None:
     import torch
 
     from videonorm.data import collate
+    from videonorm.data.decoding.location import without_credentials
     from videonorm.evaluation.activation_maps import activation_maps, check_torchcam
     from videonorm.evaluation.answers import class_names
     from videonorm.evaluation.artifact import load_artifact
@@ -82,6 +84,7 @@ def _explain(options: Any) -> None:
     clips = card.input
     if options.short_side:
         clips = dataclasses.replace(clips, short_side=options.short_side)
+    shown = without_credentials(options.video)
     sample = clips.dataset(
         as_manifest([options.video], card.num_classes), options.num_clips, decoder=options.decoder
     )[0]
@@ -89,7 +92,7 @@ def _explain(options: Any) -> None:
     for path, reason in batch.bad:
         raise UserError(f"{path} {reason}")
     if reason := too_small(*batch.sizes[0], clips.crop_size):
-        raise UserError(f"{options.video} {reason}")
+        raise UserError(f"{shown} {reason}")
     views, _ = clips.transform(1, channels_last=False).to(device)(batch.to(device))
     views = views[0]  # (V, 3, T, H, W)
     with torch.inference_mode():
@@ -107,7 +110,7 @@ def _explain(options: Any) -> None:
     if options.out.suffix.lower() == ".gif":
         write(options.out, animation(frames, values, seconds))
     else:
-        title = f"{Path(options.video).name}: where {name} is seen (Grad-CAM of {maps.layer})"
+        title = f"{os.path.basename(shown)}: where {name} is seen (Grad-CAM of {maps.layer})"
         captions = [
             f"{start:.2f} to {end:.2f} s: {name} {percent(of_clip[label].item())}"
             for (start, end), of_clip in zip(batch.clip_seconds[0], probabilities, strict=True)

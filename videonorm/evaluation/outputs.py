@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from videonorm.data import BadVideo, Batch, EvalTransform, VideoDataset, VideoLoader, Workers
+from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import view_logits
 
@@ -76,5 +77,6 @@ def _large_enough(batch: Batch, dataset: VideoDataset, crop_size: int) -> Batch:
     if not reasons:
         return batch
     for row, reason in reasons.items():
-        batch.bad.append(BadVideo(dataset.manifest.entries[int(batch.index[row])].path, reason))
+        path = without_credentials(dataset.manifest.entries[int(batch.index[row])].path)
+        batch.bad.append(BadVideo(path, reason))
     return batch.without(reasons)

@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler
 
 from videonorm.data import BadVideo, BadVideos, Decoder, Manifest, VideoLoader, decoding_workers
 from videonorm.data.clip_spec import ClipSpec
+from videonorm.data.decoding.location import without_credentials
 from videonorm.evaluation.execution import Execution
 from videonorm.evaluation.outputs import check_logits, outputs_of
 from videonorm.evaluation.parts import Parts
@@ -55,6 +56,9 @@ def score_videos(
     transform = clips.transform(num_crops, channels_last=channels_last).to(device)
     scores, counted = parts.scores, BadVideos()
 
+    def name(row: int) -> str:
+        return without_credentials(manifest.entries[row].path)
+
     def run(views: Tensor) -> Tensor:
         if network.ways and parts.rank == 0 and parts.notes is None:
             parts.note([found.record() for found in network.deviations(views)])
@@ -76,7 +80,7 @@ def score_videos(
                 check_logits(logits, scores.probabilities.shape[1])
                 if not scores.add(batch.index, batch.label, logits).isfinite().all():
                     ways = " + ".join(network.ways) or "fp32"
-                    scores.check_finite(f"artifact in {ways}", lambda row: manifest.entries[row].path)
+                    scores.check_finite(f"artifact in {ways}", name)
             bad += batch.bad
             if counted.add("test", batch.bad):
                 counted.check("test", len(dataset), max_bad_fraction)

@@ -10,6 +10,7 @@ from torch import Tensor
 from videonorm.data import BadVideoError, Batch, Decoder, open_video
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.data.dataset import ClipSeconds, clip_seconds, read_clips
+from videonorm.data.decoding.location import without_credentials
 from videonorm.data.entries import UNLABELLED
 from videonorm.evaluation.artifact import Artifact
 from videonorm.evaluation.outputs import check_logits, outputs_of, too_small
@@ -52,6 +53,7 @@ def score_windows(
         BadVideoError: a video that cannot be used, not even for one window.
         UserError: scores that are not finite, or not of the artifact's classes.
     """
+    shown = without_credentials(path)
     transform = clips.transform(num_crops, channels_last=device.type == "cuda").to(device)
     with open_video(path, decoder) as video:
         sampling = clips.windows(video.frame_rate, step_seconds)
@@ -78,7 +80,7 @@ def score_windows(
             logits = outputs_of(artifact.network, batch, transform, device).flatten(1, 2)
             check_logits(logits, artifact.card.num_classes)
             if not scores.add(rows, label, logits).isfinite().all():
-                scores.check_finite("artifact", lambda row: f"{path} at {seconds[row][0]:.2f} s")
+                scores.check_finite("artifact", lambda row: f"{shown} at {seconds[row][0]:.2f} s")
             progress(int(rows[-1]) + 1, len(indices))
     if not scores.scored.any():
         raise BadVideoError(path, reasons[0])
