@@ -77,9 +77,7 @@ def test_features_of_a_manifest(artifact: Path, manifest: Path, tmp_path: Path) 
     assert not out.exists()
     with pytest.raises(UserError, match=r"views must be as when this extraction began, .*npz\.parts keeps"):
         main([*options, "--num_clips", "3", "--out", str(out)])
-    with pytest.raises(
-        UserError, match=r"decoder must be as .* began, and was auto, not pyav; "
-    ):
+    with pytest.raises(UserError, match=r"decoder must be as .* began, and was auto, not pyav; "):
         main([*options, "--decoder", "pyav", "--out", str(out)])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="^1$"):
         patch.setattr(FeatureFile, "keep", lambda *given: (kept.append(given[1]), keep(*given)))

@@ -1,6 +1,6 @@
 """Videos to probabilities, one video after the other: by the views of `videonorm evaluate`, or by windows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from videonorm.evaluation.artifact import Artifact
 from videonorm.evaluation.outputs import check_logits, view_outputs
 from videonorm.evaluation.scores import VideoScores
 from videonorm.evaluation.videos import as_manifest
-from videonorm.evaluation.windows import Windows, score_windows
+from videonorm.evaluation.windows import Windows
 
 
 class Classified(NamedTuple):
@@ -22,9 +22,7 @@ class Classified(NamedTuple):
 
     path: str  # or URL, without credentials
     probabilities: Tensor | None  # (K,), None for a video that cannot be used
-    reasons: list[
-        str
-    ]  # why that is so, or why some windows lack; each completes the sentence "the video ..."
+    reasons: list[str]  # why that is so, or why windows lack; each completes the sentence "the video ..."
     windows: Windows | None = None
 
 
@@ -64,33 +62,12 @@ def by_views(
                 yield Classified(path, None, [reason])
 
 
-def by_windows(
-    videos: Sequence[str],
-    artifact: Artifact,
-    clips: ClipSpec,
-    device: torch.device,
-    *,
-    step_seconds: float | None,
-    num_crops: int,
-    batch_size: int,
-    decoder: Decoder = "auto",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Classified]:
-    """Classify videos by all windows of each; see ``score_windows`` for the arguments."""
+def by_windows(videos: Iterable[str], score: Callable[[str], Windows]) -> Iterator[Classified]:
+    """Classify videos by all windows of each; ``score`` is ``score_windows`` but for the path."""
     for path in videos:
         shown = without_credentials(path)
         try:
-            windows = score_windows(
-                path,
-                artifact,
-                clips,
-                device,
-                step_seconds=step_seconds,
-                num_crops=num_crops,
-                batch_size=batch_size,
-                decoder=decoder,
-                progress=progress,
-            )
+            windows = score(path)
         except BadVideoError as error:
             yield Classified(shown, None, [error.reason])
         else:

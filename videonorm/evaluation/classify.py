@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,7 @@ def _results(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from videonorm.evaluation.classification import by_views, by_windows
+    from videonorm.evaluation.windows import score_windows
 
     clips = artifact.card.input
     if options["short_side"]:
@@ -127,9 +129,9 @@ def _results(
             def update(done: int, total: int) -> None:
                 progress.update(of_video, completed=done, total=total)
 
-            results = by_windows(
-                videos, artifact, clips, device, step_seconds=options["step"], progress=update, **how
-            )
+            how |= {"step_seconds": options["step"], "progress": update}
+            score = partial(score_windows, artifact=artifact, clips=clips, device=device, **how)
+            results = by_windows(videos, score)
         else:
             how |= {name: options[name] for name in ("num_clips", "num_workers", "time_limit_seconds")}
             results = by_views(videos, artifact, clips, device, **how)
