@@ -42,6 +42,13 @@ def digest_of_videos(manifest: Manifest) -> str:
     return hashlib.sha256(repr(list(manifest.entries)).encode(errors="surrogateescape")).hexdigest()
 
 
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz file."""
+    named: dict[str, Any] = dict(arrays)  # or mypy takes one of them for an option of savez
+    with open_new(path, "wb") as file:
+        np.savez(file, **named)
+
+
 class KeptParts:
     """The parts that one process is to do, and the folder that keeps them.
 
@@ -88,8 +95,7 @@ class KeptParts:
 
     def keep(self, part: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a part that is done."""
-        with open_new(self._path(part), "wb") as file:
-            np.savez(file, **arrays)
+        write_arrays(self._path(part), arrays)
 
     def read(self, part: int, take: Callable[[Mapping[str, NDArray[Any]]], T]) -> T:
         """What ``take`` makes of the arrays of a part that was kept.
