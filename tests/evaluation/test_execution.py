@@ -56,9 +56,12 @@ def test_weights_and_clips_are_in_channels_last() -> None:
             layouts.append((x.is_contiguous(**layout), self.weight.is_contiguous(**layout)))
             return super().forward(x).mean(dim=(2, 3, 4))
 
-    execution = Execution(Layout(3, 8, 3), CPU, ["channels_last"], "it")
-    execution.deviations(clips())
+    network = Layout(3, 8, 3)
+    execution = Execution(network, CPU, ["channels_last"], "it")
+    with torch.inference_mode():
+        execution.deviations(clips())
     execution(clips())
+    assert not network.weight.is_inference()
     assert layouts == [(False, False), (True, True), (True, True)]
 
 

@@ -2,6 +2,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -76,6 +77,13 @@ def test_pictures(
     with pytest.raises(UserError, match=r"broken.mp4 "):
         main([video.replace("0.mp4", "broken.mp4"), *given[1:], "--out", str(tmp_path / "b.png")])
     assert not (tmp_path / "b.png").exists()
+    url = "memory://clips/0.mp4?token=abc"
+    with fsspec.open(url, "wb") as file:
+        file.write(Path(video).read_bytes())
+    with pytest.raises(UserError, match=r"^memory://clips/0.mp4\?token=\*\*\* is smaller"):
+        main([url, *given[1:], "--out", str(tmp_path / "b.png"), "--short_side", "20"])
+    main([url, *given[1:], "--out", str(tmp_path / "b.png")])
+    assert figures[-1].get_suptitle().startswith("0.mp4?token=***: where ")
 
 
 def test_only_what_speaks_for_the_class_is_coloured() -> None:

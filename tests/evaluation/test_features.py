@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -76,6 +77,8 @@ def test_features_of_a_manifest(artifact: Path, manifest: Path, tmp_path: Path) 
     assert not out.exists()
     with pytest.raises(UserError, match=r"views must be as when this extraction began, .*npz\.parts keeps"):
         main([*options, "--num_clips", "3", "--out", str(out)])
+    with pytest.raises(UserError, match=r"decoder must be as .* began, and was auto, not pyav; "):
+        main([*options, "--decoder", "pyav", "--out", str(out)])
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="^1$"):
         patch.setattr(FeatureFile, "keep", lambda *given: (kept.append(given[1]), keep(*given)))
         main([*options, "--num_workers", "1", "--out", str(out)])
@@ -98,6 +101,22 @@ def test_features_of_videos_by_name(
         main([broken, "--artifact", str(artifact), "--out", str(out)])
     assert f"videonorm: {broken} " in capsys.readouterr().err
     assert out.read_bytes() == before
+    url = "memory://clips/0.mp4?token=abc"
+    with fsspec.open(url, "wb") as file:
+        file.write(video.read_bytes())
+    with pytest.raises(SystemExit, match="^2$"):
+        main(
+            [
+                url,
+                "--artifact",
+                str(artifact),
+                "--out",
+                str(out),
+                "--short_side",
+                "20",
+            ]
+        )
+    assert "memory://clips/0.mp4?token=*** is smaller" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from videonorm.data import dataset
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.data.decoding import pyav
 from videonorm.errors import UserError
-from videonorm.evaluation import artifact, evaluate, judgement, parts, processes, views
+from videonorm.evaluation import artifact, evaluate, judgement, outputs, parts, processes, views
 from videonorm.evaluation.evaluation import Evaluation, Options
 from videonorm.evaluation.processes import Processes
 from videonorm.evaluation.scores import Network
@@ -172,8 +173,8 @@ def test_stopped_and_run_again(
             raise Killed
         return scored(network, clips)
 
-    scored = views.view_logits
-    monkeypatch.setattr(views, "view_logits", dies)
+    scored = outputs.view_logits
+    monkeypatch.setattr(outputs, "view_logits", dies)
     out = tmp_path / "result.json"
     for last in (10, 12, 100):  # of 3 a video: in the fourth, behind the seventh, in the second artifact
         calls.clear()
@@ -354,3 +355,16 @@ def test_a_process_that_fails_takes_the_others_down(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match=r"^label \(7\) must be$"):
         processes.run_in_processes(2, print, "options")
     assert ended == 2 * ["terminated", "joined"]
+
+
+def test_classes_without_a_name_have_their_number(
+    small: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network may have more outputs than its training's data had classes, and take videos for them."""
+    nameless = artifact.load_artifact(small, torch.device("cpu"))
+    named = replace(nameless, card=replace(nameless.card, class_names=["left"]))
+    monkeypatch.setattr(artifact, "load_artifact", lambda *_: named)
+    classes = command(small, manifest, tmp_path / "result.json")["classes"]
+    assert [of["name"] for of in classes] == ["left", "1", "2"]
+    header, *rows = (tmp_path / "result.classes.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows] == ["left", "1", "2"]

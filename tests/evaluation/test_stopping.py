@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from videonorm.evaluation import evaluate, export, program, views
+from videonorm.evaluation import evaluate, export, outputs, program
 from videonorm.evaluation.scores import Network
 from videonorm.interruption import Stopped, stops
 
@@ -61,8 +61,8 @@ def test_evaluate(
             asked(number)
         return scored(network, clips)
 
-    scored = views.view_logits
-    monkeypatch.setattr(views, "view_logits", third_is_the_last)
+    scored = outputs.view_logits
+    monkeypatch.setattr(outputs, "view_logits", third_is_the_last)
     out = tmp_path / "result.json"
     options = ["--num_workers", str(num_workers), "--batch_size", "1", "--device", "cpu", "--out", str(out)]
     options += ["--num_clips", "1", "--num_crops", "1"]

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from videonorm.errors import UserError
+from videonorm.evaluation.videos import as_manifest
 from videonorm.layers import BatchNorm3d
 from videonorm.training import (
     EvaluationRecord,
@@ -228,3 +230,10 @@ def test_scores_that_cannot_be_written_are_printed(tmp_path, monkeypatch, capsys
         trainer(tmp_path, callbacks=[EvaluationRecord()]).test(classifier(), pairs(), verbose=False)
     printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("{"))
     assert json.loads(printed)["videos"] == 7
+
+
+def test_a_url_is_told_without_its_signature():
+    manifest = as_manifest(["https://me:secret@host/a.mp4?token=abc"], 3)
+    loader = SimpleNamespace(dataset=SimpleNamespace(manifest=manifest))
+    scores = EpochScores(loader, 3, torch.device("cpu"))
+    assert [video.path for video in scores.videos] == ["https://***@host/a.mp4?token=***"]

@@ -22,16 +22,18 @@ class Answer(NamedTuple):
 
 def top_answers(probabilities: Tensor, card: Card, top: int) -> list[Answer]:
     """The ``top`` of all classes by their ``probabilities`` (K,), the most likely first."""
+    names = class_names(card)
     best = probabilities.topk(min(top, len(probabilities)))
     return [
-        Answer(label, class_name(card, label), probability)
+        Answer(label, names[label], probability)
         for label, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
-def class_name(card: Card, label: int) -> str:
-    names = card.class_names or []
-    return names[label] if label < len(names) else str(label)
+def class_names(card: Card) -> list[str]:
+    """By label. A card may have fewer names than classes: the others are known by their numbers alone."""
+    given = card.class_names or []
+    return [*given, *map(str, range(len(given), card.num_classes))]
 
 
 def in_words(answers: Iterable[Answer]) -> str:

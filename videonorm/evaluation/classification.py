@@ -1,6 +1,6 @@
 """Videos to probabilities, one video after the other: by the views of `videonorm evaluate`, or by windows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from videonorm.evaluation.artifact import Artifact
 from videonorm.evaluation.outputs import check_logits, view_outputs
 from videonorm.evaluation.scores import VideoScores
 from videonorm.evaluation.videos import as_manifest
-from videonorm.evaluation.windows import Windows, score_windows
+from videonorm.evaluation.windows import Windows
 
 
 class Classified(NamedTuple):
@@ -22,9 +22,7 @@ class Classified(NamedTuple):
 
     path: str  # or URL, without credentials
     probabilities: Tensor | None  # (K,), None for a video that cannot be used
-    reasons: list[
-        str
-    ]  # why that is so, or why some windows lack; each completes the sentence "the video ..."
+    reasons: list[str]  # why that is so, or why windows lack; each completes the sentence "the video ..."
     windows: Windows | None = None
 
 
@@ -51,45 +49,25 @@ def by_views(
     transform = clips.transform(num_crops, channels_last=device.type == "cuda").to(device)
     scores = VideoScores(len(videos), artifact.card.num_classes)
     with decoding_workers(num_workers, decoder, time_limit_seconds, device) or nullcontext() as workers:
-        for batch, logits in view_outputs(artifact.network, dataset, transform, device, batch_size, workers):
+        for batch, outputs in view_outputs(artifact.network, dataset, transform, device, batch_size, workers):
             if len(batch):
-                check_logits(logits, artifact.card)
-                probabilities = scores.add(batch.index, batch.label, logits.flatten(1, 2))
+                logits = outputs.flatten(1, 2)
+                check_logits(logits, artifact.card.num_classes)
+                probabilities = scores.add(batch.index, batch.label, logits)
                 if not probabilities.isfinite().all():
                     scores.check_finite("artifact", lambda row: without_credentials(videos[row]))
                 for row, of_video in zip(batch.index.tolist(), probabilities, strict=True):
                     yield Classified(without_credentials(videos[row]), of_video, [])
             for path, reason in batch.bad:
-                yield Classified(without_credentials(path), None, [reason])
+                yield Classified(path, None, [reason])
 
 
-def by_windows(
-    videos: Sequence[str],
-    artifact: Artifact,
-    clips: ClipSpec,
-    device: torch.device,
-    *,
-    step_seconds: float | None,
-    num_crops: int,
-    batch_size: int,
-    decoder: Decoder = "auto",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[Classified]:
-    """Classify videos by all windows of each; see ``score_windows`` for the arguments."""
+def by_windows(videos: Iterable[str], score: Callable[[str], Windows]) -> Iterator[Classified]:
+    """Classify videos by all windows of each; ``score`` is ``score_windows`` but for the path."""
     for path in videos:
         shown = without_credentials(path)
         try:
-            windows = score_windows(
-                path,
-                artifact,
-                clips,
-                device,
-                step_seconds=step_seconds,
-                num_crops=num_crops,
-                batch_size=batch_size,
-                decoder=decoder,
-                progress=progress,
-            )
+            windows = score(path)
         except BadVideoError as error:
             yield Classified(shown, None, [error.reason])
         else:

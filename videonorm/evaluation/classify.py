@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,7 @@ exit codes:
 def main(argv: list[str]) -> None:
     parser = Parser(prog="videonorm classify", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help=HELP)
-    any_kind = "folder, .pt2, .onnx or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`"
-    add_artifact(parser, any_kind)
+    add_artifact(parser)
     top = "classes of a video (default: 5)"
     parser.add_argument("--top", type=positive_integer, default=5, metavar="N", help=top)
     parser.add_argument("--json", action="store_true", help="a JSON object a line in place of words")
@@ -106,6 +106,7 @@ def _results(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from videonorm.evaluation.classification import by_views, by_windows
+    from videonorm.evaluation.windows import score_windows
 
     clips = artifact.card.input
     if options["short_side"]:
@@ -128,9 +129,9 @@ def _results(
             def update(done: int, total: int) -> None:
                 progress.update(of_video, completed=done, total=total)
 
-            results = by_windows(
-                videos, artifact, clips, device, step_seconds=options["step"], progress=update, **how
-            )
+            how |= {"step_seconds": options["step"], "progress": update}
+            score = partial(score_windows, artifact=artifact, clips=clips, device=device, **how)
+            results = by_windows(videos, score)
         else:
             how |= {name: options[name] for name in ("num_clips", "num_workers", "time_limit_seconds")}
             results = by_views(videos, artifact, clips, device, **how)
@@ -172,13 +173,12 @@ def _as_json(result: Classified, card: Card, top: int, windows: bool) -> Iterato
 
 
 def _draw(result: Classified, card: Card, picture: Path) -> None:
-    from videonorm.evaluation.answers import class_name
+    from videonorm.evaluation.answers import class_names
     from videonorm.evaluation.timeline import timeline
     from videonorm.look import as_png
 
     assert result.windows is not None
-    names = [class_name(card, label) for label in range(card.num_classes)]
-    write(picture, as_png(timeline(os.path.basename(result.path), result.windows, names)))
+    write(picture, as_png(timeline(os.path.basename(result.path), result.windows, class_names(card))))
 
 
 def _pictures(timeline: Path, videos: Sequence[str]) -> dict[str, Path]:

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from videonorm.options import Parser, fraction, positive_integer, positive_number, seconds, whole_number
+from videonorm.evaluation.view_options import add_artifact, add_device, add_loading, add_views
+from videonorm.options import Parser, fraction, positive_integer, positive_number
 
 
 def beside(out: Path, what: str) -> Path:
@@ -19,20 +20,7 @@ def parser() -> Parser:
         "the reason.",
     )
     what = parser.add_argument_group("what is judged, and on what")
-    what.add_argument(
-        "--artifact",
-        required=True,
-        type=Path,
-        metavar="DIR|FILE",
-        help="folder, .pt2, .onnx or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`",
-    )
-    what.add_argument(
-        "--trust",
-        action="store_true",
-        help="let the artifact run code, if you know who made it: a folder may then name any class that can "
-        "be imported, not just networks and layers of videonorm, torch.nn, torchvision and pytorchvideo, and "
-        "a .pt2 file may be any that torch.export can load, which unpickles it",
-    )
+    add_artifact(what)
     what.add_argument(
         "--data",
         required=True,
@@ -56,12 +44,7 @@ def parser() -> Parser:
         "only one of them gets right",
     )
     views = parser.add_argument_group("views; what is not given is as the artifact says")
-    views.add_argument(
-        "--num_clips", type=positive_integer, default=10, metavar="N", help="clips a video (default: 10)"
-    )
-    views.add_argument(
-        "--num_crops", type=positive_integer, default=3, metavar="N", help="crops of each clip (default: 3)"
-    )
+    add_views(views, num_clips=10, num_crops=3)
     views.add_argument("--num_frames", type=positive_integer, metavar="T", help="frames of a clip")
     pace = views.add_mutually_exclusive_group()
     pace.add_argument(
@@ -76,22 +59,11 @@ def parser() -> Parser:
         metavar="X",
         help="or how many of them a second has: those nearest to the clip's times",
     )
-    views.add_argument(
-        "--short_side", type=positive_integer, metavar="PIXELS", help="scale videos to it before the crop"
-    )
     how = parser.add_argument_group(
         "how; of what is not exactly fp32, the largest deviation on the first batch is told"
     )
-    how.add_argument(
-        "--batch_size",
-        type=positive_integer,
-        default=8,
-        metavar="N",
-        help="videos at a time, and clips that the network sees at once (default: 8)",
-    )
-    how.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one)"
-    )
+    add_loading(how, "videos, and clips that the network sees,")
+    add_device(how)
     how.add_argument(
         "--devices",
         type=positive_integer,
@@ -109,21 +81,6 @@ def parser() -> Parser:
         help="clips and weights in channels_last_3d memory (default: on CUDA the clips are)",
     )
     how.add_argument("--compile", action="store_true", help="run the network by torch.compile")
-    decoders = ["auto", "pyav", "torchcodec", "torchcodec_cuda", "decord"]
-    how.add_argument("--decoder", choices=decoders, default="auto")
-    how.add_argument(
-        "--num_workers",
-        type=whole_number,
-        metavar="N",
-        help="decoding processes (default: up to 8 on CUDA, none on the CPU)",
-    )
-    how.add_argument(
-        "--time_limit_seconds",
-        type=seconds,
-        default=60.0,
-        metavar="S",
-        help="what reading one video may take in such a process before it counts as bad (default: 60)",
-    )
     how.add_argument(
         "--max_bad_fraction",
         type=fraction,

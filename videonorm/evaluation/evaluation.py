@@ -1,7 +1,6 @@
 """One artifact on the videos of one manifest: read up front, scored in parts, told as one record."""
 
 import dataclasses
-import hashlib
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +15,10 @@ from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
 from videonorm.evaluation import artifact as artifacts
 from videonorm.evaluation import views
+from videonorm.evaluation.answers import class_names
 from videonorm.evaluation.certainty import calibration_error, top1_estimate
 from videonorm.evaluation.execution import Deviation, Execution, Precision, Way
+from videonorm.evaluation.kept_parts import digest_of_artifact, digest_of_videos
 from videonorm.evaluation.parts import Parts
 from videonorm.evaluation.processes import Processes
 from videonorm.evaluation.scores import VideoScores
@@ -92,8 +93,8 @@ class Evaluation:
 
     @property
     def names(self) -> list[str]:
-        """Of the classes; a network without names knows them by their numbers alone."""
-        return _names(self.card)
+        """Of the classes."""
+        return class_names(self.card)
 
     @property
     def views(self) -> dict[str, Any]:
@@ -186,7 +187,7 @@ class Evaluation:
             "bad_videos": [
                 {"path": without_credentials(video.path), "reason": video.reason} for video in self.bad
             ],
-            "classes": self.scores.classes(self.card.class_names),
+            "classes": self.scores.classes(self.names if self.card.class_names else None),
             "videos": video_records(self.manifest, self.scores, all_scores),
             "views": self.views,
             "artifact": str(self.artifact),
@@ -215,10 +216,8 @@ class Evaluation:
     def _asked(self) -> dict[str, Any]:
         """All that the scores depend on."""
         return {
-            "artifact": _digest_of_artifact(self.artifact),
-            "data": hashlib.sha256(
-                repr(list(self.manifest.entries)).encode(errors="surrogateescape")
-            ).hexdigest(),
+            "artifact": digest_of_artifact(self.artifact),
+            "data": digest_of_videos(self.manifest),
             **self.views,
             "batch_size": self.options.batch_size,
             "device": self.device.type,
@@ -229,12 +228,8 @@ class Evaluation:
         }
 
 
-def _names(card: artifacts.Card) -> list[str]:
-    return card.class_names or [str(label) for label in range(card.num_classes)]
-
-
 def _manifest(data: Path, options: Options, card: artifacts.Card) -> Manifest:
-    manifest = read_manifest(data, options.root, split=options.split, class_names=_names(card))
+    manifest = read_manifest(data, options.root, split=options.split, class_names=class_names(card))
     smallest = int(manifest.entries.labels.min())
     if smallest > 0 and data.is_file():
         bare = read_manifest(data, options.root, split=options.split).class_names is None
@@ -254,16 +249,6 @@ def _clips(options: Options, card: artifacts.Card) -> ClipSpec:
         frames_per_second=pace[1],
         short_side=options.short_side or card.input.short_side,
     )
-
-
-def _digest_of_artifact(path: Path) -> str:
-    """Of what is loaded, wherever it lies."""
-    names = [artifacts.CARD_FILE, artifacts.WEIGHTS_FILE] if path.is_dir() else [""]
-    digest = hashlib.sha256()
-    for name in names:
-        with open(path / name, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def video_records(manifest: Manifest, scores: VideoScores, all_scores: bool) -> list[dict[str, Any]]:

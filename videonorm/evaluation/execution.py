@@ -82,9 +82,10 @@ class Execution:
         if "channels_last" in ways:
             clips = clips.contiguous(memory_format=torch.channels_last_3d)
             if not self._in_channels_last and isinstance(self._network, nn.Module):
-                for parameter in self._network.parameters():
-                    if parameter.dim() == 5:
-                        parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+                with torch.inference_mode(False):  # or autograd would refuse them from now on
+                    for parameter in self._network.parameters():
+                        if parameter.dim() == 5:
+                            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
             self._in_channels_last = True
         network = self._network
         if "compile" in ways:

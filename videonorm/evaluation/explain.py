@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
 from videonorm.evaluation.videos import as_manifest
-from videonorm.evaluation.view_options import add_artifact, add_device
+from videonorm.evaluation.view_options import WITH_LAYERS, add_artifact, add_device
 from videonorm.files import check_writable, write
 from videonorm.interruption import stops
 from videonorm.messages import did_you_mean
@@ -35,8 +36,7 @@ exit codes: 0 done; 2 a mistake, or a file that cannot be read or written; 130, 
 def main(argv: list[str]) -> None:
     parser = Parser(prog="videonorm explain", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("video", metavar="VIDEO", help="a file, or a URL (extra [remote])")
-    with_layers = "folder or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`"
-    add_artifact(parser, with_layers)
+    add_artifact(parser, WITH_LAYERS)
     out = "a strip of frames (.png), or an animation (.gif)"
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.png|FILE.gif", help=out)
     what = "the class, by its name or number (default: the most likely)"
@@ -66,8 +66,9 @@ def _explain(options: Any) -> None:
     import torch
 
     from videonorm.data import collate
+    from videonorm.data.decoding.location import without_credentials
     from videonorm.evaluation.activation_maps import activation_maps, check_torchcam
-    from videonorm.evaluation.answers import class_name
+    from videonorm.evaluation.answers import class_names
     from videonorm.evaluation.artifact import load_artifact
     from videonorm.evaluation.explanation import animation, strip
     from videonorm.evaluation.outputs import check_logits, too_small
@@ -83,6 +84,7 @@ def _explain(options: Any) -> None:
     clips = card.input
     if options.short_side:
         clips = dataclasses.replace(clips, short_side=options.short_side)
+    shown = without_credentials(options.video)
     sample = clips.dataset(
         as_manifest([options.video], card.num_classes), options.num_clips, decoder=options.decoder
     )[0]
@@ -90,12 +92,12 @@ def _explain(options: Any) -> None:
     for path, reason in batch.bad:
         raise UserError(f"{path} {reason}")
     if reason := too_small(*batch.sizes[0], clips.crop_size):
-        raise UserError(f"{options.video} {reason}")
+        raise UserError(f"{shown} {reason}")
     views, _ = clips.transform(1, channels_last=False).to(device)(batch.to(device))
     views = views[0]  # (V, 3, T, H, W)
     with torch.inference_mode():
         logits = torch.cat([network(clip[None]) for clip in views])
-    check_logits(logits, card)
+    check_logits(logits[None], card.num_classes)
     probabilities = logits.float().softmax(dim=1)  # (V, K)
     label = _label(options.label, card, probabilities.mean(dim=0))
     maps = activation_maps(network, views, label, options.layer)
@@ -104,18 +106,18 @@ def _explain(options: Any) -> None:
     frames = ((views * std + mean).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
     values = maps.values.float().cpu().numpy()
     seconds = np.stack([np.linspace(start, end, clips.num_frames) for start, end in batch.clip_seconds[0]])
+    name = class_names(card)[label]
     if options.out.suffix.lower() == ".gif":
         write(options.out, animation(frames, values, seconds))
     else:
-        name = class_name(card, label)
-        title = f"{Path(options.video).name}: where {name} is seen (Grad-CAM of {maps.layer})"
+        title = f"{os.path.basename(shown)}: where {name} is seen (Grad-CAM of {maps.layer})"
         captions = [
             f"{start:.2f} to {end:.2f} s: {name} {percent(of_clip[label].item())}"
             for (start, end), of_clip in zip(batch.clip_seconds[0], probabilities, strict=True)
         ]
         write(options.out, as_png(strip(title, captions, frames, values, seconds)))
     told = percent(probabilities[:, label].mean().item())
-    print(f"{options.out}: {class_name(card, label)} {told}, Grad-CAM of {maps.layer}")
+    print(f"{options.out}: {name} {told}, Grad-CAM of {maps.layer}")
 
 
 def _label(given: str | None, card: Card, probabilities: torch.Tensor) -> int:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from videonorm.evaluation.kept_parts import KeptParts
-from videonorm.files import open_new
+from videonorm.evaluation.kept_parts import KeptParts, write_arrays
 
 
 class FeatureFile(KeptParts):
@@ -38,5 +37,4 @@ class FeatureFile(KeptParts):
         return arrays
 
     def write(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        with open_new(self.path, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(self.path, arrays)

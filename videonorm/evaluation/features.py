@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import sys
 from collections.abc import Iterable
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
 from videonorm.evaluation.videos import HELP, as_manifest, find_videos
-from videonorm.evaluation.view_options import add_artifact, add_device, add_loading, add_views
+from videonorm.evaluation.view_options import WITH_LAYERS, add_artifact, add_device, add_loading, add_views
 from videonorm.files import check_writable
 from videonorm.interruption import stops
 from videonorm.options import Parser
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from videonorm.data import Batch, Manifest
 
@@ -63,8 +62,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--root", metavar="DIR|URL", help=root)
     split = "rows of the manifest, if it has a column split"
     parser.add_argument("--split", choices=["train", "val", "test"], help=split)
-    with_layers = "folder or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`"
-    add_artifact(parser, with_layers)
+    add_artifact(parser, WITH_LAYERS)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.npz", help="file to write")
     add_views(parser.add_argument_group("views"), num_clips=10, num_crops=1)
     how = parser.add_argument_group("how")
@@ -109,6 +107,7 @@ def _write_features(manifest: Manifest, options: Any) -> tuple[int, list[tuple[s
     from videonorm.data import decoding_workers
     from videonorm.evaluation.artifact import load_artifact
     from videonorm.evaluation.feature_file import FeatureFile
+    from videonorm.evaluation.kept_parts import digest_of_artifact, digest_of_videos
     from videonorm.evaluation.outputs import view_outputs
     from videonorm.evaluation.penultimate import Penultimate, module_of
     from videonorm.machine import choose_device
@@ -123,8 +122,8 @@ def _write_features(manifest: Manifest, options: Any) -> tuple[int, list[tuple[s
     dataset = clips.dataset(manifest, options.num_clips, decoder=options.decoder)
     transform = clips.transform(options.num_crops, channels_last=device.type == "cuda").to(device)
     asked = {
-        "artifact": _digest_of_weights(network),
-        "videos": hashlib.sha256(repr(list(manifest.entries)).encode("utf-8", "surrogateescape")).hexdigest(),
+        "artifact": digest_of_artifact(options.artifact),
+        "videos": digest_of_videos(manifest),
         "views": {
             "num_clips": options.num_clips,
             "num_crops": options.num_crops,
@@ -132,6 +131,7 @@ def _write_features(manifest: Manifest, options: Any) -> tuple[int, list[tuple[s
         },
         "batch_size": options.batch_size,
         "device": device.type,
+        "decoder": options.decoder,
     }
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     limits = options.num_workers, options.decoder, options.time_limit_seconds
@@ -187,13 +187,3 @@ def _arrays(
         "bad_path": np.array([path for path, _ in bad], np.str_),
         "bad_reason": np.array([reason for _, reason in bad], np.str_),
     }
-
-
-def _digest_of_weights(network: nn.Module) -> str:
-    import torch
-
-    digest = hashlib.sha256()
-    for name, weight in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ So a process that is killed loses a part at the most, several need nothing in co
 video goes through the network among the same others, to the same bits, whoever does it.
 """
 
+import hashlib
 import json
 import math
 import shutil
@@ -18,14 +19,34 @@ from typing import IO, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from videonorm.data import Manifest
 from videonorm.errors import UserError
-from videonorm.files import NO_LOCKS, hold, open_new, write_json
+from videonorm.evaluation.artifact import CARD_FILE, WEIGHTS_FILE
+from videonorm.files import NO_LOCKS, hold, open_new, sha256, write_json
 from videonorm.messages import one_line
 
 MOST_PARTS = 512  # files, each of which the disk is waited for
 ASKED, LOCK = "asked.json", "lock"
 
 T = TypeVar("T")
+
+
+def digest_of_artifact(path: Path) -> str:
+    """Of what is loaded, wherever it lies."""
+    files = [path / CARD_FILE, path / WEIGHTS_FILE] if path.is_dir() else [path]
+    return " ".join(map(sha256, files))
+
+
+def digest_of_videos(manifest: Manifest) -> str:
+    """Of where they lie, their labels and their stretches."""
+    return hashlib.sha256(repr(list(manifest.entries)).encode(errors="surrogateescape")).hexdigest()
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz file."""
+    named: dict[str, Any] = dict(arrays)  # or mypy takes one of them for an option of savez
+    with open_new(path, "wb") as file:
+        np.savez(file, **named)
 
 
 class KeptParts:
@@ -74,8 +95,7 @@ class KeptParts:
 
     def keep(self, part: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a part that is done."""
-        with open_new(self._path(part), "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        write_arrays(self._path(part), arrays)
 
     def read(self, part: int, take: Callable[[Mapping[str, NDArray[Any]]], T]) -> T:
         """What ``take`` makes of the arrays of a part that was kept.

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from videonorm.data import BadVideo, Batch, EvalTransform, VideoDataset, VideoLoader, Workers
+from videonorm.data.decoding.location import without_credentials
 from videonorm.errors import UserError
-from videonorm.evaluation.artifact import Card
 from videonorm.evaluation.scores import view_logits
 
 
@@ -24,10 +24,7 @@ def view_outputs(
     workers: Workers | None = None,
     rows: Sequence[int] | None = None,
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Each batch, without what is bad of it, with float32 outputs (B, num_clips, num_crops, D) on the CPU.
-
-    One clip of each video is transformed at a time, and one crop of it goes through the network: the memory
-    of a plain batch, however many views there are.
+    """Each batch, without what is bad of it, with what ``outputs_of`` gives.
 
     Args:
         network: clips (B, 3, T, H, W) to (B, D), on ``device``.
@@ -39,21 +36,31 @@ def view_outputs(
         loader.batch_sampler = BatchSampler(rows, batch_size, drop_last=False)
     for loaded in loader:
         batch = _large_enough(loaded, dataset, transform.crop_size)
-        outputs = []
-        with torch.inference_mode():
-            there = batch.to(device)
-            for number in range(batch.frames.shape[1] if len(batch) else 0):
-                views, _ = transform(there.clip(number))
-                outputs.append(view_logits(network, views).float().cpu())
-        yield batch, torch.stack(outputs, dim=1) if outputs else torch.empty(0, 0, 0, 0)
+        empty = torch.empty(0, 0, 0, 0)
+        yield batch, outputs_of(network, batch, transform, device) if len(batch) else empty
 
 
-def check_logits(logits: Tensor, card: Card) -> None:
-    """Raise UserError unless ``logits`` (..., K) are of the card's classes."""
-    if logits.shape[-1] != card.num_classes:
+def outputs_of(
+    network: Callable[[Tensor], Tensor], batch: Batch, transform: EvalTransform, device: torch.device
+) -> Tensor:
+    """Float32 outputs (B, num_clips, num_crops, D) on the CPU, of a batch that is not empty.
+
+    One clip of each video is transformed at a time, and one crop of it goes through the network: the memory
+    of a plain batch, however many views there are. All at once they would be floats, four times the bytes of
+    the frames and more where crops overlap.
+    """
+    with torch.inference_mode():
+        there = batch.to(device)
+        views = (transform(there.clip(number))[0] for number in range(batch.frames.shape[1]))
+        return torch.stack([view_logits(network, of) for of in views], dim=1).float().cpu()
+
+
+def check_logits(logits: Tensor, num_classes: int) -> None:
+    """Raise UserError unless ``logits`` are (B, V, K) of so many classes K."""
+    if logits.shape[2:] != (num_classes,):
         raise UserError(
-            f"artifact must give num_classes ({card.num_classes}) scores of a clip, and gives "
-            f"{logits.shape[-1]}"
+            f"artifact must give num_classes ({num_classes}) scores of a clip, and gives "
+            f"{tuple(logits.shape[2:])}"
         )
 
 
@@ -70,5 +77,6 @@ def _large_enough(batch: Batch, dataset: VideoDataset, crop_size: int) -> Batch:
     if not reasons:
         return batch
     for row, reason in reasons.items():
-        batch.bad.append(BadVideo(dataset.manifest.entries[int(batch.index[row])].path, reason))
+        path = without_credentials(dataset.manifest.entries[int(batch.index[row])].path)
+        batch.bad.append(BadVideo(path, reason))
     return batch.without(reasons)

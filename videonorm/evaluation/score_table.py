@@ -54,7 +54,7 @@ def write_scores(path: Path, manifest: Manifest, scores: VideoScores, views: Map
         "probabilities": scores.probabilities.masked_fill(~scores.scored[:, None], torch.nan).numpy(),
     }
     with open_new(path, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, **arrays)
 
 
 @dataclass(frozen=True)

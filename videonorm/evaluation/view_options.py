@@ -6,18 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from videonorm.options import Parser, positive_integer, seconds, whole_number
+from videonorm.options import positive_integer, seconds, whole_number
+
+ANY_KIND = "folder, .pt2, .onnx or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`"
+WITH_LAYERS = "folder or .safetensors file of `videonorm export`, or .ckpt of `videonorm fit`"
 
 
-def add_artifact(parser: Parser, kinds: str) -> None:
+def add_artifact(group: argparse._ActionsContainer, kinds: str = ANY_KIND) -> None:
     """Args:
     kinds: of artifacts that will do.
     """
-    parser.add_argument("--artifact", required=True, type=Path, metavar="DIR|FILE", help=kinds)
-    parser.add_argument(
+    group.add_argument("--artifact", required=True, type=Path, metavar="DIR|FILE", help=kinds)
+    group.add_argument(
         "--trust",
         action="store_true",
-        help="let the artifact run code, if you know who made it; see `videonorm evaluate --help`",
+        help="let the artifact run code, if you know who made it: a folder may then name any class that can "
+        "be imported, not just networks and layers of videonorm, torch.nn, torchvision and pytorchvideo, and "
+        "a .pt2 file may be any that torch.export can load, which unpickles it",
     )
 
 

@@ -3,29 +3,19 @@
 All views of a video come from one decode, by the sampling and the transform that `videonorm test` uses.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
-from videonorm.data import (
-    BadVideo,
-    BadVideos,
-    Batch,
-    Decoder,
-    EvalTransform,
-    Manifest,
-    VideoLoader,
-    decoding_workers,
-)
+from videonorm.data import BadVideo, BadVideos, Decoder, Manifest, VideoLoader, decoding_workers
 from videonorm.data.clip_spec import ClipSpec
-from videonorm.errors import UserError
+from videonorm.data.decoding.location import without_credentials
 from videonorm.evaluation.execution import Execution
+from videonorm.evaluation.outputs import check_logits, outputs_of
 from videonorm.evaluation.parts import Parts
-from videonorm.evaluation.scores import view_logits
 
 
 def score_videos(
@@ -65,8 +55,15 @@ def score_videos(
     dataset = clips.dataset(manifest, num_clips, decoder=decoder)
     transform = clips.transform(num_crops, channels_last=channels_last).to(device)
     scores, counted = parts.scores, BadVideos()
-    num_classes = scores.probabilities.shape[1]
-    to_measure = bool(network.ways) and parts.rank == 0 and parts.notes is None
+
+    def name(row: int) -> str:
+        return without_credentials(manifest.entries[row].path)
+
+    def run(views: Tensor) -> Tensor:
+        if network.ways and parts.rank == 0 and parts.notes is None:
+            parts.note([found.record() for found in network.deviations(views)])
+        return network(views)
+
     todo = iter(parts.todo)
     part, left = -1, 0  # the part in work, and how many of its videos are to come
     bad: list[BadVideo] = []  # of that part
@@ -79,20 +76,11 @@ def score_videos(
                 part, bad = next(todo), []
                 left = len(parts.rows(part))
             if len(batch):
-                there = batch.to(device)
-                if to_measure:
-                    first = next(_views(there, transform)).flatten(0, 1)[: len(batch)]
-                    parts.note([found.record() for found in network.deviations(first)])
-                    to_measure = False
-                logits = torch.cat([view_logits(network, of) for of in _views(there, transform)], dim=1)
-                if logits.shape[2:] != (num_classes,):
-                    raise UserError(
-                        f"artifact must give num_classes ({num_classes}) scores of a clip, and "
-                        f"gives {tuple(logits.shape[2:])}"
-                    )
-                if not scores.add(batch.index, batch.label, logits.cpu()).isfinite().all():
+                logits = outputs_of(run, batch, transform, device).flatten(1, 2)
+                check_logits(logits, scores.probabilities.shape[1])
+                if not scores.add(batch.index, batch.label, logits).isfinite().all():
                     ways = " + ".join(network.ways) or "fp32"
-                    scores.check_finite(f"artifact in {ways}", lambda row: manifest.entries[row].path)
+                    scores.check_finite(f"artifact in {ways}", name)
             bad += batch.bad
             if counted.add("test", batch.bad):
                 counted.check("test", len(dataset), max_bad_fraction)
@@ -100,12 +88,3 @@ def score_videos(
             if not left:
                 parts.finish(part, bad)
             progress(len(batch) + len(batch.bad))
-
-
-def _views(batch: Batch, transform: EvalTransform) -> Iterator[Tensor]:
-    """The views (B, num_crops, 3, T, H, W) of each video's first clip, then of the second, and so on.
-
-    All at once they would be floats, four times the bytes of the frames and more where crops overlap.
-    """
-    for clip in range(batch.frames.shape[1]):
-        yield transform(replace(batch, frames=batch.frames[:, clip : clip + 1]))[0]

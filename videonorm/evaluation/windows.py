@@ -10,10 +10,11 @@ from torch import Tensor
 from videonorm.data import BadVideoError, Batch, Decoder, open_video
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.data.dataset import ClipSeconds, clip_seconds, read_clips
+from videonorm.data.decoding.location import without_credentials
 from videonorm.data.entries import UNLABELLED
 from videonorm.evaluation.artifact import Artifact
-from videonorm.evaluation.outputs import check_logits, too_small
-from videonorm.evaluation.scores import VideoScores, view_logits
+from videonorm.evaluation.outputs import check_logits, outputs_of, too_small
+from videonorm.evaluation.scores import VideoScores
 
 
 class Windows(NamedTuple):
@@ -52,6 +53,7 @@ def score_windows(
         BadVideoError: a video that cannot be used, not even for one window.
         UserError: scores that are not finite, or not of the artifact's classes.
     """
+    shown = without_credentials(path)
     transform = clips.transform(num_crops, channels_last=device.type == "cuda").to(device)
     with open_video(path, decoder) as video:
         sampling = clips.windows(video.frame_rate, step_seconds)
@@ -75,12 +77,10 @@ def score_windows(
                 raise BadVideoError(path, reason)
             label = torch.full_like(rows, UNLABELLED)
             batch = Batch(frames[:, None], [size] * len(rows), label, rows, [])
-            with torch.inference_mode():
-                views, _ = transform(batch.to(device))
-                logits = view_logits(artifact.network, views).cpu()
-            check_logits(logits, artifact.card)
+            logits = outputs_of(artifact.network, batch, transform, device).flatten(1, 2)
+            check_logits(logits, artifact.card.num_classes)
             if not scores.add(rows, label, logits).isfinite().all():
-                scores.check_finite("artifact", lambda row: f"{path} at {seconds[row][0]:.2f} s")
+                scores.check_finite("artifact", lambda row: f"{shown} at {seconds[row][0]:.2f} s")
             progress(int(rows[-1]) + 1, len(indices))
     if not scores.scored.any():
         raise BadVideoError(path, reasons[0])

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from videonorm.data import Manifest
+from videonorm.data.decoding.location import without_credentials
 from videonorm.data.entries import UNLABELLED
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import Network, VideoScores, view_logits
@@ -92,4 +93,7 @@ class EpochScores:
                 Scored(str(row), None if label == UNLABELLED else label) for row, label in enumerate(labels)
             ]
         labelled = self._manifest.labelled
-        return [Scored(entry.path, entry.label if labelled else None) for entry in self._manifest.entries]
+        return [
+            Scored(without_credentials(entry.path), entry.label if labelled else None)
+            for entry in self._manifest.entries
+        ]
