@@ -13,7 +13,7 @@ from videonorm.errors import UserError
 from videonorm.files import check_writable, new_file, sha256
 from videonorm.interruption import stops
 from videonorm.messages import did_you_mean
-from videonorm.options import Parser, positive_integer
+from videonorm.options import Parser, add_trust, positive_integer
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from torch import Tensor, nn
@@ -80,13 +80,7 @@ def main(argv: list[str]) -> None:
         metavar="FILE",
         help="recipe, overlays: the training clips for --precise_bn, in its batches",
     )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="let the checkpoint run code, if you know who made it: it may then name any class that can be "
-        "imported, such as a network of your own, not just networks and layers of videonorm, torch.nn, "
-        "torchvision and pytorchvideo",
-    )
+    add_trust(parser, "the checkpoint")
     options = parser.parse_args(argv)
     if not (options.norm or options.fold or options.precise_bn):
         raise UserError("--norm, --fold or --precise_bn must say what is to be done (see --help)")
