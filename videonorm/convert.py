@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
 from videonorm.files import check_writable, new_file, sha256
+from videonorm.frontier.options import find_overlay
 from videonorm.interruption import stops
-from videonorm.messages import did_you_mean
 from videonorm.options import Parser, add_trust, positive_integer
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -109,9 +109,14 @@ def read_overlays(names: Sequence[str]) -> dict[str, Any]:
     """
     import yaml
 
+    folders = [
+        root / "configs" / kind
+        for root in (Path(), Path(__file__).parents[1])  # here, and in the checkout that is installed
+        for kind in ("norm", "conv")
+    ]
     overlay: dict[str, Any] = {}
     for name in names:
-        path = _overlay(name)
+        path = find_overlay(name, folders, "norm")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -127,26 +132,6 @@ def read_overlays(names: Sequence[str]) -> dict[str, Any]:
             )
         overlay |= arguments
     return overlay
-
-
-def _overlay(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"--norm ({name}) must be an existing file")
-        return path
-    folders = [
-        root / "configs" / kind
-        for root in (Path(), Path(__file__).parents[1])  # here, and in the checkout that is installed
-        for kind in ("norm", "conv")
-    ]
-    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
-    if name not in known:
-        raise UserError(
-            f"--norm ({name}) must be a YAML file or one of {', '.join(sorted(known))}"
-            f"{did_you_mean(name, known)}"
-        )
-    return known[name]
 
 
 # The conversion
