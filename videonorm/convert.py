@@ -148,8 +148,8 @@ def _convert(options: argparse.Namespace, overlay: dict[str, Any]) -> Iterator[s
     from videonorm.evaluation.checkpoint import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(options.ckpt, options.trust)
-    clips, logits = checkpoint.try_out()
-    shape = tuple(clips.shape)
+    _, logits = checkpoint.try_out()
+    shape = checkpoint.clips_shape
     if not logits.isfinite().all():
         raise UserError(f"ckpt ({options.ckpt}) must give finite logits of a random clip {shape}")
     origin = {"name": options.ckpt.name, "sha256": sha256(options.ckpt), "norm": options.norm}
@@ -241,14 +241,12 @@ def _folded(checkpoint: Checkpoint, ckpt: Path) -> Done:
     from videonorm.evaluation.description import of_folded
     from videonorm.models import fold
 
-    size = checkpoint.input.crop_size
-    shape = (1, 3, checkpoint.input.num_frames, size, size)
     try:
-        report = fold(checkpoint.network, shape)
+        report = fold(checkpoint.network, checkpoint.clips_shape)
     except ValueError as error:
         raise UserError(f"ckpt ({ckpt}): {error}") from error
     lines = list(_lines(_changed(report, ckpt)))
-    backbone = of_folded(checkpoint.backbone, checkpoint.network, shape)
+    backbone = of_folded(checkpoint.backbone, checkpoint.network, checkpoint.clips_shape)
     return dataclasses.replace(checkpoint, backbone=backbone), lines
 
 

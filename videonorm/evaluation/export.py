@@ -162,8 +162,8 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool, an
                 tried.append((clips, network(clips)))
     if "pt2" in formats:
         program.save_program(traced, card, folder / PROGRAM_FILE)
-        check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust=True).network)  # as others do
-        check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust).network)
+        for trusted in {True, trust}:  # others load it as torch does
+            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trusted).network)
     if "onnx" in formats:
         program.save_onnx(traced, card, folder / ONNX_FILE)
         check(ONNX_FILE, load_artifact(folder / ONNX_FILE, cpu).network)
