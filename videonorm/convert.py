@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from videonorm.errors import UserError
 from videonorm.files import check_writable, new_file, sha256
+from videonorm.frontier.options import find_overlay
 from videonorm.interruption import stops
-from videonorm.messages import did_you_mean
-from videonorm.options import Parser, positive_integer
+from videonorm.options import Parser, add_trust, positive_integer
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from torch import Tensor, nn
@@ -80,13 +80,7 @@ def main(argv: list[str]) -> None:
         metavar="FILE",
         help="recipe, overlays: the training clips for --precise_bn, in its batches",
     )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="let the checkpoint run code, if you know who made it: it may then name any class that can be "
-        "imported, such as a network of your own, not just networks and layers of videonorm, torch.nn, "
-        "torchvision and pytorchvideo",
-    )
+    add_trust(parser, "the checkpoint")
     options = parser.parse_args(argv)
     if not (options.norm or options.fold or options.precise_bn):
         raise UserError("--norm, --fold or --precise_bn must say what is to be done (see --help)")
@@ -115,9 +109,14 @@ def read_overlays(names: Sequence[str]) -> dict[str, Any]:
     """
     import yaml
 
+    folders = [
+        root / "configs" / kind
+        for root in (Path(), Path(__file__).parents[1])  # here, and in the checkout that is installed
+        for kind in ("norm", "conv")
+    ]
     overlay: dict[str, Any] = {}
     for name in names:
-        path = _overlay(name)
+        path = find_overlay(name, folders, "norm")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -135,26 +134,6 @@ def read_overlays(names: Sequence[str]) -> dict[str, Any]:
     return overlay
 
 
-def _overlay(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"--norm ({name}) must be an existing file")
-        return path
-    folders = [
-        root / "configs" / kind
-        for root in (Path(), Path(__file__).parents[1])  # here, and in the checkout that is installed
-        for kind in ("norm", "conv")
-    ]
-    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.yaml"))}
-    if name not in known:
-        raise UserError(
-            f"--norm ({name}) must be a YAML file or one of {', '.join(sorted(known))}"
-            f"{did_you_mean(name, known)}"
-        )
-    return known[name]
-
-
 # The conversion
 
 
@@ -169,8 +148,8 @@ def _convert(options: argparse.Namespace, overlay: dict[str, Any]) -> Iterator[s
     from videonorm.evaluation.checkpoint import load_checkpoint, save_checkpoint
 
     checkpoint = load_checkpoint(options.ckpt, options.trust)
-    clips, logits = checkpoint.try_out()
-    shape = tuple(clips.shape)
+    _, logits = checkpoint.try_out()
+    shape = checkpoint.clips_shape
     if not logits.isfinite().all():
         raise UserError(f"ckpt ({options.ckpt}) must give finite logits of a random clip {shape}")
     origin = {"name": options.ckpt.name, "sha256": sha256(options.ckpt), "norm": options.norm}
@@ -262,14 +241,12 @@ def _folded(checkpoint: Checkpoint, ckpt: Path) -> Done:
     from videonorm.evaluation.description import of_folded
     from videonorm.models import fold
 
-    size = checkpoint.input.crop_size
-    shape = (1, 3, checkpoint.input.num_frames, size, size)
     try:
-        report = fold(checkpoint.network, shape)
+        report = fold(checkpoint.network, checkpoint.clips_shape)
     except ValueError as error:
         raise UserError(f"ckpt ({ckpt}): {error}") from error
     lines = list(_lines(_changed(report, ckpt)))
-    backbone = of_folded(checkpoint.backbone, checkpoint.network, shape)
+    backbone = of_folded(checkpoint.backbone, checkpoint.network, checkpoint.clips_shape)
     return dataclasses.replace(checkpoint, backbone=backbone), lines
 
 

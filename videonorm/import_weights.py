@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from videonorm import __version__
 from videonorm.errors import UserError
 from videonorm.interruption import stops
-from videonorm.options import Parser
+from videonorm.options import Parser, add_trust
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from videonorm.data.clip_spec import ClipSpec
@@ -85,11 +85,7 @@ def main(argv: list[str]) -> None:
         help="what of the network does not come from the weights and starts anew: head (for other classes), "
         "norms, or the beginning of a tensor's name, such as stages.3",
     )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="let a checkpoint or folder of ours name any class that can be imported, which runs its code",
-    )
+    add_trust(parser, "a checkpoint or folder of ours")
     options = parser.parse_args(argv)
     with stops("nothing is written"):
         import_weights(options.weights, options.to, options.config, options.new, options.trust)

@@ -83,6 +83,19 @@ def run_one_of(
     module.run(module.parser().parse_args(given))
 
 
+def add_trust(parser: Parser, what: str) -> None:
+    """Args:
+    what: describes a network.
+    """
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help=f"let {what} run code, if you know who made it: it may then name any class that can be "
+        "imported, such as a network of your own, not just networks and layers of videonorm, torch.nn, "
+        "torchvision and pytorchvideo",
+    )
+
+
 def positive_integer(text: str) -> int:
     """A whole number of at least 1."""
     return _whole_number(text, 1)

@@ -4,7 +4,7 @@ import pytest
 
 from videonorm.errors import UserError
 from videonorm.frontier.plan import write_csv
-from videonorm.frontier.statistics import Layer
+from videonorm.frontier.statistics import Cell, Layer
 from videonorm.sweep import report
 from videonorm.sweep.cells import cells_of
 from videonorm.sweep.predictions import Prediction, read_predictions
@@ -45,6 +45,16 @@ def test_the_tables_of_a_folder(tmp_path):
     write_csv(Layer, rows[:1], tmp_path / "statistics_again.csv")
     with pytest.raises(UserError, match=r"_again.csv\) must tell of other shapes .* 16, B=2 too"):
         read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_a_layer_whose_values_do_not_vary_has_no_part_in_the_median(tmp_path, dead):
+    shape, nan = (4, 1, 16), float("nan")
+    sizes = [9.0, 30.0, 10.0]
+    sizes.insert(dead, nan)
+    rows = [layer(str(at), shape, size, size, False) for at, size in enumerate(sizes)]
+    write_csv(Layer, rows, tmp_path / "statistics.csv")
+    assert read_predictions(tmp_path) == [Prediction(Shape(*shape), Cell(rows).median("n_eff"), 0, 4)]
 
 
 @pytest.mark.parametrize("text", ["num_frames\n4\n", "\0", "num_frames,frame_stride,batch_size\nx,1,2\n"])

@@ -7,14 +7,30 @@ import torch
 from lightning.pytorch import callbacks
 from safetensors.torch import load_file
 
+from videonorm.errors import UserError
 from videonorm.evaluation.artifact import load_artifact
 from videonorm.evaluation.checkpoint import load_checkpoint
 from videonorm.evaluation.evaluate import evaluate_artifact
 from videonorm.evaluation.export import main as export
 from videonorm.training.cli import main
+from videonorm.training.unfit_callbacks import check_averages
+
+pytestmark = pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="since Lightning 2.6")
 
 
-@pytest.mark.skipif(not hasattr(callbacks, "EMAWeightAveraging"), reason="since Lightning 2.6")
+def test_an_average_that_would_never_begin_is_refused(recipe, tmp_path):
+    """With it a run would end with the weights that it began with."""
+    options = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"]
+    options += ["--trainer.callbacks.update_starting_at_step", "2", "--trainer.max_steps", "2"]
+    fit = ["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path / "run"), *options]
+    with pytest.raises(UserError, match=r"update_starting_at_step \(2\) must be below the steps .*\(2\)"):
+        main(fit)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    check_averages([callbacks.EMAWeightAveraging(update_starting_at_step=2)], total_steps=3)
+    by_epoch = callbacks.EMAWeightAveraging(update_starting_at_step=2, update_starting_at_epoch=1)
+    check_averages([by_epoch, callbacks.EMAWeightAveraging()], total_steps=2)
+
+
 def test_averaged_weights_are_what_is_judged_and_exported(recipe, videos, tmp_path, capsys):
     run, folder = tmp_path / "run", tmp_path / "artifact"
     average = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"]

@@ -35,14 +35,18 @@ class Checkpoint:
     version: str  # of videonorm, when it was written
     averaged: int | None = None  # steps over which WeightAveraging of Lightning has averaged the weights
 
+    @property
+    def clips_shape(self) -> tuple[int, int, int, int, int]:
+        """(1, 3, T, H, W), of one clip as `input` says."""
+        return 1, 3, self.input.num_frames, self.input.crop_size, self.input.crop_size
+
     def try_out(self) -> tuple[Tensor, Tensor]:
-        """A clip of noise, (1, 3, T, H, W) as `input` says, always the same, and its logits (1, num_classes).
+        """A clip of noise, always the same, and its logits (1, num_classes).
 
         Raises:
             UserError: the network does not take it, or gives something else.
         """
-        clip, size = self.input, self.input.crop_size
-        shape = 1, 3, clip.num_frames, size, size
+        shape = self.clips_shape
         try:
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             with torch.inference_mode():

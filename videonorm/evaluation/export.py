@@ -15,7 +15,7 @@ from videonorm.errors import UserError
 from videonorm.files import new_folder, sha256, write_json
 from videonorm.interruption import stops
 from videonorm.messages import first_line
-from videonorm.options import Parser
+from videonorm.options import Parser, add_trust
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from torch import Tensor, nn
@@ -60,13 +60,7 @@ def main(argv: list[str]) -> None:
         action="store_true",
         help="let pt2 and onnx take clips of any height and width, too, and not just of the crop size",
     )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="let the checkpoint run code, if you know who made it: it may then name any class that can be "
-        "imported, such as a network of your own, not just networks and layers of videonorm, torch.nn, "
-        "torchvision and pytorchvideo",
-    )
+    add_trust(parser, "the checkpoint")
     options = parser.parse_args(argv)
     with stops("nothing is written"):
         checkpoint = export_checkpoint(
@@ -168,8 +162,8 @@ def _fill(folder: Path, ckpt: Path, formats: Collection[Format], trust: bool, an
                 tried.append((clips, network(clips)))
     if "pt2" in formats:
         program.save_program(traced, card, folder / PROGRAM_FILE)
-        check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust=True).network)  # as others do
-        check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trust).network)
+        for trusted in {True, trust}:  # others load it as torch does
+            check(PROGRAM_FILE, load_artifact(folder / PROGRAM_FILE, cpu, trusted).network)
     if "onnx" in formats:
         program.save_onnx(traced, card, folder / ONNX_FILE)
         check(ONNX_FILE, load_artifact(folder / ONNX_FILE, cpu).network)

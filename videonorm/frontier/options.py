@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,14 +105,24 @@ def _overlays(recipe: Path, norms: list[str] | None) -> dict[str, list[Path]]:
         return {"recipe": []}
     found: dict[str, list[Path]] = {}
     for norm in each_once("norms", norms) or []:
-        path = Path(norm) if norm.endswith((".yaml", ".yml")) else recipe.parent / "norm" / f"{norm}.yaml"
-        if not path.is_file():
-            known = sorted(of.stem for of in (recipe.parent / "norm").glob("*.yaml"))
-            raise UserError(
-                f"--norms ({norm}) must be a file or one of {', '.join(known)}{did_you_mean(norm, known)}"
-            )
+        path = find_overlay(norm, [recipe.parent / "norm"], "norms")
         found[path.stem] = [path]
     return found
+
+
+def find_overlay(name: str, folders: Sequence[Path], option: str) -> Path:
+    """An overlay, by its file or by its name in the first of the folders that has it."""
+    if name.endswith((".yaml", ".yml")):
+        if not (path := Path(name)).is_file():
+            raise UserError(f"--{option} ({name}) must be an existing file")
+        return path
+    known = {path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")}
+    if name not in known:
+        raise UserError(
+            f"--{option} ({name}) must be a YAML file or one of {', '.join(sorted(known))}"
+            f"{did_you_mean(name, known)}"
+        )
+    return known[name]
 
 
 def each_once(name: str, values: list[Any] | None) -> list[Any] | None:

@@ -229,7 +229,8 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
     for arm, overlays in sweep.norms.items():
         configs = tuple((path.parent / file).resolve() for file in (sweep.recipe, *overlays))
         names = ("recipe", *(f"norms.{arm}" for _ in overlays))
-        layers = [*map(read_yaml, names, configs), sweep.overrides]
+        recipe = list(map(read_yaml, names, configs))
+        layers = [*recipe, sweep.overrides]
         on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
         for axes in combinations(sweep.axes):
             of_arm = list(_runs(sweep, arm, configs, [*layers, axes]))
@@ -240,9 +241,12 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
                 )
                 runs += [replace(run, axes=axes, seed=seed, views=views) for seed in seeds]
         if sweep.search:
-            trials += _trials(sweep, sweep.search, arm, configs, layers)
+            overrides = {**sweep.overrides, "data.held_out": sweep.search.held_out}
+            run = _before(sweep, sweep.search, overrides, arm, configs, recipe)
+            for values in combinations(sweep.search.options[arm]):
+                trials += [replace(run, axes=values, seed=seed) for seed in sweep.search.seeds]
         if sweep.pretrain and arm not in sweep.pretrain.arms:
-            run = _pretraining(sweep, sweep.pretrain, arm, configs, layers[:-1])
+            run = _before(sweep, sweep.pretrain, sweep.pretrain.overrides, arm, configs, recipe)
             pretrainings += [replace(run, seed=seed) for seed in seeds]
     _check_options(sweep, runs, path)
     if len({run.name for run in runs}) < len(runs):
@@ -298,51 +302,33 @@ def _views(shape: Shape, shapes: Sequence[Shape], num_clips: int) -> tuple[tuple
     return tuple(views)
 
 
-def _trials(
+def _before(
     sweep: SweepFile,
-    search: Search,
-    arm: str,
-    configs: tuple[Path, ...],
-    layers: Sequence[Mapping[str, Any]],
-) -> Iterable[Run]:
-    """The search's runs for an arm."""
-    overrides = {**sweep.overrides, "data.held_out": search.held_out}
-    (run,) = _runs(_of_one_shape(sweep, search, overrides), arm, configs, layers)
-    for values in combinations(search.options[arm]):
-        yield from (replace(run, axes=values, seed=seed) for seed in search.seeds)
-
-
-def _pretraining(
-    sweep: SweepFile,
-    pretrain: Pretrain,
+    stage: Search | Pretrain,
+    overrides: dict[str, Any],
     arm: str,
     configs: tuple[Path, ...],
     layers: Sequence[Mapping[str, Any]],
 ) -> Run:
-    """What the runs of an arm start from, but for the seed."""
-    alone = _of_one_shape(sweep, pretrain, pretrain.overrides)
-    (run,) = _runs(alone, arm, configs, [*layers, pretrain.overrides])
-    return run
-
-
-def _of_one_shape(sweep: SweepFile, part: Search | Pretrain, overrides: dict[str, Any]) -> SweepFile:
-    """The sweep of what comes before it, in its one shape and with its budget."""
-    shape = {"num_frames": part.num_frames, "batch_size": part.batch_size}
-    if part.frame_stride:
-        shape["frame_stride"] = part.frame_stride
-    return replace(
+    """What is trained of an arm before the sweep, in the stage's one shape and with its budget."""
+    shape = {"num_frames": stage.num_frames, "batch_size": stage.batch_size}
+    if stage.frame_stride:
+        shape["frame_stride"] = stage.frame_stride
+    alone = replace(
         sweep,
         num_frames=None,
         span=None,
         batch_size=None,
         frames_per_step=None,
         cells=[shape],
-        budget=part.budget,
+        budget=stage.budget,
         lr=None,
         search=None,
         pretrain=None,
         overrides=overrides,
     )
+    (run,) = _runs(alone, arm, configs, [*layers, overrides])
+    return run
 
 
 def _check_options(sweep: SweepFile, runs: Sequence[Run], path: Path) -> None:

@@ -6,7 +6,8 @@ The predictions are tables of `videonorm frontier statistics` that lie in the sw
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+
+import numpy as np
 
 from videonorm.errors import UserError
 from videonorm.sweep.shape import Shape
@@ -18,7 +19,7 @@ class Prediction:
 
     Attributes:
         shape: T, stride (0 where clips are taken by time) and B.
-        n_eff: the lesser of that of the mean and of the variance, in the median layer.
+        n_eff: the lesser of that of the mean and of the variance, in the median of the layers that vary.
         short: layers in which it is too few.
         layers: of the network, that have a norm.
     """
@@ -65,6 +66,8 @@ def read_predictions(output: Path) -> list[Prediction]:
             )
         layers |= of_file
     return [
-        Prediction(shape, median(n_eff for n_eff, _ in of), sum(short for _, short in of), len(of))
+        Prediction(
+            shape, float(np.nanmedian([n_eff for n_eff, _ in of])), sum(short for _, short in of), len(of)
+        )
         for shape, of in sorted(layers.items())
     ]

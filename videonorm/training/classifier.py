@@ -27,7 +27,7 @@ from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
 from videonorm.training.time_budget import TimeBudget
-from videonorm.training.unfit_callbacks import CheckedCallback, check_callbacks
+from videonorm.training.unfit_callbacks import CheckedCallback, check_averages, check_callbacks
 
 
 class VideoClassifier(LightningModule):
@@ -260,6 +260,9 @@ class VideoClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         check_accumulation(self.trainer.accumulate_grad_batches, self.trainer.num_training_batches)
+        rehearses = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.total_steps is not None and self.time_budget is None and not rehearses:
+            check_averages(self.trainer.callbacks, self.total_steps)  # type: ignore[attr-defined]
         self._loss = FiniteLoss(scaled=getattr(self.trainer.precision_plugin, "scaler", None) is not None)
         # A checkpoint may be of a training of another length. Weight averaging takes the scheduler's place.
         for config in self.trainer.lr_scheduler_configs if isinstance(self.scheduler, Schedule) else ():

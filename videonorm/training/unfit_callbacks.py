@@ -2,8 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
@@ -16,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from videonorm.errors import UserError
 
+EMA: Any = getattr(of_lightning, "EMAWeightAveraging", ())  # since Lightning 2.6
 UNFIT: dict[type[Callback], str] = {
     BackboneFinetuning: "VideoClassifier.backbone is the whole network, with the layer that classifies",
     BatchSizeFinder: "data.batch_size settles the learning rate, and is recorded, before it is called",
@@ -45,3 +48,18 @@ def check_callbacks(callbacks: Iterable[Callback], network: nn.Module, resumes: 
                 f"trainer.callbacks ({name}) must be left out of a run that goes on: it ends with an epoch "
                 "for the statistics of batch norms, which is no epoch of training"
             )
+
+
+def check_averages(callbacks: Iterable[Callback], total_steps: int) -> None:
+    """Raise UserError for an average of weights that never begins.
+
+    `fit` would end with what it holds: the weights that training began with.
+    """
+    for callback in callbacks:
+        if isinstance(callback, EMA) and callback.update_starting_at_epoch is None:
+            first = callback.update_starting_at_step
+            if first is not None and first >= total_steps:
+                raise UserError(
+                    f"trainer.callbacks ({type(callback).__name__}) update_starting_at_step ({first}) must "
+                    f"be below the steps of the training ({total_steps}), or all that is learnt is lost"
+                )
