@@ -42,6 +42,12 @@ def describe(name: str, kind: str | None = None, **init_args: Any) -> dict[str, 
     }
 
 
+def freeze_at(module: FrozenBatchNorm3d, inputs: tuple[torch.Tensor, ...]) -> None:
+    variance, mean = torch.var_mean(inputs[0], (0, 2, 3, 4))
+    module.running_mean.copy_(mean)
+    module.running_var.copy_(variance)
+
+
 def write(
     folder: Path,
     name: str,
@@ -59,12 +65,12 @@ def write(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
-        for module in model.modules():
-            if isinstance(module, FrozenBatchNorm3d):
-                module.weight.uniform_(0.5, 1.5)
-                module.running_mean.uniform_(-0.1, 0.1)
-                module.running_var.uniform_(0.5, 2)
-        model.train()(torch.randn(4, 3, 4, 32, 32))
+        batch = torch.randn(4, 3, 4, 32, 32)
+        frozen = [module for module in model.modules() if isinstance(module, FrozenBatchNorm3d)]
+        for module in frozen:  # the statistics of the batch here too
+            module.weight.uniform_(0.5, 1.5)
+            module.register_forward_pre_hook(freeze_at)
+        model.train()(batch)
     clips = {
         "num_frames": 4,
         "frame_stride": 2,

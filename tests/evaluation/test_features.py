@@ -94,9 +94,9 @@ def test_features_of_videos_by_name(
     main([str(video), "--artifact", str(artifact), "--out", str(out), "--num_clips", "1", "--num_crops", "2"])
     with np.load(out) as arrays:
         assert arrays["clip_features"].shape == (1, 1, 64) and arrays["label"].tolist() == [-1]
+    assert capsys.readouterr().out == f"{out}: features of 1 videos, 1 clips each\n"
     before = out.read_bytes()
     broken = str(manifest.with_name("videos") / "broken.mp4")
-    capsys.readouterr()
     with pytest.raises(SystemExit, match="^2$"):
         main([broken, "--artifact", str(artifact), "--out", str(out)])
     assert f"videonorm: {broken} " in capsys.readouterr().err

@@ -90,6 +90,8 @@ def main(argv: list[str]) -> None:
         else:
             given = as_manifest(videos, num_classes=0)
         usable, bad = _write_features(given, options)
+    if usable:
+        print(f"{options.out}: features of {usable} videos, {options.num_clips} clips each")
     for path, reason in bad:
         print(f"videonorm: {path} {reason}", file=sys.stderr)
     if bad:
