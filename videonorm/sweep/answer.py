@@ -309,7 +309,7 @@ def _needed(lead: Difference | None) -> str:
 
 
 def needed(lead: Difference, seeds: int | None, videos: int | None) -> str:
-    """In words, how many ``seeds`` a cell, and how many ``videos``, would each alone be enough; None: none."""
+    """That so many ``seeds`` a cell, or so many ``videos``, would be enough; None where no number would."""
     now = max((of.count for of in lead.seeds), default=1)
     if seeds is None and videos is None and lead.seeds:
         return f"neither {MOST_SEEDS:,} seeds nor {MOST_VIDEOS:,} times the videos alone would do"
