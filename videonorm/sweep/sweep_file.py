@@ -247,18 +247,27 @@ def read_sweep_file(path: Path) -> SweepFile:
     Raises:
         UserError: it is missing, or a key or value is not what a sweep needs.
     """
-    values = read_yaml("sweep file", path)
+    return sweep_of(read_yaml("sweep file", path), path.name)
+
+
+def sweep_of(values: Mapping[str, Any], where: str) -> SweepFile:
+    """A sweep from the keys of a sweep file; ``where`` they stand, for errors.
+
+    Raises:
+        UserError: a key or value is not what a sweep needs.
+    """
+    values = dict(values)
     parts: dict[str, Any] = {}
     for key, kind in (("lr", LearningRate), ("search", Search), ("pretrain", Pretrain)):
         if (part := values.pop(key, None)) is not None:
             if not isinstance(part, dict):
-                raise UserError(f"{path.name} {key} ({part}) must be a mapping of keys to values")
-            parts[key] = typed(kind, part, f"{path.name} {key}")
+                raise UserError(f"{where} {key} ({part}) must be a mapping of keys to values")
+            parts[key] = typed(kind, part, f"{where} {key}")
             if kind is Search:
                 parts[key] = replace(parts[key], options=part["options"])
             if kind is Pretrain:
                 parts[key] = replace(parts[key], overrides=part.get("overrides", {}))
-    sweep = typed(SweepFile, values, path.name)
+    sweep = typed(SweepFile, values, where)
     # As they are written: jsonargparse makes objects of class paths in them, and 7 of the text "007".
     return replace(sweep, overrides=values.get("overrides", {}), axes=values.get("axes", {}), **parts)
 

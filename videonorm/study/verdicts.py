@@ -1,0 +1,93 @@
+"""The table of verdicts, verdicts.csv: a row for each claim of a study, or of many."""
+
+import csv
+import typing
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from videonorm.errors import UserError
+from videonorm.files import from_cell, open_new, to_cell
+
+Decision = Literal["supported", "refuted", "equivalent", "not decided"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What has become of a claim. The fields are the columns of verdicts.csv; None is an empty field.
+
+    Attributes:
+        study: its name.
+        claim: its id.
+        sentence, source, reported, statistic: the claim's.
+        verdict: by the rule of ``claims``.
+        effect: of what is claimed, in ``unit``; None where no run, or no pair of runs, has a value.
+        low, high: of its 95 % interval; infinite where the largest stable value lies beyond all tried.
+        unit: such as "points" (of percent), "x" (a ratio) or the measured column.
+        margin: of the claim, in ``unit``; for a ratio, the share by which it differs from 1.
+        needs: what would decide it, where it is not decided.
+        seeds: that count for the effect: those of which every cell has a value.
+        videos: that the scores are of; None for what is not measured on videos.
+        runs: of its cells that have ended, failed ones too.
+        core_minutes: that these trained, without validation, a core each unless --jobs gives them more.
+    """
+
+    study: str
+    claim: str
+    sentence: str
+    source: str
+    reported: str
+    statistic: str
+    verdict: Decision
+    effect: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    margin: float
+    needs: str
+    seeds: int
+    videos: int | None
+    runs: int
+    core_minutes: float
+
+
+def write_verdicts(path: Path, verdicts: Iterable[Verdict]) -> None:
+    """Write the table; see ``to_cell``."""
+    with open_new(path) as file:
+        writer = csv.DictWriter(file, [of.name for of in fields(Verdict)], lineterminator="\n")
+        writer.writeheader()
+        for verdict in verdicts:
+            row = asdict(verdict)
+            writer.writerow({key: to_cell(of) if isinstance(of, str) else of for key, of in row.items()})
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """Rows of a verdicts.csv.
+
+    Raises:
+        UserError: the file is missing, or is not a table of verdicts.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [_verdict(row) for row in csv.DictReader(file)]
+    except OSError as error:
+        raise UserError(f"verdicts ({path}) must be a readable file: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"verdicts ({path}) must have the columns of a study: {error}") from error
+
+
+def _verdict(row: dict[str, str]) -> Verdict:
+    kinds = typing.get_type_hints(Verdict)
+    verdict = Verdict(**{name: _value(kind, row[name]) for name, kind in kinds.items()})
+    if verdict.verdict not in typing.get_args(Decision):
+        raise ValueError(f"verdict ({verdict.verdict}) must be one of {', '.join(typing.get_args(Decision))}")
+    return verdict
+
+
+def _value(kind: Any, text: str) -> Any:
+    """The text of a field as a ``kind`` of ``Verdict``."""
+    if kind in (str, Decision):
+        return from_cell(text)
+    wanted, *others = typing.get_args(kind) or (kind,)
+    return None if others and not text else wanted(text)
