@@ -3,6 +3,7 @@
 from videonorm.diagnostics.activations import Activations
 from videonorm.diagnostics.batch_statistics import BatchStatistics
 from videonorm.diagnostics.channels import Channels
+from videonorm.diagnostics.generalization import Generalization
 from videonorm.diagnostics.largest_learning_rate import LargestLearningRate
 from videonorm.diagnostics.logit_gradients import LogitGradients
 from videonorm.diagnostics.loss_landscape import LossLandscape
@@ -12,6 +13,7 @@ __all__ = [
     "Activations",
     "BatchStatistics",
     "Channels",
+    "Generalization",
     "LargestLearningRate",
     "LogitGradients",
     "LossLandscape",

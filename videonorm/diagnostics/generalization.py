@@ -1,0 +1,73 @@
+"""What a network has learnt of the videos that it is trained on, beside what it makes of others."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+
+from videonorm.diagnostics.recorder import Recorder, Row
+from videonorm.diagnostics.subject import Subject
+from videonorm.errors import UserError
+
+
+class Generalization(Recorder):
+    """generalization.csv: one row, at the end of training.
+
+    - ``train_loss``, ``train_top1``: mean cross-entropy, in nats, and accuracy of the network in evaluation
+      mode on the first training clips, as they were augmented. The loss that training logs is another: of
+      weights that still move, with the statistics of its batches and with dropout.
+    - ``val_loss``: of the last validation; nan if there was none
+    - ``gap`` = val_loss - train_loss
+
+    Cost, once: a forward of so many clips, and their memory on the CPU; they are in the checkpoints, too.
+
+    Args:
+        clips: at least as many training clips are looked at, in whole batches.
+    """
+
+    tables = {"generalization": ("train_loss", "train_top1", "val_loss", "gap")}
+
+    def __init__(self, clips: int = 128) -> None:
+        super().__init__(every_n_steps=1)
+        if clips < 1:
+            raise UserError(f"clips ({clips}) must be at least 1")
+        self.clips = clips
+
+    def has_enough(self) -> bool:
+        return sum(len(clips) for clips, _ in self.probe) >= self.clips
+
+    def is_due(self, step: int) -> bool:
+        return False
+
+    def check(self, trainer: Trainer) -> None:
+        super().check(trainer)
+        size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
+        steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        if steps * size < self.clips:
+            raise UserError(
+                f"clips ({self.clips}) must be at most the {steps * size:g} that the run trains on, for "
+                "trainer.callbacks (Generalization)"
+            )
+
+    def measure(self, subject: Subject) -> Mapping[str, Sequence[Row]]:
+        device = subject.trainer.strategy.root_device
+        subject.module.eval()
+        losses, right, count = 0.0, 0, 0
+        with torch.no_grad(), subject.precision():
+            for clips, labels in self.probe:
+                logits = subject.network(clips.to(device)).float().cpu()
+                losses += float(F.cross_entropy(logits, labels, reduction="sum"))
+                classes = labels.argmax(dim=1) if labels.dim() > 1 else labels
+                right += int((logits.argmax(dim=1) == classes).sum())
+                count += len(clips)
+        train_loss = losses / count
+        val_loss = float(subject.trainer.callback_metrics.get("val/loss", math.nan))
+        row = {
+            "train_loss": train_loss,
+            "train_top1": right / count,
+            "val_loss": val_loss,
+            "gap": val_loss - train_loss,
+        }
+        return {"generalization": [row]}
