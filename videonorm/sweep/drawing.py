@@ -82,10 +82,15 @@ def as_number(text: str | None) -> float | None:
 
 
 class Drawing:
-    """The cells of a sweep with a result, and how arms, lengths and further axes look in all its panels."""
+    """The cells of a sweep that are drawn, and how arms, lengths and further axes look in all its panels.
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self.done = with_result(cells)
+    Args:
+        cells: all of them, so that an arm has one colour in every figure.
+        done: those that are drawn; without it, those with a result.
+    """
+
+    def __init__(self, cells: Sequence[Cell], done: Sequence[Cell] | None = None) -> None:
+        self.done = with_result(cells) if done is None else list(done)
         self.tied = is_tied(self.done)
         self.colors = arm_colors(cell.arm for cell in cells)
         markers = zip(self.colors.items(), cycle("osD^vP"), strict=False)
