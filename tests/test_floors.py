@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "evaluation": {"ops", "models", "data"},
     "frontier": {"evaluation", "models", "layers"},
     "sweep": {"training_options"},
+    "study": {"sweep"},
     "bench": {"ops", "layers", "models", "data"},
 }
 STATISTICS = {"differences", "intervals"}  # of a sweep and of an evaluation

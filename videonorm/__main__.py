@@ -21,6 +21,7 @@ COMMANDS = {
     "test": (TRAINING, "score a training checkpoint on the test videos, 10 x 3 views each"),
     "predict": (TRAINING, "write a training checkpoint's class scores of every video"),
     "sweep": ("videonorm.sweep.command", "train norm x clip length x batch size; table, plots, report"),
+    "study": ("videonorm.study.command", "test claims about normalization: each ends in a verdict"),
     "frontier": ("videonorm.frontier.command", "say what fits in a GPU: clip length x batch size, per norm"),
     "import": ("videonorm.import_weights", "turn weights that others trained into a checkpoint"),
     "convert": ("videonorm.convert", "swap the norms of a checkpoint, fold them, re-estimate statistics"),

@@ -113,9 +113,17 @@ class Difference:
 
     def estimate(self, confidence: float = 0.95) -> Estimate:
         """With its confidence interval."""
-        error, degrees = self._error()
+        found = self.imagined(confidence)
+        return Estimate(self.value, max(-1.0, found.low), min(1.0, found.high))
+
+    def imagined(self, confidence: float, seeds: int | None = None, videos: float = 1.0) -> Estimate:
+        """With the interval that ``seeds`` a cell and ``videos`` times the videos would give.
+
+        Difference and spread are taken as seen.
+        """
+        error, degrees = self._error(seeds, videos)
         half = float(stats.t.ppf((1 + confidence) / 2, degrees)) * error if error else 0.0
-        return Estimate(self.value, max(-1.0, self.value - half), min(1.0, self.value + half))
+        return Estimate(self.value, self.value - half, self.value + half)
 
     @cached_property
     def p_value(self) -> float:
@@ -145,7 +153,7 @@ class Difference:
         if not self.seeds:
             return None
         counts = range(max(of.count for of in self.seeds), MOST_SEEDS)
-        return _first(counts, lambda count: self._tells_apart(seeds=count))
+        return first_enough(counts, lambda count: self.imagined(0.95, seeds=count).excludes_zero)
 
     @cached_property
     def videos_needed(self) -> int | None:
@@ -154,11 +162,9 @@ class Difference:
         The seeds stay. None: no number of videos would do, for trainings differ as much among themselves.
         """
         counts = range(self.num_videos, MOST_VIDEOS * self.num_videos)
-        return _first(counts, lambda count: self._tells_apart(videos=count / self.num_videos))
-
-    def _tells_apart(self, seeds: int | None = None, videos: float = 1.0) -> bool:
-        error, degrees = self._error(seeds, videos)
-        return bool(abs(self.value) > stats.t.ppf(0.975, degrees) * error)
+        return first_enough(
+            counts, lambda count: self.imagined(0.95, videos=count / self.num_videos).excludes_zero
+        )
 
     def _error(self, seeds: int | None = None, videos: float = 1.0) -> tuple[float, float]:
         """Standard error and degrees of freedom, with ``seeds`` a cell and ``videos`` times the videos."""
@@ -172,7 +178,7 @@ class Difference:
         return math.sqrt(total), total**2 / loss if loss else math.inf
 
 
-def _first(counts: range, enough: Callable[[int], bool]) -> int | None:
+def first_enough(counts: range, enough: Callable[[int], bool]) -> int | None:
     """The least that is enough, where more than enough is enough."""
     position = bisect_left(counts, True, key=enough)
     return counts[position] if position < len(counts) else None

@@ -1,4 +1,4 @@
-"""The keys of a study file, configs/study/NAME.yaml: a sweep, what its runs record, and what is claimed of them.
+"""The keys of a study file, configs/study/NAME.yaml: a sweep, what its runs record, and claims about them.
 
 Paths are relative to its folder, or to that of the sweep file that it names.
 """
@@ -14,6 +14,7 @@ from jsonargparse.typing import NonNegativeInt
 
 from videonorm.errors import UserError
 from videonorm.messages import did_you_mean
+from videonorm.sweep.plan import Plan, plan_of
 from videonorm.sweep.sweep_file import SweepFile, read_yaml, sweep_of, typed
 
 Statistic = Literal[
@@ -81,15 +82,15 @@ class Claim:
         statistic: what is computed of the runs; see ``statistics``.
         of: the cell that the claim is about.
         against: the cell it is compared with, seed by seed and at every value of the coordinates that neither
-            names; without it the effect is the measure itself.
+            names; what it leaves out is as in ``of``. Without it the effect is the measure itself.
         between: of an interaction: two cells that ``of`` and ``against`` are both in. The effect is the
             difference in the first minus that in the second.
-        along: of a slope or an interaction: the coordinate whose doubling the effect is of, by least squares on
-            its log2.
-        expected: the sign of the effect that is claimed, above or below 0 (of a ratio, 1); of non-inferiority,
-            which side is the better one.
-        margin: the smallest effect worth the name: within it, two are equivalent. In points for top-1 and top-5,
-            in the measure's own unit else; of a ratio the share by which it differs from 1.
+        along: of a slope or an interaction: the coordinate whose doubling the effect is of, by least squares
+            on its log2.
+        expected: the sign of the effect that is claimed, above or below 0 (of a ratio, 1); of
+            non-inferiority, which side is the better one.
+        margin: the smallest effect worth the name: within it, two are equivalent. In points for top-1 and
+            top-5, in the measure's own unit else; of a ratio the share by which it differs from 1.
     """
 
     id: str
@@ -141,7 +142,7 @@ class StudyFile:
         name: of the study, and of its folder.
         sweep: that its runs are of.
         folder: that the sweep's paths are relative to.
-        source: the sweep's keys, as YAML.
+        values: its keys, those of its sweep among them, as a study file has them.
         recorders: callbacks of every run, a mapping with class_path and init_args each.
         claims: in the file's order.
     """
@@ -149,7 +150,7 @@ class StudyFile:
     name: str
     sweep: SweepFile
     folder: Path
-    source: str
+    values: Mapping[str, Any]
     recorders: tuple[Mapping[str, Any], ...]
     claims: tuple[Claim, ...]
 
@@ -189,10 +190,20 @@ def read_study(path: Path, *, quick: bool = False, num_seeds: int | None = None)
         keys.name,
         sweep_of(of_sweep, where),
         folder,
-        yaml.safe_dump(of_sweep, sort_keys=False),
+        {key: of for key, of in {**values, "sweep": of_sweep}.items() if key != "quick"},
         tuple(_recorder(of, f"{path.name} recorders") for of in values.get("recorders", [])),
         tuple(_claims(values["claims"], path.name)),
     )
+
+
+def study_plan(study: StudyFile) -> Plan:
+    """The runs of a study.
+
+    Raises:
+        UserError: a file of its sweep is missing, or a value is not what a sweep needs.
+    """
+    source = yaml.safe_dump(study.values["sweep"], sort_keys=False, allow_unicode=True)
+    return plan_of(study.sweep, study.folder, source, study.recorders)
 
 
 def _recorder(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -23,14 +23,14 @@ class Verdict:
         sentence, source, reported, statistic: the claim's.
         verdict: by the rule of ``claims``.
         effect: of what is claimed, in ``unit``; None where no run, or no pair of runs, has a value.
-        low, high: of its 95 % interval; infinite where the largest stable value lies beyond all that were tried.
+        low, high: of its 95 % interval; infinite where the largest stable value lies beyond all tried.
         unit: such as "points" (of percent), "x" (a ratio) or the measured column.
         margin: of the claim, in ``unit``; for a ratio, the share by which it differs from 1.
         needs: what would decide it, where it is not decided.
         seeds: that count for the effect: those of which every cell has a value.
         videos: that the scores are of; None for what is not measured on videos.
         runs: of its cells that have ended, failed ones too.
-        core_minutes: that these trained, without validation.
+        core_minutes: that these trained, without validation, a core each unless --jobs gives them more.
     """
 
     study: str

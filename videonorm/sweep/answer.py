@@ -305,7 +305,11 @@ def _needed(lead: Difference | None) -> str:
     """What would tell two cells apart."""
     if lead is None:
         return "they share no seed"
-    seeds, videos = lead.seeds_needed, lead.videos_needed
+    return needed(lead, lead.seeds_needed, lead.videos_needed)
+
+
+def needed(lead: Difference, seeds: int | None, videos: int | None) -> str:
+    """That so many ``seeds`` a cell, or so many ``videos``, would be enough; None where no number would."""
     now = max((of.count for of in lead.seeds), default=1)
     if seeds is None and videos is None and lead.seeds:
         return f"neither {MOST_SEEDS:,} seeds nor {MOST_VIDEOS:,} times the videos alone would do"

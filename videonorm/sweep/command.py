@@ -1,19 +1,12 @@
 """``videonorm sweep``: train arm x clip length x batch size x seed, and say what was found."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from videonorm.errors import UserError
 from videonorm.messages import of_file
 from videonorm.options import Parser, positive_integer
 from videonorm.sweep.shards import WHOLE, Shard, shard
-
-if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
-    from videonorm.sweep.plan import Plan
-    from videonorm.sweep.results import Result
 
 DESCRIPTION = """\
 Train every arm (what `norms:` names in a sweep file) in every shape (clip length and batch size) from every
@@ -90,10 +83,8 @@ def _run(options: argparse.Namespace) -> None:
 
     from videonorm.look import new_console
     from videonorm.sweep.plan import read_plan
-    from videonorm.sweep.records import LAST_CHECKPOINT
-    from videonorm.sweep.run import run_sweep
+    from videonorm.sweep.stages import run_stages
     from videonorm.sweep.terminal import plan_table
-    from videonorm.sweep.transfer import PRETRAIN
 
     console = new_console()
     part: Shard = options.shard
@@ -108,25 +99,7 @@ def _run(options: argparse.Namespace) -> None:
         console.print(plan_table(part.runs(plan.runs)))
         return
     output = options.output or Path("runs") / plan.name
-    how = {"shard": part, "jobs": options.jobs, "ray": options.ray}
-
-    def stage(name: str, before: Plan) -> list[Result]:
-        """What comes before the sweep, in a folder of its own: all of its results."""
-        results = run_sweep(before, output / name, console, **how)
-        _show(output / name)
-        if missing := len(before.runs) - len(results):
-            raise UserError(
-                f"{name} must be over before the sweep, and {missing} runs of other shards are not; "
-                "the same command goes on when they are"
-            )
-        return results
-
-    if plan.search:
-        plan = plan.with_found(stage("search", plan.search))
-    if plan.pretrain:
-        results = stage(PRETRAIN, plan.pretrain)
-        plan = plan.with_pretrained(results, lambda run: output / PRETRAIN / run / LAST_CHECKPOINT)
-    results = run_sweep(plan, output, console, **how)
+    results = run_stages(plan, output, console, _show, shard=part, jobs=options.jobs, ray=options.ray)
     _show(output)
     if part != WHOLE:
         done = f"{sum(row.done for row in results)} of the sweep's {len(plan.runs)} runs are done"

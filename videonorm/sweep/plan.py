@@ -14,6 +14,7 @@ from typing import Any, Literal
 from videonorm.errors import UserError
 from videonorm.sweep.axes import as_text, combinations, in_a_name
 from videonorm.sweep.results import Result
+from videonorm.sweep.settings import devices, last, positive
 from videonorm.sweep.shape import Shape
 from videonorm.sweep.sweep_file import (
     LR,
@@ -47,6 +48,7 @@ class Run:
     lr: float | None = None  # by the sweep's rule; None: what the recipe says
     views: tuple[tuple[int, int, int], ...] = ()  # T, stride, clips of a video that it is scored with, too
     weights: Path | None = None  # checkpoint that it starts from
+    recorders: tuple[Mapping[str, Any], ...] = ()  # callbacks that write tables of their own into its folder
 
     @property
     def name(self) -> str:
@@ -102,6 +104,7 @@ class Run:
         callbacks = [_callback("ScoreAtLengths", views=[list(view) for view in self.views])]
         if "seconds" in self.budget:
             callbacks.append(_callback("TimeBudget", seconds=self.budget["seconds"]))
+        callbacks += self.recorders
         return {
             **clips,
             **lr,
@@ -221,25 +224,43 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
         UserError: a file is missing, or a key or value is not what a sweep needs.
     """
     sweep = read_sweep_file(path)
-    seeds = sweep.seeds if num_seeds is None else range(num_seeds)
+    if num_seeds is not None:
+        sweep = replace(sweep, seeds=list(range(num_seeds)))
+    return plan_of(sweep, path.parent, path.read_text(encoding="utf-8"))
+
+
+def plan_of(
+    sweep: SweepFile, folder: Path, source: str, recorders: tuple[Mapping[str, Any], ...] = ()
+) -> Plan:
+    """The runs of a sweep.
+
+    Args:
+        folder: that its paths are relative to.
+        source: its keys, word for word.
+        recorders: callbacks of every run, but not of what is trained before; mappings as in a recipe.
+
+    Raises:
+        UserError: a file is missing, or a value is not what a sweep needs.
+    """
     runs: list[Run] = []
     trials: list[Run] = []
     pretrainings: list[Run] = []
     on_cpu = False
     for arm, overlays in sweep.norms.items():
-        configs = tuple((path.parent / file).resolve() for file in (sweep.recipe, *overlays))
+        configs = tuple((folder / file).resolve() for file in (sweep.recipe, *overlays))
         names = ("recipe", *(f"norms.{arm}" for _ in overlays))
         recipe = list(map(read_yaml, names, configs))
         layers = [*recipe, sweep.overrides]
-        on_cpu = on_cpu or _last("trainer.accelerator", layers) == "cpu"
+        on_cpu = on_cpu or last("trainer.accelerator", layers) == "cpu"
         for axes in combinations(sweep.axes):
             of_arm = list(_runs(sweep, arm, configs, [*layers, axes]))
-            num_clips = _positive("data.num_val_clips", [*layers, axes]) or 1
+            num_clips = positive("data.num_val_clips", [*layers, axes]) or 1
             for run in of_arm:
                 views = (
                     _views(run.shape, [run.shape for run in of_arm], num_clips) if sweep.cross_test else ()
                 )
-                runs += [replace(run, axes=axes, seed=seed, views=views) for seed in seeds]
+                of_seeds = [replace(run, axes=axes, seed=seed, views=views) for seed in sweep.seeds]
+                runs += [replace(run, recorders=recorders) for run in of_seeds]
         if sweep.search:
             overrides = {**sweep.overrides, "data.held_out": sweep.search.held_out}
             run = _before(sweep, sweep.search, overrides, arm, configs, recipe)
@@ -247,13 +268,13 @@ def read_plan(path: Path, num_seeds: int | None = None) -> Plan:
                 trials += [replace(run, axes=values, seed=seed) for seed in sweep.search.seeds]
         if sweep.pretrain and arm not in sweep.pretrain.arms:
             run = _before(sweep, sweep.pretrain, sweep.pretrain.overrides, arm, configs, recipe)
-            pretrainings += [replace(run, seed=seed) for seed in seeds]
-    _check_options(sweep, runs, path)
+            pretrainings += [replace(run, seed=seed) for seed in sweep.seeds]
+    _check_options(sweep, runs)
     if len({run.name for run in runs}) < len(runs):
         raise UserError(
             "axes must have values whose texts differ in letters and digits, for the runs' folders"
         )
-    plan = Plan(sweep.name, tuple(runs), sweep.jobs, on_cpu, path.read_text(encoding="utf-8"))
+    plan = Plan(sweep.name, tuple(runs), sweep.jobs, on_cpu, source)
     if sweep.pretrain:
         before = replace(plan, name=f"{sweep.name}_pretrain", runs=tuple(pretrainings))
         as_which = {arm: sweep.pretrain.arms.get(arm, arm) for arm in sweep.norms}
@@ -268,12 +289,12 @@ def _runs(
     sweep: SweepFile, arm: str, configs: tuple[Path, ...], layers: Sequence[Mapping[str, Any]]
 ) -> Iterable[Run]:
     """One for each shape of an arm."""
-    accumulate = _positive(ACCUMULATE, layers) or 1
-    by_time = _last(FRAMES_PER_SECOND, layers) is not None
-    for shape in sweep.shapes(1 if by_time else _positive("data.frame_stride", layers), accumulate):
+    accumulate = positive(ACCUMULATE, layers) or 1
+    by_time = last(FRAMES_PER_SECOND, layers) is not None
+    for shape in sweep.shapes(1 if by_time else positive("data.frame_stride", layers), accumulate):
         if by_time:
             shape = shape._replace(frame_stride=0)
-        run = Run(arm, shape, accumulate, 0, sweep.budget, configs, sweep.overrides, _devices(layers))
+        run = Run(arm, shape, accumulate, 0, sweep.budget, configs, sweep.overrides, devices(layers))
         for unit, per_step in (("frames", run.frames_per_step), ("clips", run.clips_per_step)):
             if sweep.budget.get(unit, per_step) < per_step:
                 raise UserError(
@@ -331,7 +352,7 @@ def _before(
     return run
 
 
-def _check_options(sweep: SweepFile, runs: Sequence[Run], path: Path) -> None:
+def _check_options(sweep: SweepFile, runs: Sequence[Run]) -> None:
     """Raise UserError for an option that `fit` has not, or that the sweep sets itself."""
     searched = sweep.search.options.values() if sweep.search else ()
     before = sweep.pretrain.overrides if sweep.pretrain else {}
@@ -341,7 +362,7 @@ def _check_options(sweep: SweepFile, runs: Sequence[Run], path: Path) -> None:
         ("axes", sweep.axes),
         *(("search.options", of) for of in searched),
     ]
-    own = replace(runs[0], weights=path if sweep.pretrain else None).options(path)
+    own = replace(runs[0], weights=Path() if sweep.pretrain else None).options(Path())
     for place, options in places:
         for key in options:
             if place == "search.options" and key in (ACCUMULATE, FRAMES_PER_SECOND, "trainer.devices"):
@@ -352,34 +373,3 @@ def _check_options(sweep: SweepFile, runs: Sequence[Run], path: Path) -> None:
             check_names([f"--{key}" for key in options])
         except UserError as error:
             raise UserError(f"{place} must be options of videonorm fit: {error}") from error
-
-
-def _devices(layers: Sequence[Mapping[str, Any]]) -> int:
-    """GPUs, or processes, of a run: one where the recipe takes what there is, as it is given one."""
-    value = _last("trainer.devices", layers)
-    if isinstance(value, list):
-        raise UserError(
-            f"trainer.devices ({value}) must be a number in a sweep, which gives each run its GPUs"
-        )
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
-
-
-def _positive(key: str, layers: Sequence[Mapping[str, Any]]) -> int | None:
-    """A whole number of the recipe, its overlays, the overrides or an axis."""
-    value = _last(key, layers)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise UserError(f"{key} ({value}) must be an integer of at least 1")
-    return value
-
-
-def _last(dotted: str, layers: Sequence[Mapping[str, Any]]) -> Any:
-    """Value of ``a.b`` in the last layer that has it, nested as in a recipe or dotted as in `overrides`."""
-    for layer in reversed(layers):
-        value: Any = layer
-        for key in [dotted] if dotted in layer else dotted.split("."):
-            if not isinstance(value, Mapping) or key not in value:
-                break
-            value = value[key]
-        else:
-            return value
-    return None

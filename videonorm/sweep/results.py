@@ -11,6 +11,8 @@ from videonorm.errors import UserError
 from videonorm.files import from_cell, open_new, to_cell
 from videonorm.sweep.shape import Shape
 
+DIVERGED = "the run has diverged"  # of an error, by `fit` or by `flaw`
+
 
 def column(description: str, style: str = "") -> Any:
     """A field with what its column holds, and how `format` shows a number of it."""
@@ -69,6 +71,11 @@ class Result:
         return self.status == "done"
 
     @property
+    def diverged(self) -> bool:
+        """It has failed by what was trained, not by the machine."""
+        return not self.done and DIVERGED in (self.error or "")
+
+    @property
     def shape(self) -> Shape:
         return Shape(self.num_frames, self.frame_stride, self.batch_size)
 
@@ -82,7 +89,7 @@ def flaw(recorded: Mapping[str, Any]) -> str | None:
     for name in ("val_top1", "val_loss", "val_videos"):
         value = recorded.get(name)
         if not isinstance(value, int | float) or not math.isfinite(value):
-            reason = "the run has diverged" if name == "val_loss" else "the run has no validation"
+            reason = DIVERGED if name == "val_loss" else "the run has no validation"
             return f"{name} ({'null' if value is None else value}) must be a finite number: {reason}"
     if not 0 <= recorded["val_top1"] <= 1 or recorded["val_videos"] < 1:
         scores = f"val_top1 ({recorded['val_top1']}) of val_videos ({recorded['val_videos']})"

@@ -1,0 +1,112 @@
+"""A run of a study becomes one number for each claim: out of its row, a recorder's table, or its metrics."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from videonorm.errors import UserError
+from videonorm.study.contrasts import Grid, contrast
+from videonorm.study.measured import Measured
+from videonorm.study.study_file import Measure, StudyFile
+from videonorm.sweep.axes import as_text
+from videonorm.sweep.records import read_json
+from videonorm.sweep.results import Result
+
+METRICS = "metrics"
+OVER = {"mean": np.mean, "median": np.median, "max": np.max}
+
+Rows = tuple[dict[str, str], ...]
+
+
+def measure(
+    study: StudyFile, grid: Grid, folder: Path, results: Sequence[Result], kept: Iterable[Measured] = ()
+) -> list[Measured]:
+    """The number of each run and claim, as far as there is one.
+
+    Args:
+        grid: the coordinates of its runs.
+        folder: of the study, with the run folders.
+        results: of its runs that have ended.
+        kept: of an earlier time, for runs whose folders are gone.
+
+    Raises:
+        UserError: a table is not as a recorder writes it.
+    """
+    known = {(of.claim, of.run): of for of in kept}
+    found: list[Measured | None] = []
+    for claim in study.claims:
+        largest = grid.name(claim.measure.largest) if claim.measure.largest else None
+        places = contrast(claim, grid)
+        for result in results:
+            if grid.without(grid.place(result), largest) in places:
+                run = folder / Path(result.run).name
+                at_hand = run.exists() or not (claim.measure.table or claim.measure.time_to is not None)
+                of_run = _of_run(claim.measure, run, result) if at_hand else None
+                here = Measured(claim.id, result.run, *of_run) if of_run else None
+                found.append(here if at_hand else known.get((claim.id, result.run)))
+    _table.cache_clear()
+    return [of for of in found if of]
+
+
+def _of_run(of: Measure, run: Path, result: Result) -> tuple[float, bool] | None:
+    """Its number, and whether that is censored; None without a finite one."""
+    if of.largest:
+        return (float(result.done), False) if result.done or result.diverged else None
+    assert of.column
+    if of.time_to is not None:
+        return _time_to(of.column, of.time_to, of.side, run, result)
+    of_row = getattr(result, of.column, None) if result.done else None
+    value = _of_table(of, run, result) if of.table else of_row
+    return (float(value), False) if value is not None and math.isfinite(value) else None
+
+
+def _of_table(of: Measure, run: Path, result: Result) -> float | None:
+    """Of a run that has failed, what it recorded at a step before is as good as any other's."""
+    assert of.table and of.column
+    if of.step == "last" and not result.done:
+        return None
+    rows = [
+        row
+        for row in _table(run / f"{of.table}.csv")
+        if row.get(of.column) and all(row.get(name) == as_text(value) for name, value in of.where.items())
+    ]
+    if not rows:
+        return None
+    try:
+        steps = [int(row["step"]) for row in rows]
+        step = {"first": min(steps), "last": max(steps)}.get(str(of.step), of.step)
+        values = [float(row[of.column]) for row, at in zip(rows, steps, strict=True) if at == step]
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{of.table} ({run / of.table}.csv) must be a table of numbers with the column step: {error}"
+        ) from error
+    return float(OVER[of.over](values)) if values else None
+
+
+def _time_to(column: str, target: float, side: str, run: Path, result: Result) -> tuple[float, bool] | None:
+    table = run / f"{METRICS}.csv"
+    try:
+        logged = [(int(row["step"]) + 1, float(row[column])) for row in _table(table) if row.get(column)]
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{METRICS} ({table}) must be a table of numbers with the column step: {error}"
+        ) from error
+    for step, value in logged:
+        if value <= target if side == "below" else value >= target:
+            return float(step), False
+    if not (result.done or result.diverged) or not logged:
+        return None
+    budget = result.steps if result.done else read_json(run / "run.json").get("total_steps")
+    return (float(budget), True) if budget else None
+
+
+@cache
+def _table(path: Path) -> Rows:
+    if not path.exists():
+        return ()
+    with path.open(newline="", encoding="utf-8") as file:
+        return tuple(csv.DictReader(file))

@@ -1,0 +1,59 @@
+"""What a study shows: a table of studies, and one of verdicts."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+from videonorm.look import CI
+from videonorm.study.study_file import StudyFile
+from videonorm.study.verdicts import Verdict
+from videonorm.sweep.plan import Plan
+
+STYLES = {"supported": "green", "refuted": "red", "equivalent": "cyan", "not decided": "yellow"}
+
+
+def study_table(studies: Iterable[tuple[StudyFile, Plan, Plan]]) -> Table:
+    """Studies, each with its plan and its quick one."""
+    table = Table(header_style="bold", border_style="dim")
+    for heading in ("study", "claims", "arms", "cost", "--quick"):
+        table.add_column(heading)
+    for study, plan, quick in studies:
+        claims = ", ".join(claim.id for claim in study.claims)
+        table.add_row(study.name, claims, ", ".join(study.sweep.norms), _cost(plan), _cost(quick))
+    return table
+
+
+def _cost(plan: Plan) -> str:
+    """What all of its trainings are, searches and pretrainings with them."""
+    runs = [run for of in (plan.search, plan.pretrain, plan) if of for run in of.runs]
+    count = f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}"
+    if any(run.steps is None for run in runs):
+        return count
+    return f"{count}, {_rounded(sum(run.frames_per_step * (run.steps or 0) for run in runs))} frames"
+
+
+def _rounded(count: int) -> str:
+    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {letter}"
+    return str(count)
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> Table:
+    table = Table(header_style="bold", border_style="dim")
+    for heading in ("claim", "verdict", "effect", CI, "unit"):
+        table.add_column(heading, justify="right" if heading in ("effect", CI) else "left")
+    table.add_column("sentence", ratio=1)
+    for of in verdicts:
+        sentence = Text(of.sentence)
+        if of.needs:
+            sentence.append(f" Needs: {of.needs}.", "dim")
+        interval = "" if of.low is None or of.high is None else f"{_number(of.low)} to {_number(of.high)}"
+        verdict = Text(of.verdict, STYLES[of.verdict])
+        table.add_row(of.claim, verdict, _number(of.effect), interval, of.unit, sentence)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}".replace("-", "\u2212").replace("inf", "\u221e")
