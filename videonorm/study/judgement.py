@@ -121,10 +121,7 @@ def headline(verdicts: Sequence[Verdict]) -> str:
 
 
 def as_markdown(verdicts: Sequence[Verdict]) -> str:
-    """The sentence, and a row of each claim: what its source says, what was found here, the verdict, its cost.
-
-    A claim of several parts has a row of each.
-    """
+    """The sentence, and a row of each claim: what its source says, what was found here, verdict and cost."""
     repeated = {claim for claim, count in Counter(of.claim for of in verdicts).items() if count > 1}
     rows = [["", "claim", "its source", "here (95\u00a0% interval)", "verdict", "seeds", "runs", "core min"]]
     for of in verdicts:

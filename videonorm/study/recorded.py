@@ -1,14 +1,18 @@
 """What recorders have written while the runs of a study trained: a table each, in the folders of the runs."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from videonorm.errors import UserError
+from videonorm.study.measures import OVER
+from videonorm.study.study_file import Measure
+from videonorm.sweep.axes import as_text
 from videonorm.sweep.results import Result
 
 Floats = NDArray[np.float64]
@@ -28,7 +32,11 @@ class Recorded:
 
 
 def read_recorded(
-    folder: Path, results: Sequence[Result], table: str, columns: Sequence[str]
+    folder: Path,
+    results: Iterable[Result],
+    table: str,
+    columns: Sequence[str],
+    where: Mapping[str, Any] | None = None,
 ) -> dict[str, Recorded]:
     """By run, those whose folders have the table, failed ones too.
 
@@ -36,6 +44,7 @@ def read_recorded(
         folder: of the study.
         table: its file's name without .csv.
         columns: of numbers. A run whose table lacks one is left out.
+        where: values of other columns that a row must have.
 
     Raises:
         UserError: it is no table of numbers.
@@ -43,14 +52,18 @@ def read_recorded(
     found = {}
     for result in results:
         path = folder / Path(result.run).name / f"{table}.csv"
-        if path.exists() and (of := _read(path, columns)):
+        if path.exists() and (of := _read(path, columns, where or {})):
             found[result.run] = of
     return found
 
 
-def _read(path: Path, columns: Sequence[str]) -> Recorded | None:
+def _read(path: Path, columns: Sequence[str], where: Mapping[str, Any]) -> Recorded | None:
     with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if all(row.get(name) == as_text(value) for name, value in where.items())
+        ]
     if not rows or not rows[0].keys() >= {"step", *columns}:
         return None
     try:
@@ -60,8 +73,9 @@ def _read(path: Path, columns: Sequence[str]) -> Recorded | None:
     return Recorded(step, dict(zip(columns, of, strict=True)))
 
 
-def at_steps(table: Recorded, column: str) -> tuple[Floats, Floats]:
-    """Its steps, and the mean of the rows of each; steps with one that is not finite are left out."""
-    steps = np.unique(table.step)
-    means = np.array([table.of[column][table.step == step].mean() for step in steps])
-    return steps[np.isfinite(means)], means[np.isfinite(means)]
+def at_steps(table: Recorded, measure: Measure) -> tuple[Floats, Floats]:
+    """The steps of a run, and the number that the rows of each are reduced to, where that is finite."""
+    assert measure.column
+    of, steps = table.of[measure.column], np.unique(table.step)
+    values = np.array([OVER[measure.over](of[table.step == step]) for step in steps])
+    return steps[np.isfinite(values)], values[np.isfinite(values)]
