@@ -10,9 +10,9 @@ from videonorm.study.measured import Measured, read_measures, write_measures
 from videonorm.study.verdicts import Verdict, read_verdicts, write_verdicts
 
 VERDICT = Verdict(
-    "tiny", "S1", "=BN, is worse", "a paper", "10.6", "ratio", "supported", 2.0, 1.5, math.inf, "x", 0.1, "", 3,
-    None, 6, 0.2,
-)  # fmt: skip
+    *("tiny", "S1", "=BN, is worse", "a paper", "10.6", "ratio", "supported"),
+    *(2.0, 1.5, math.inf, "x", 0.1, "", 3, None, 6, 0.2),
+)
 
 
 def test_verdicts_come_back_as_they_were(tmp_path):

@@ -1,6 +1,6 @@
 """What a study shows: a table of studies, and one of verdicts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -40,9 +40,10 @@ def _rounded(count: int) -> str:
     return str(count)
 
 
-def verdict_table(verdicts: Iterable[Verdict]) -> Table:
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(header_style="bold", border_style="dim")
-    for heading in ("claim", "verdict", "effect", CI, "unit"):
+    several = len({of.study for of in verdicts}) > 1
+    for heading in (*(("study",) if several else ()), "claim", "verdict", "effect", CI, "unit"):
         table.add_column(heading, justify="right" if heading in ("effect", CI) else "left")
     table.add_column("sentence", ratio=1)
     for of in verdicts:
@@ -51,7 +52,8 @@ def verdict_table(verdicts: Iterable[Verdict]) -> Table:
             sentence.append(f" Needs: {of.needs}.", "dim")
         interval = "" if of.low is None or of.high is None else f"{_number(of.low)} to {_number(of.high)}"
         verdict = Text(of.verdict, STYLES[of.verdict])
-        table.add_row(of.claim, verdict, _number(of.effect), interval, of.unit, sentence)
+        study = (of.study,) if several else ()
+        table.add_row(*study, of.claim, verdict, _number(of.effect), interval, of.unit, sentence)
     return table
 
 
