@@ -87,7 +87,7 @@ def _of_shapes(cells: Sequence[Cell], curves: Curves, column: str, label: str, p
         for axes, of_panel in grid:
             for cell, of in of_cells:
                 if cell in of_panel:
-                    _draw(axes, of, per_step(cell), drawing.colors[cell.arm])
+                    draw_seeds(axes, of, per_step(cell), drawing.colors[cell.arm])
             _dress(axes, "training clips seen" if clips else "steps", column)
         drawing.legend(figure)
     return figure
@@ -117,7 +117,7 @@ def top1_against(
         for axes, of_panel in grid:
             for cell, of in of_cells:
                 if cell in of_panel and drawing.shape(cell) in kept:
-                    _draw(axes, of, _spent(cell, spent) or 0.0, colors[drawing.shape(cell)])
+                    draw_seeds(axes, of, _spent(cell, spent) or 0.0, colors[drawing.shape(cell)])
             _dress(axes, SPENT[spent], TOP1)
         lines = [Line2D([], [], label=name, color=color) for name, color in colors.items()]
         legend(figure, lines)
@@ -137,7 +137,8 @@ def _lines(cells: Sequence[Cell], curves: Curves, column: str) -> list[tuple[Cel
     return found if any(len(steps) > 1 for _, of in found for steps, _ in of) else []
 
 
-def _draw(axes: Axes, of: Sequence[Curve], scale: float, color: str) -> None:
+def draw_seeds(axes: Axes, of: Sequence[Curve], scale: float, color: str) -> None:
+    """A curve of each seed, and their mean; ``scale`` is of a step."""
     for steps, values in of if len(of) > 1 else []:
         axes.plot(scale * steps, values, linewidth=0.8, alpha=0.4, color=color)
     steps, values = _mean(of)

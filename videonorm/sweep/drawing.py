@@ -82,10 +82,15 @@ def as_number(text: str | None) -> float | None:
 
 
 class Drawing:
-    """The cells of a sweep with a result, and how arms, lengths and further axes look in all its panels."""
+    """The cells of a sweep that are drawn, and how arms, lengths and further axes look in all its panels.
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        self.done = with_result(cells)
+    Args:
+        cells: all of them, so that an arm has one colour in every figure.
+        done: those that are drawn; without it, those with a result.
+    """
+
+    def __init__(self, cells: Sequence[Cell], done: Sequence[Cell] | None = None) -> None:
+        self.done = with_result(cells) if done is None else list(done)
         self.tied = is_tied(self.done)
         self.colors = arm_colors(cell.arm for cell in cells)
         markers = zip(self.colors.items(), cycle("osD^vP"), strict=False)
@@ -246,19 +251,28 @@ def panel_grid(
         left_out: what else the figure leaves out, to be said below it.
     """
     kept, also = chosen(panels)
-    columns = 1 if phone else 2 if len(kept) == 4 else min(3, len(kept))
-    rows = -(-len(kept) // columns)
+    below = " ".join(part for part in (left_out, also) if part)
+    figure, grid = empty_grid(list(kept), phone, below, sharey=sharey)
+    return figure, list(zip(grid, kept.values(), strict=True))
+
+
+def empty_grid(
+    titles: Sequence[str], phone: bool, below: str = "", *, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each title, and a sentence below."""
+    columns = 1 if phone else 2 if len(titles) == 4 else min(3, len(titles))
+    rows = -(-len(titles) // columns)
     with matplotlib.rc_context(STYLE):
         width = PHONE_WIDTH if phone else 7.4 if columns == 1 else 4.4 * columns
         height = 0.6 + 3.2 * rows if phone else 4.3 * rows
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = list(figure.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
-        for axes, title in zip(grid, kept, strict=False):
+        for axes, title in zip(grid, titles, strict=False):
             titled(axes, title)
-        for axes in grid[len(kept) :]:
+        for axes in grid[len(titles) :]:
             axes.set_visible(False)
-        note(figure, " ".join(part for part in (left_out, also) if part), phone)
-    return figure, list(zip(grid, kept.values(), strict=False))
+        note(figure, below, phone)
+    return figure, grid[: len(titles)]
 
 
 def lay_out(figure: Figure) -> None:

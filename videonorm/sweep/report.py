@@ -6,11 +6,8 @@ and from a statistics.csv of `videonorm frontier statistics`, where the folder h
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from videonorm import files
 from videonorm.look import CI, arm_colors, as_png
@@ -19,6 +16,7 @@ from videonorm.sweep.answer import Answer, answer
 from videonorm.sweep.cells import Cell, cells_of, has_memory, highest, with_result
 from videonorm.sweep.convergence import convergence, target_top1
 from videonorm.sweep.curves import TOP1, read_curves
+from videonorm.sweep.html import Drawn, draw_both, render
 from videonorm.sweep.length_matrix import length_matrix
 from videonorm.sweep.pictures import pictures
 from videonorm.sweep.predictions import read_predictions
@@ -93,29 +91,17 @@ def write_report(output: Path) -> Answer:
     target = target_top1(cells)
     followed = target and any(len(of[TOP1][0]) > 1 for of in curves.values() if TOP1 in of)
     costs = convergence(cells, curves, target) if target and followed else []
-    drawn: list[tuple[str, str, str]] = []  # caption, for a wide page, for a phone
+    drawn: list[tuple[str, Drawn]] = []  # with their captions
     if with_result(cells):
         for name, (draw, caption) in pictures(cells, curves, matrix).items():
-            wide, narrow = draw(phone=False), draw(phone=True)
-            if wide and narrow:
-                for figure in (wide, narrow):
-                    drawing.lay_out(figure)
-                svg = drawing.as_svg(wide, name)
-                files.write(output / "plots" / f"{name}.png", as_png(wide))
-                files.write(output / "plots" / f"{name}.svg", drawing.on_white(svg))
-                on_phone = drawing.as_svg(narrow, f"{name}-phone")
-                shown = drawing.in_a_page(svg, wide.get_figwidth())
-                drawn.append((caption, shown, drawing.in_a_page(on_phone, narrow.get_figwidth())))
+            if both := draw_both(draw, name):
+                files.write(output / "plots" / f"{name}.png", as_png(both.figure))
+                files.write(output / "plots" / f"{name}.svg", drawing.on_white(both.svg))
+                drawn.append((caption, both))
         files.write(output / "summary.png", as_png(plots.summary_figure(cells)))
     files.write(output / "results.md", as_markdown(cells, found, about, matrix))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        Path(__file__).parent / "report.html.j2",
         about={"name": "sweep", "num_runs": len(results), "sweep": "", "origins": [], **about},
         device=sweep.device,
         answer=found,
@@ -131,14 +117,12 @@ def write_report(output: Path) -> Answer:
         recipes=read_recipes(output, cells),
         every_axis=list(dict.fromkeys(axis for cell in cells for axis in cell.axes)),
         unfinished=unfinished(output, results),
-        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         best=highest(cells),
         colors=arm_colors(cell.arm for cell in cells),
         results=results,
         columns=columns,
         interval=CI,
         seconds=round(sum(result.train_seconds or 0.0 for result in results)),
-        format=format,
     )
     files.write(output / "report.html", page)
     return found

@@ -1,6 +1,5 @@
 """The cells of a sweep as tables: in the terminal, and in Markdown for a README or an issue."""
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -9,11 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from videonorm.look import PERCENT, arm_colors, span
+from videonorm.sweep import markdown
 from videonorm.sweep.answer import Answer
 from videonorm.sweep.axes import in_words, short_names
 from videonorm.sweep.cells import Cell, clips_seen, has_memory, varied_axes, with_result
 from videonorm.sweep.convergence import Convergence
 from videonorm.sweep.length_matrix import LengthMatrix
+from videonorm.sweep.markdown import plain
 from videonorm.sweep.predictions import Prediction
 from videonorm.sweep.shape import Shape
 from videonorm.sweep.transfer import Transfer
@@ -107,27 +108,27 @@ def as_markdown(
     of: dict[tuple[Any, ...], dict[str, Cell]] = {}
     for cell in sorted(done, key=lambda cell: cell.shape):
         of.setdefault((cell.shape, *_values(cell, axes)), {})[cell.arm] = cell
-    names = map(_text, short_names(axes).values())
+    names = map(plain, short_names(axes).values())
     known = ["best possible"] if any(cell.best_possible_top1 is not None for cell in done) else []
-    rows = [["T x stride", "B", *names, "clips seen", *map(_text, arms), *known]]
+    rows = [["T x stride", "B", *names, "clips seen", *map(plain, arms), *known]]
     for (shape, *values), of_row in of.items():
         ceiling = next(cell.best_possible_top1 for cell in of_row.values())
         seen = clips_seen(of_row.values())
         best_possible = ["" if ceiling is None else f"{100 * ceiling:.1f}"] if known else []
-        row = [shape.length(), str(shape.batch_size), *map(_text, values), span(seen) if seen else "-"]
+        row = [shape.length(), str(shape.batch_size), *map(plain, values), span(seen) if seen else "-"]
         rows.append([*row, *(_figure(of_row.get(arm)) for arm in arms), *best_possible])
-    lines = [f"**{_text(found.headline)}**", "", *(f"- {_text(detail)}" for detail in found.details)]
-    lines += [f"- {_text(f'{arm}: {words}.')}" for arm, words in settled(cells).items()]
-    lines += ["", *_table(rows)]
+    lines = [f"**{plain(found.headline)}**", "", *(f"- {plain(detail)}" for detail in found.details)]
+    lines += [f"- {plain(f'{arm}: {words}.')}" for arm, words in settled(cells).items()]
+    lines += ["", *markdown.table(rows)]
     if matrix:
         headings, of_cells = length_figures(matrix)
         lines += [
             "",
             "Tested with clips of other lengths:",
             "",
-            *_table([list(map(_text, row)) for row in [headings, *of_cells]]),
+            *markdown.table([list(map(plain, row)) for row in [headings, *of_cells]]),
         ]
-    return "\n".join([*lines, "", *(_text(_made_on(origin)) for origin in about.get("origins", [])), ""])
+    return "\n".join([*lines, "", *(plain(_made_on(origin)) for origin in about.get("origins", [])), ""])
 
 
 def length_figures(matrix: LengthMatrix) -> tuple[list[str], list[list[str]]]:
@@ -233,21 +234,9 @@ def _made_on(origin: Mapping[str, Any]) -> str:
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table in Markdown, the first row its headings."""
-    heading, *others = [f"| {' | '.join(row)} |" for row in rows]
-    return [heading, "|--:" * len(rows[0]) + "|", *others]
-
-
 def _figure(cell: Cell | None) -> str:
     return f"{100 * cell.top1.value:.1f} ({cell.top1.interval})" if cell else ""
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}"
-
-
-def _text(text: str) -> str:
-    """Text from a user's files, which is no markup and ends neither a line nor a field of a table."""
-    line = re.sub(r"[^\S\u00a0]+", " ", text)  # a no-break space stays one
-    return re.sub(r"[\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)

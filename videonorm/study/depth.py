@@ -1,0 +1,121 @@
+"""What was recorded of every block: over depth and step as a heat map a cell, or over depth at one step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from videonorm.look import PALETTE, STYLE
+from videonorm.study.arms import Arms
+from videonorm.study.recorded import Floats, Recorded
+from videonorm.sweep.cells import Cell
+from videonorm.sweep.drawing import panel_grid
+
+TICKS = 5  # of an axis of steps or of blocks
+SPANS = 100.0  # values whose largest is so many times their least are drawn on a logarithmic scale
+DEPTH = "depth"
+
+
+def over_depth(
+    arms: Arms, tables: Mapping[str, Recorded], column: str, *, phone: bool = False
+) -> Figure | None:
+    """A map of each cell, one colour scale for all; of one step, a line of each cell.
+
+    Args:
+        tables: by run, with the columns ``column`` and depth.
+    """
+    maps = [(cell, of_cell) for cell in arms.cells if (of_cell := _maps(cell, tables, column))]
+    if not maps:
+        return None
+    every = np.concatenate([of.ravel() for _, of_cell in maps for of in of_cell[2]])
+    finite = every[np.isfinite(every)]
+    if not finite.size:
+        return None
+    logarithmic = is_wide(finite)
+    if all(len(steps) == 1 for _, (steps, _, _) in maps):
+        return _lines(arms, maps, column, logarithmic, phone)
+    low, high = float(finite.min()), float(finite.max())
+    norm = LogNorm(low, high) if logarithmic else Normalize(low, high if high > low else low + 1)
+    look = matplotlib.colormaps["cividis"].copy()
+    look.set_over(PALETTE[0])
+    panels = {arms.name(cell): [cell] for cell, _ in maps}
+    figure, grid = panel_grid(panels, phone)
+    of_cells = {id(cell): of_cell for cell, of_cell in maps}
+    with matplotlib.rc_context(STYLE):
+        for axes, (cell,) in grid:
+            image = _map(axes, *of_cells[id(cell)], norm, look)
+        bar = figure.colorbar(image, ax=[axes for axes, _ in grid], shrink=0.8, pad=0.02, aspect=30)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.solids.set(rasterized=True)  # type: ignore[union-attr]
+        bar.set_label(column)
+    return figure
+
+
+def is_wide(values: Floats) -> bool:
+    """Whether only a logarithmic scale shows all of them."""
+    return bool(values.min() > 0 and values.max() > SPANS * values.min())
+
+
+def _maps(
+    cell: Cell, tables: Mapping[str, Recorded], column: str
+) -> tuple[Floats, Floats, list[Floats]] | None:
+    """Its steps, its depths, and the values of each seed, (depths, steps): nan where there is no row."""
+    of_runs = [tables[run.run] for run in cell.results if run.run in tables]
+    if not of_runs:
+        return None
+    steps = np.unique(np.concatenate([of.step for of in of_runs]))
+    depths = np.unique(np.concatenate([of.of[DEPTH] for of in of_runs]))
+    values = []
+    for of in of_runs:
+        one = np.full((len(depths), len(steps)), np.nan)
+        one[np.searchsorted(depths, of.of[DEPTH]), np.searchsorted(steps, of.step)] = of.of[column]
+        values.append(one)
+    return steps, depths, values
+
+
+def _map(
+    axes: Axes, steps: Floats, depths: Floats, seeds: Sequence[Floats], norm: Normalize, look: Any
+) -> Any:
+    values = np.ma.masked_invalid(np.where(np.isinf(seeds), np.nan, seeds))
+    mean = np.exp(np.log(values).mean(axis=0)) if isinstance(norm, LogNorm) else values.mean(axis=0)
+    above = 2 * abs(norm.vmax or 1.0) + 1  # has the colour of what is beyond the scale
+    shown = np.ma.where(np.isinf(seeds).any(axis=0), above, mean)
+    image = axes.imshow(
+        shown, origin="lower", aspect="auto", interpolation="none", cmap=look, norm=norm, zorder=2
+    )
+    axes.grid(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    for axis, values in ((axes.xaxis, steps), (axes.yaxis, depths)):
+        at = np.unique(np.linspace(0, len(values) - 1, min(TICKS, len(values))).round().astype(int))
+        axis.set_ticks(at, [f"{values[i]:,.0f}" for i in at])
+    axes.set(xlabel="step", ylabel="block")
+    return image
+
+
+def _lines(
+    arms: Arms,
+    maps: Sequence[tuple[Cell, tuple[Floats, Floats, list[Floats]]]],
+    column: str,
+    logarithmic: bool,
+    phone: bool,
+) -> Figure:
+    of_cells = {id(cell): of_cell for cell, of_cell in maps}
+    panels = {name: [cell for cell in of if id(cell) in of_cells] for name, of in arms.panels().items()}
+    figure, grid = panel_grid({name: of for name, of in panels.items() if of}, phone)
+    with matplotlib.rc_context(STYLE):
+        for axes, cells in grid:
+            for cell in cells:
+                _, depths, seeds = of_cells[id(cell)]
+                color = arms.drawing.colors[cell.arm]
+                for of in seeds:
+                    axes.plot(depths, of[:, 0], color=color, linewidth=1.2, alpha=0.8)
+            axes.set(xlabel="block", ylabel=column)
+            if logarithmic:
+                axes.set_yscale("log")
+                axes.tick_params(which="minor", left=False)
+        arms.drawing.legend(figure)
+    return figure

@@ -1,0 +1,143 @@
+"""What a claim measures of each run, as dots: against an axis of the sweep, or a row a cell."""
+
+from collections.abc import Callable, Mapping
+from statistics import fmean
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis as Side
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from videonorm.look import INK, MUTED, PERCENT, STYLE, arm_colors
+from videonorm.study.arms import Arms
+from videonorm.study.claims import SHARES
+from videonorm.study.depth import is_wide
+from videonorm.study.evidence import TOP1
+from videonorm.sweep.cells import Cell
+from videonorm.sweep.drawing import BATCH_SIZE, LENGTH, PHONE_WIDTH, Axis, panel_grid
+from videonorm.sweep.results import COLUMNS
+
+SCORES = {"val_top1": "validation top-1", "val_top5": "validation top-5", "val_loss": "validation loss"}
+LOST: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 7, "markeredgewidth": 1.8}
+SEED: dict[str, Any] = {"alpha": 0.45, "markersize": 4, "markeredgewidth": 0}
+ROW = 0.32  # inches of a cell
+
+Values = Mapping[str, float]  # by run
+
+
+def values_of(arms: Arms) -> Values:
+    """The number of each run: of those that the claim compares, and of all where it is a column of results.
+
+    Where the claim is of the largest value of an axis that is stable, top-1.
+    """
+    column = _column(arms)
+    if arms.claim.measure.table or column not in COLUMNS:
+        return {run: of.value for run, of in arms.measured.items()}
+    found = {run.run: getattr(run, column) for cell in arms.every for run in cell.done}
+    return {run: float(value) for run, value in found.items() if value is not None}
+
+
+def label(arms: Arms, axis: Axis | None = None) -> str:
+    """What the dots are of."""
+    if _is_error(arms, axis):
+        return "validation error"
+    if arms.claim.measure.table:
+        return arms.claim.measure.in_words
+    return SCORES.get(_column(arms), _column(arms).replace("_", " "))
+
+
+def against(arms: Arms, values: Values, axis: Axis, *, phone: bool = False) -> Figure:
+    """The mean of each cell over an axis, each seed as a dot; a cross where a run has no number.
+
+    Top-1 over B is drawn as what is missing from 1, as sources do.
+    """
+    drawing = arms.drawing
+    panels: dict[str, list[Cell]] = {}
+    for cell in arms.cells:
+        parts = [*_other(arms, cell, axis), drawing.combination(cell, axis.option)]
+        panels.setdefault(", ".join(filter(None, parts)), []).append(cell)
+    shown = {run: 1 - value if _is_error(arms, axis) else value for run, value in values.items()}
+    figure, grid = panel_grid(panels, phone)
+    drawn = [shown[run.run] for cell in arms.cells for run in cell.results if run.run in shown]
+    lost = False
+    with matplotlib.rc_context(STYLE):
+        for axes, cells in grid:
+            positions = drawing.dress_x(axes, cells, axis)
+            for arm, look in drawing.looks.items():
+                line = [(positions[axis.of(cell)], cell) for cell in cells if cell.arm == arm]
+                lost |= _line(axes, sorted(line, key=lambda of: of[0]), shown, look)
+            _dress(axes.yaxis, axes.set_yscale, arms, axis, drawn)
+            axes.yaxis.set_tick_params(labelleft=True)
+        cross = [Line2D([], [], color=MUTED, label="a run without a number", **LOST)] if lost else []
+        drawing.legend(figure, *cross)
+    return figure
+
+
+def of_cells(arms: Arms, values: Values, *, phone: bool = False) -> Figure | None:
+    """A row a cell: each seed a dot, their mean a line; those that the claim compares in bold."""
+    cells = [cell for cell in arms.every if any(run.run in values for run in cell.results)]
+    if not cells:
+        return None
+    colors = arm_colors(cell.arm for cell in arms.every)
+    with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        size = (PHONE_WIDTH if phone else 8.2, 0.9 + ROW * len(cells))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        for y, cell in enumerate(cells):
+            of = [values[run.run] for run in cell.results if run.run in values]
+            color = colors[cell.arm]
+            axes.plot(of, [y] * len(of), "o", color=color, alpha=0.55, markersize=6, markeredgewidth=0)
+            axes.vlines(fmean(of), y - 0.3, y + 0.3, color=color, linewidth=2.4)
+        axes.set(ylim=(len(cells) - 0.5, -0.5), yticks=range(len(cells)))
+        axes.set_yticklabels([arms.name(cell) for cell in cells])
+        for tick, cell in zip(axes.get_yticklabels(), cells, strict=True):
+            compared = arms.is_compared(cell)
+            tick.set(color=INK if compared else MUTED, weight="bold" if compared else "normal")
+        axes.spines["left"].set_visible(False)
+        _dress(axes.xaxis, axes.set_xscale, arms, None, list(values.values()))
+    return figure
+
+
+def _column(arms: Arms) -> str:
+    measure = arms.claim.measure
+    return TOP1 if measure.largest else str(measure.column)
+
+
+def _is_error(arms: Arms, axis: Axis | None) -> bool:
+    return axis is BATCH_SIZE and _column(arms) == TOP1 and not arms.claim.measure.table
+
+
+def _other(arms: Arms, cell: Cell, axis: Axis) -> list[str]:
+    """Of a cell's T and B what the axis is not, where it varies and is not tied to the axis."""
+    drawing = arms.drawing
+    rest = [of for of in (LENGTH, BATCH_SIZE) if of is not axis and (axis.option or not drawing.tied)]
+    varied = [of for of in rest if len({of.of(each) for each in arms.cells}) > 1]
+    return [f"{of.symbol} = {drawing.name(of.of(cell))}" for of in varied]
+
+
+def _line(axes: Axes, line: list[tuple[float, Cell]], shown: Values, look: Any) -> bool:
+    """Draw an arm; whether a run of it has no number."""
+    found = [(x, [shown[run.run] for run in cell.results if run.run in shown]) for x, cell in line]
+    found = [(x, of) for x, of in found if of]
+    for x, of in found:
+        axes.plot([x] * len(of), of, "o", color=look["color"], **SEED)
+    axes.plot([x for x, _ in found], [fmean(of) for _, of in found], markeredgecolor="white", **look)
+    lost = [x for x, cell in line if any(run.run not in shown for run in cell.results)]
+    at_bottom = axes.get_xaxis_transform()
+    axes.plot(lost, [0.03] * len(lost), transform=at_bottom, color=look["color"], clip_on=False, **LOST)
+    return bool(lost)
+
+
+def _dress(
+    side: Side, set_scale: Callable[[str], None], arms: Arms, axis: Axis | None, drawn: list[float]
+) -> None:
+    side.set_label_text(label(arms, axis))
+    if _column(arms) in SHARES and not arms.claim.measure.table:
+        side.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=PERCENT))
+    elif drawn and is_wide(np.array(drawn)):
+        set_scale("log")
+        side.set_tick_params(which="minor", length=0)

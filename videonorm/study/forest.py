@@ -1,0 +1,127 @@
+"""Verdicts as intervals: where each lies between what is claimed and the contrary, one row a claim.
+
+A row has a scale of its own, as far as its interval needs, with no effect in the middle: of a ratio, 1, and
+the logarithm of what is drawn. What can be compared between rows is the side, and how far from the middle an
+interval is for its length.
+"""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from videonorm.look import INK, MUTED, STYLE
+from videonorm.study.judgement import Judged
+from videonorm.study.study_file import Claim
+from videonorm.study.verdicts import Verdict
+
+ROOM = 1.15  # of a scale, for the longest side of its interval
+LETTERS = 74  # of a claim, in a line of the summary
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a verdict's numbers are on a scale from -1 to 1, with no effect at 0.
+
+    Attributes:
+        value: None where it is infinite, or there is none.
+        low, high: of the interval.
+        open_low, open_high: the interval goes on beyond the scale.
+        claimed: the part that the claim puts the effect in.
+        margin: 0 without one.
+    """
+
+    value: float | None
+    low: float
+    high: float
+    open_low: bool
+    open_high: bool
+    claimed: tuple[float, float]
+    margin: float
+
+
+def place(verdict: Verdict, claim: Claim, *, towards: bool = False) -> Place | None:
+    """None where the verdict has no interval.
+
+    Args:
+        towards: turn the scale so that higher is as claimed.
+    """
+    if verdict.low is None or verdict.high is None:
+        return None
+    ratio = is_ratio(verdict)
+    effect = math.nan if verdict.effect is None else verdict.effect
+    low, value, high = (_log(of) if ratio else of for of in (verdict.low, effect, verdict.high))
+    margin = math.log1p(verdict.margin) if ratio else verdict.margin
+    if towards and claim.expected == "lower":
+        low, value, high = -high, -value, -low
+    side = "higher" if towards else claim.expected
+    known = [abs(of) for of in (low, value, high, margin) if math.isfinite(of)]
+    reach = ROOM * max(known, default=0.0) or 1.0
+    within = margin / reach
+    claimed = {
+        "equivalence": (-within, within),
+        "non_inferiority": (-within, 1.0) if side == "higher" else (-1.0, within),
+    }.get(verdict.statistic, (0.0, 1.0) if side == "higher" else (-1.0, 0.0))
+    return Place(
+        value / reach if math.isfinite(value) else None,
+        max(-1.0, low / reach),
+        min(1.0, high / reach),
+        not math.isfinite(low),
+        not math.isfinite(high),
+        claimed,
+        within,
+    )
+
+
+def is_ratio(verdict: Verdict) -> bool:
+    """Whether no effect is 1 and not 0."""
+    return verdict.statistic in ("ratio", "log_rank")
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def summary_figure(judged: Sequence[Judged]) -> Figure:
+    """All claims in one picture, each turned so that right is as claimed."""
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(12.5, 1.1 + 0.36 * len(judged)), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.set(xlim=(-1.05, 1.05), ylim=(len(judged) - 0.4, -0.6), xticks=[-0.55, 0, 0.55])
+        axes.set_xticklabels(["the contrary", "no effect", "as claimed"])
+        axes.tick_params(length=0)
+        axes.axvline(0, color=INK, linewidth=0.9)
+        labels = [f"{of.verdict.claim}  {_short(of.verdict.sentence)}" for of in judged]
+        axes.set_yticks(range(len(judged)), labels, fontsize=9)
+        for tick in axes.get_yticklabels():
+            tick.set_horizontalalignment("right")
+        for y, of in enumerate(judged):
+            _row(axes, y, of)
+    return figure
+
+
+def _row(axes: Any, y: int, of: Judged) -> None:
+    color = of.color
+    found = place(of.verdict, of.claim, towards=True)
+    if found:
+        left, right = found.claimed
+        axes.barh(y, right - left, 0.62, left, color="#009E73", alpha=0.10, linewidth=0)
+        if found.margin:
+            axes.vlines([-found.margin, found.margin], y - 0.31, y + 0.31, color=MUTED, linewidth=0.8)
+        axes.plot([found.low, found.high], [y, y], color=color, linewidth=2.2, solid_capstyle="butt")
+        for is_open, x, marker in ((found.open_low, found.low, "<"), (found.open_high, found.high, ">")):
+            if is_open:
+                axes.plot(x, y, marker, color=color, markersize=6)
+        if found.value is not None:
+            axes.plot(found.value, y, "o", color=color, markeredgecolor="white", markersize=7.5)
+    axes.text(1.08, y, of.word, va="center", fontsize=9, weight="bold", color=color)
+    axes.text(1.50, y, of.numbers, va="center", fontsize=9)
+
+
+def _short(sentence: str) -> str:
+    return textwrap.shorten(sentence, LETTERS, placeholder=" …")
