@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from videonorm.errors import UserError
-from videonorm.layers import GroupNorm3d
+from videonorm.layers import BatchRenorm3d, GroupNorm3d, MovingAverageBatchNorm3d
 from videonorm.models import ResNet3d
 from videonorm.training.batch_sizes import clips_sharing_statistics, norm_layers
 from videonorm.training.classifier import VideoClassifier
@@ -35,7 +35,9 @@ def test_a_part_is_a_role_or_a_name():
         part(torch.nn.Sequential(torch.nn.Linear(2, 2)), "norms", "lr_scales")
 
 
-@pytest.mark.parametrize("norm", [None, lambda channels: GroupNorm3d(channels, 2)])
+@pytest.mark.parametrize(
+    "norm", [None, lambda channels: GroupNorm3d(channels, 2), BatchRenorm3d, MovingAverageBatchNorm3d]
+)
 def test_what_is_frozen_does_not_move(norm):
     """Weights, and the running statistics of batch norms; the rest does, in training mode."""
     model = network(**({"norm": norm} if norm else {}), zero_init_residual=False)

@@ -98,5 +98,5 @@ class BatchRenorm3d(BatchNorm3d):
 def _share_of_the_way(batch: Tensor, first: int, last: int) -> Tensor:
     """0 up to the first batch, 1 from the last one on."""
     if first == last:
-        return (batch >= last).float()
-    return ((batch - first) / (last - first)).clamp(0, 1)
+        return (batch >= last).double()
+    return ((batch - first).double() / (last - first)).clamp(0, 1)

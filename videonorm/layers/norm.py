@@ -64,6 +64,7 @@ class Norm(nn.Module):
             elif getattr(self, name) is None:
                 like = self.weight  # of the layer by now, and of its device and dtype
                 assert isinstance(like, nn.Parameter)
+                del self._parameters[name]  # to come behind the others
                 self.register_parameter(name, nn.Parameter(torch.full_like(like, start), like.requires_grad))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
