@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from videonorm.errors import UserError
-from videonorm.layers import BatchRenorm3d, GroupNorm3d, MovingAverageBatchNorm3d
+from videonorm.layers import (
+    BatchRenorm3d,
+    DynamicErf3d,
+    EvoNormS0,
+    FilterResponseNorm3d,
+    GroupNorm3d,
+    MovingAverageBatchNorm3d,
+    ProxyNorm3d,
+)
 from videonorm.models import ResNet3d
 from videonorm.training.batch_sizes import clips_sharing_statistics, norm_layers
 from videonorm.training.classifier import VideoClassifier
@@ -65,6 +73,23 @@ def test_batch_norms_that_are_not_frozen_still_refuse_one_clip():
     assert clips_sharing_statistics(model, 8, 1, [model.stem]) == 8
     with pytest.raises(UserError, match=r"batch_size \(1\) must give BatchNorm3d at least 2"):
         clips_sharing_statistics(model, 1, 1, [model.stem])
+
+
+@pytest.mark.parametrize(
+    "norm, names",
+    [
+        (DynamicErf3d, {"weight", "bias", "alpha", "shift"}),
+        (FilterResponseNorm3d, {"weight", "bias", "tau"}),
+        (lambda channels: ProxyNorm3d(channels, 2), {"weight", "bias", "proxy_mean", "proxy_scale"}),
+        (lambda channels: EvoNormS0(channels, 2), {"weight", "bias", "v"}),
+    ],
+    ids=["derf", "frn", "proxy", "evo"],
+)
+def test_no_parameter_of_a_norm_decays(norm, names):
+    model = network(norm=norm)
+    decayed, kept = parameter_groups(model, norm_weight_decay=False)
+    assert {f"stem.norm.{name}" for name in names} <= names_of(model, kept)
+    assert all(".norm." not in name for name in names_of(model, decayed))
 
 
 def test_something_must_be_left_to_train():

@@ -58,9 +58,10 @@ class EvoNormS0(Norm):
         weight, bias = (parameter.to(wide.dtype).view(-1, 1, 1, 1) for parameter in (self.weight, self.bias))
         if self.v is None:
             return (weight * wide + bias).type_as(x)
-        groups = wide.unflatten(1, (self.num_groups, -1))
+        per_group = self.num_channels // self.num_groups
+        groups = wide.reshape(wide.shape[0], self.num_groups, per_group, *wide.shape[2:])
         var = groups.var((2, 3, 4, 5), correction=0)
-        rstd = torch.rsqrt(var + self.eps).repeat_interleave(self.num_channels // self.num_groups, 1)
+        rstd = torch.rsqrt(var + self.eps).repeat_interleave(per_group, 1)
         active = wide * torch.sigmoid(self.v.to(wide.dtype).view(-1, 1, 1, 1) * wide)
         return (active * (weight * rstd[..., None, None, None]) + bias).type_as(x)
 

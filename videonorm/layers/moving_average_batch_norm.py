@@ -105,7 +105,8 @@ class MovingAverageBatchNorm3d(Norm):
             self.num_batches_tracked.copy_(count)
         z = wide * torch.rsqrt(square + self.eps).view(-1, 1, 1, 1)
         z = _with_moving_gradient(z, self.gradients, place, moves)
-        return (z * (weight * r).view(-1, 1, 1, 1) + bias).type_as(x)
+        y: Tensor = z * (weight * r).view(-1, 1, 1, 1) + bias
+        return y.type_as(x)
 
     def extra_repr(self) -> str:
         return (
@@ -115,7 +116,9 @@ class MovingAverageBatchNorm3d(Norm):
         )
 
 
-@torch.compiler.disable(reason="a compiled backward would not write into the buffer")
+@torch.compiler.disable(  # type: ignore[no-untyped-call, untyped-decorator]
+    reason="a compiled backward would not write into the buffer"
+)
 def _with_moving_gradient(z: Tensor, gradients: Tensor, place: Tensor, moves: Tensor) -> Tensor:
     y: Tensor = _MovingGradient.apply(z, gradients, place, moves)
     return y
