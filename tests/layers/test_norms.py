@@ -13,12 +13,19 @@ from videonorm import layers
 from videonorm.layers import (
     BatchChannelNorm3d,
     BatchNorm3d,
+    BatchRenorm3d,
+    DynamicErf3d,
+    DynamicTanh3d,
+    EvoNormS0,
+    FilterResponseNorm3d,
     FrozenBatchNorm3d,
     GroupNorm3d,
     InstanceNorm3d,
     LayerNorm3d,
+    MovingAverageBatchNorm3d,
     NoNorm,
     Norm,
+    ProxyNorm3d,
     SubBatchNorm3d,
     SyncBatchNorm3d,
 )
@@ -26,6 +33,7 @@ from videonorm.layers import (
 C, G = 8, 4
 SHAPE = (4, C, 3, 5, 6)
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
+SITES = (0, 2, 3, 4)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -64,9 +72,63 @@ def estimated_batch_channel_norm(x, p):
     return channel_norm(F.batch_norm(x, mean, var, p["batch_norm.weight"], p["batch_norm.bias"]), p)
 
 
+def per_channel(value: Tensor) -> Tensor:
+    return value.view(-1, 1, 1, 1)
+
+
+def affine(z, p):
+    return per_channel(p["weight"]) * z + per_channel(p["bias"])
+
+
+def batch_renorm(x, p):
+    std, running_std = (
+        var.add(1e-5).sqrt() for var in (x.detach().var(SITES, correction=0), p["running_var"])
+    )
+    r = (std / running_std).clamp(1 / 1.25, 1.25)
+    d = ((x.detach().mean(SITES) - p["running_mean"]) / running_std).clamp(-0.5, 0.5)
+    return affine(F.batch_norm(x, None, None, training=True) * per_channel(r) + per_channel(d), p)
+
+
+def moving_average_batch_norm(x, p):
+    """By autograd through this batch's share of the statistics, and a term for the batches before it."""
+    place, k = 1, len(p["squares"])  # of batch 2001
+    before = [i for i in range(k) if i != place]
+    x = x.clone()
+    square = (p["squares"][before].sum(0) + x.square().mean(SITES)) / k
+    std = per_channel(square + 1e-5).sqrt()
+    if x.requires_grad:
+        along = per_channel(p["gradients"][before].sum(0) / k) * (x / std**2).detach()
+        x.register_hook(lambda grad_x: grad_x - along)
+    r = ((square.detach() + 1e-5) / (p["running_square"] + 1e-5)).sqrt().clamp(1 / 5, 5)
+    return affine(per_channel(r) * x / std, p)
+
+
+def warm(layer: MovingAverageBatchNorm3d) -> MovingAverageBatchNorm3d:
+    layer.num_batches_tracked.fill_(2000)
+    return layer
+
+
+def filter_response_norm(x, p):
+    return affine(x * torch.rsqrt(x.square().mean((2, 3, 4), keepdim=True) + 1e-5), p)
+
+
+def evo_norm_s0(x, p):
+    if "v" in p:
+        var = x.reshape(len(x), G, -1).var(2, correction=0).repeat_interleave(C // G, 1)
+        x = x * torch.sigmoid(per_channel(p["v"]) * x) / (var + 1e-5).sqrt()[..., None, None, None]
+    return affine(x, p)
+
+
+def no_gradient(*names):
+    """ReLU, and parameters that only take part where there is no residual."""
+    return lambda z, p: F.relu(z) + 0 * sum(per_channel(p[name]) for name in names)
+
+
 class Case(NamedTuple):
     make: Callable[[], Norm]
     definition: Callable[[Tensor, dict[str, Tensor]], Tensor]  # of x and the layer's parameters and buffers
+    activation: Callable[[Tensor, dict[str, Tensor]], Tensor] = lambda z, p: F.relu(z)  # behind a residual
+    whole_graph: bool = True  # whether torch.compile makes one of it
 
 
 NORMS = {
@@ -82,6 +144,19 @@ NORMS = {
     "bcn_micro": Case(
         lambda: BatchChannelNorm3d(C, G, statistics="estimated", momentum=0.5), estimated_batch_channel_norm
     ),
+    "batch_renorm": Case(
+        lambda: BatchRenorm3d(C, r_max=1.25, d_max=0.5, r_max_steps=(0, 0), d_max_steps=(0, 0)), batch_renorm
+    ),
+    "mabn": Case(lambda: warm(MovingAverageBatchNorm3d(C, 4)), moving_average_batch_norm, whole_graph=False),
+    "frn_tlu": Case(
+        lambda: FilterResponseNorm3d(C),
+        filter_response_norm,
+        lambda z, p: torch.maximum(z, per_channel(p["tau"])),
+    ),
+    "gn_pn": Case(lambda: ProxyNorm3d(C, G), group_norm(G), no_gradient("proxy_mean", "proxy_scale")),
+    "dyt": Case(lambda: DynamicTanh3d(C, alpha=0.02), lambda x, p: affine(torch.tanh(p["alpha"] * x), p)),
+    "derf": Case(lambda: DynamicErf3d(C), lambda x, p: affine(torch.erf(p["alpha"] * x + p["shift"]), p)),
+    "evonorm_s0": Case(lambda: EvoNormS0(C, G), evo_norm_s0, lambda z, p: z),
     "none": Case(lambda: NoNorm(C), lambda x, p: x.clone()),
 }
 
@@ -138,7 +213,8 @@ def test_error_is_at_most_twice_eager(case, dtype, memory_format, fused, assert_
     def defined(to, parameters):
         leaf, added = (t.to(to).requires_grad_() for t in (x, residual))
         y = case.definition(leaf, parameters)
-        return gradients(F.relu(y + added) if fused else y, leaf, added, parameters.values())
+        y = case.activation(y + added, parameters) if fused else y
+        return gradients(y, leaf, added, parameters.values())
 
     eager = defined(dtype, tensors_of(layer, dtype))
     exact = defined(torch.float64, exact_parameters)
@@ -153,9 +229,10 @@ def test_float64_is_the_definition(case, fused):
     layer = make_layer(case).double()
     layer.activation = "relu" if fused else None
     x, residual, _ = make_inputs()
-    want = case.definition(x, tensors_of(layer, torch.float64))
+    parameters = tensors_of(layer, torch.float64)
+    want = case.definition(x, parameters)
     if fused:
-        want = (want + residual).clamp(min=0)
+        want = case.activation(want + residual, parameters)
     torch.testing.assert_close(layer(x, residual if fused else None), want)
 
 
@@ -210,12 +287,15 @@ def test_compile(case):
     layer = make_layer(case)
     layer.activation = "relu"
     x, residual, grad_y = make_inputs(torch.float32)
-    compiled = torch.compile(copy.deepcopy(layer), backend="aot_eager", fullgraph=True)
+    other = copy.deepcopy(layer)
+    torch.compiler.reset()  # the norms share a forward, which may be compiled again so many times and no more
+    compiled = torch.compile(other, backend="aot_eager", fullgraph=case.whole_graph)
     leaves = [x.requires_grad_(), residual.requires_grad_()]
     outputs = [module(*leaves) for module in (layer, compiled)]
     torch.testing.assert_close(*outputs)
     for want, got in zip(*(torch.autograd.grad(y, leaves, grad_y) for y in outputs), strict=True):
         torch.testing.assert_close(got, want)
+    torch.testing.assert_close(other.state_dict(), layer.state_dict())  # with what it keeps of the batch
 
 
 def test_export(case):

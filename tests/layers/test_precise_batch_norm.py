@@ -15,6 +15,7 @@ from videonorm.layers import estimated_batch_norms, precise_statistics
 BATCH_NORMS = {
     "bn": layers.BatchNorm3d,
     "sync_bn": layers.SyncBatchNorm3d,
+    "batch_renorm": partial(layers.BatchRenorm3d, momentum=0.1),
     "torch": nn.BatchNorm3d,
     "bcn": partial(layers.BatchChannelNorm3d, num_groups=2),
     "bcn estimated": partial(layers.BatchChannelNorm3d, num_groups=2, statistics="estimated"),

@@ -20,6 +20,13 @@ NORMS = {
     "frozen": layers.FrozenBatchNorm3d,
     "batch": layers.BatchNorm3d,
     "batch_channel": partial(layers.BatchChannelNorm3d, num_groups=2),
+    "batch_renorm": layers.BatchRenorm3d,
+    "moving_average": layers.MovingAverageBatchNorm3d,
+    "filter_response": layers.FilterResponseNorm3d,
+    "proxy": partial(layers.ProxyNorm3d, num_groups=2),
+    "tanh": layers.DynamicTanh3d,
+    "erf": layers.DynamicErf3d,
+    "evo": partial(layers.EvoNormS0, num_groups=2),
     "none": layers.NoNorm,
 }
 CONVS = {

@@ -83,6 +83,15 @@ def test_parameters_move_and_the_function_is_group_norm_of_standardized_convolut
     torch.testing.assert_close(model[0](CLIPS), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_batch_renorm_for_batch_norm_keeps_the_function_of_evaluation():
+    model = small_network()
+    randomize(model)
+    expected = model.eval()(CLIPS)
+    report = convert(model, norm=layers.BatchRenorm3d)
+    assert report.changed and all(change.keeps_function for change in report.changed)
+    torch.testing.assert_close(model(CLIPS), expected)
+
+
 @pytest.mark.parametrize("norm", [layers.BatchNorm3d, layers.SyncBatchNorm3d, nn.BatchNorm3d])
 @pytest.mark.parametrize("training", [False, True])
 def test_batch_norm_for_batch_norm_keeps_the_function(norm, training):
@@ -159,6 +168,14 @@ def test_standardized_convolutions_go_only_where_a_norm_of_their_channels_follow
     assert len(convert(behind_dropout, conv=layers.WSConv3d).changed) == 1
     other_channels = nn.Sequential(nn.Conv3d(3, 4, 1), nn.PixelShuffle(1), nn.BatchNorm3d(4))
     assert not convert(other_channels, conv=layers.WSConv3d).changed
+    for norm, scale_free in (
+        (layers.DynamicTanh3d(4), False),
+        (layers.EvoNormS0(4, 2), False),
+        (layers.EvoNormS0(4, 2, activation="relu"), True),
+        (layers.MovingAverageBatchNorm3d(4), True),
+    ):
+        model = nn.Sequential(nn.Conv3d(3, 4, 1), norm)
+        assert bool(convert(model, conv=layers.WSConv3d).changed) == scale_free
 
 
 def test_plain_convolutions_go_everywhere_and_get_the_effective_weight():
@@ -175,6 +192,21 @@ def test_weight_norm_keeps_the_function():
     expected = model(CLIPS)
     convert(model, conv=layers.WeightNormConv3d)
     torch.testing.assert_close(model(CLIPS), expected)
+
+
+def test_activations_with_parameters_move_and_a_proxy_does_not_keep_the_function():
+    model = ResNet3d(10, num_classes=5, width=8, norm=group_norm_4)
+    proxy = partial(layers.ProxyNorm3d, num_groups=4)
+    assert not any(change.keeps_function for change in convert(model, norm=proxy).changed)
+    assert model.stem.norm.proxy_mean is not None
+    assert all(change.keeps_function for change in convert(model, norm=proxy).changed)
+    convert(model, norm=layers.FilterResponseNorm3d)
+    tau = model.stem.norm.tau
+    assert tau is not None and model.stages[1][0].shortcut.norm.tau is None
+    convert(model, norm=layers.FilterResponseNorm3d)
+    assert model.stem.norm.tau is tau
+    report = convert(model, norm=layers.BatchNorm3d)
+    assert ("tau",) in {change.dropped for change in report.changed} and not report.left
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -59,6 +59,7 @@ def test_in_float64_to_1e_12():
     "norm",
     [
         layers.SubBatchNorm3d,
+        pytest.param(layers.BatchRenorm3d, marks=pytest.mark.slow),
         pytest.param(layers.FrozenBatchNorm3d, marks=pytest.mark.slow),
         pytest.param(layers.SyncBatchNorm3d, marks=pytest.mark.slow),
     ],

@@ -21,6 +21,13 @@ NORMS = {
     "instance": layers.InstanceNorm3d,
     "batch_channel": partial(layers.BatchChannelNorm3d, num_groups=4),
     "batch_channel_micro": partial(layers.BatchChannelNorm3d, num_groups=4, statistics="estimated"),
+    "batch_renorm": layers.BatchRenorm3d,
+    "moving_average": layers.MovingAverageBatchNorm3d,
+    "filter_response": layers.FilterResponseNorm3d,
+    "proxy": partial(layers.ProxyNorm3d, num_groups=4),
+    "tanh": layers.DynamicTanh3d,
+    "erf": layers.DynamicErf3d,
+    "evo": partial(layers.EvoNormS0, num_groups=4),
     "none": layers.NoNorm,
 }
 CONVS = {

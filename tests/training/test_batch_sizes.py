@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from videonorm.errors import UserError
-from videonorm.layers import is_norm, norm_layers
+from videonorm.layers import BatchRenorm3d, MovingAverageBatchNorm3d, is_norm, norm_layers
 from videonorm.training.batch_sizes import (
     BatchSizes,
     check_epoch,
@@ -44,10 +44,12 @@ def test_five_batch_sizes():
         (nn.BatchNorm3d(4), 8),
         (nn.SyncBatchNorm(4), 16),
         (nn.GroupNorm(2, 4), None),
+        (BatchRenorm3d(4), 8),
+        (MovingAverageBatchNorm3d(4), 8),
         (nn.Identity(), None),
         (Ours(), 4),
     ],
-    ids=["bn", "sync_bn", "gn", "none", "ours"],
+    ids=["bn", "sync_bn", "gn", "batch_renorm", "mabn", "none", "ours"],
 )
 def test_clips_sharing_statistics(norm, clips):
     assert (
@@ -62,6 +64,9 @@ def test_too_few_clips_is_a_mistake_of_the_user():
         clips_sharing_statistics(Ours(), batch_size=2, world_size=1)
     with pytest.raises(UserError, match=r"num_splits \(2\) must divide batch_size \(3\)"):
         clips_sharing_statistics(Ours(), batch_size=3, world_size=1)
+    with pytest.raises(UserError, match=r"batch_size \(1\) must give BatchRenorm3d at least 2 clips"):
+        clips_sharing_statistics(BatchRenorm3d(4), batch_size=1, world_size=1)
+    assert clips_sharing_statistics(MovingAverageBatchNorm3d(4), batch_size=1, world_size=1) == 1
 
 
 @pytest.mark.parametrize(

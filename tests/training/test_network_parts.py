@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from videonorm.errors import UserError
-from videonorm.layers import GroupNorm3d, norm_layers
+from videonorm.layers import (
+    BatchRenorm3d,
+    DynamicErf3d,
+    EvoNormS0,
+    FilterResponseNorm3d,
+    GroupNorm3d,
+    MovingAverageBatchNorm3d,
+    ProxyNorm3d,
+    norm_layers,
+)
 from videonorm.models import ResNet3d
 from videonorm.training.batch_sizes import clips_sharing_statistics
 from videonorm.training.classifier import VideoClassifier
@@ -35,7 +44,9 @@ def test_a_part_is_a_role_or_a_name():
         part(torch.nn.Sequential(torch.nn.Linear(2, 2)), "norms", "lr_scales")
 
 
-@pytest.mark.parametrize("norm", [None, lambda channels: GroupNorm3d(channels, 2)])
+@pytest.mark.parametrize(
+    "norm", [None, lambda channels: GroupNorm3d(channels, 2), BatchRenorm3d, MovingAverageBatchNorm3d]
+)
 def test_what_is_frozen_does_not_move(norm):
     """Weights, and the running statistics of batch norms; the rest does, in training mode."""
     model = network(**({"norm": norm} if norm else {}), zero_init_residual=False)
@@ -63,6 +74,23 @@ def test_batch_norms_that_are_not_frozen_still_refuse_one_clip():
     assert clips_sharing_statistics(model, 8, 1, [model.stem]) == 8
     with pytest.raises(UserError, match=r"batch_size \(1\) must give BatchNorm3d at least 2"):
         clips_sharing_statistics(model, 1, 1, [model.stem])
+
+
+@pytest.mark.parametrize(
+    "norm, names",
+    [
+        (DynamicErf3d, {"weight", "bias", "alpha", "shift"}),
+        (FilterResponseNorm3d, {"weight", "bias", "tau"}),
+        (lambda channels: ProxyNorm3d(channels, 2), {"weight", "bias", "proxy_mean", "proxy_scale"}),
+        (lambda channels: EvoNormS0(channels, 2), {"weight", "bias", "v"}),
+    ],
+    ids=["derf", "frn", "proxy", "evo"],
+)
+def test_no_parameter_of_a_norm_decays(norm, names):
+    model = network(norm=norm)
+    decayed, kept = parameter_groups(model, norm_weight_decay=False)
+    assert {f"stem.norm.{name}" for name in names} <= names_of(model, kept)
+    assert all(".norm." not in name for name in names_of(model, decayed))
 
 
 def test_something_must_be_left_to_train():

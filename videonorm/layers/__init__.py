@@ -2,13 +2,20 @@
 
 from videonorm.layers.batch_channel_norm import BatchChannelNorm3d
 from videonorm.layers.batch_norm import BatchNorm3d
+from videonorm.layers.batch_renorm import BatchRenorm3d
+from videonorm.layers.dynamic_erf import DynamicErf3d
+from videonorm.layers.dynamic_tanh import DynamicTanh3d
+from videonorm.layers.evo_norm import EvoNormS0
+from videonorm.layers.filter_response_norm import FilterResponseNorm3d
 from videonorm.layers.frozen_batch_norm import FrozenBatchNorm3d
 from videonorm.layers.group_norm import GroupNorm3d, InstanceNorm3d, LayerNorm3d
 from videonorm.layers.grouped_standardization import group_weight_standardization
 from videonorm.layers.max_pool import MaxPool3d
+from videonorm.layers.moving_average_batch_norm import MovingAverageBatchNorm3d
 from videonorm.layers.no_norm import NoNorm
 from videonorm.layers.norm import Norm, is_norm, norm_layers
 from videonorm.layers.precise_batch_norm import estimated_batch_norms, precise_statistics
+from videonorm.layers.proxy_norm import ProxyNorm3d
 from videonorm.layers.recomputation import recompute_norms, require_recomputable_norm
 from videonorm.layers.reparametrized_conv import ReparametrizedConv3d
 from videonorm.layers.sub_batch_norm import SubBatchNorm3d
@@ -19,13 +26,20 @@ from videonorm.layers.ws_conv import WSCenterOnlyConv3d, WSConv3d, WSScaleOnlyCo
 __all__ = [
     "BatchChannelNorm3d",
     "BatchNorm3d",
+    "BatchRenorm3d",
+    "DynamicErf3d",
+    "DynamicTanh3d",
+    "EvoNormS0",
+    "FilterResponseNorm3d",
     "FrozenBatchNorm3d",
     "GroupNorm3d",
     "InstanceNorm3d",
     "LayerNorm3d",
     "MaxPool3d",
+    "MovingAverageBatchNorm3d",
     "NoNorm",
     "Norm",
+    "ProxyNorm3d",
     "ReparametrizedConv3d",
     "SubBatchNorm3d",
     "SyncBatchNorm3d",

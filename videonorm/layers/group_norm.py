@@ -10,6 +10,8 @@ from videonorm.layers.norm import Activation, Norm
 from videonorm.layers.recomputation import offer_recipe
 from videonorm.ops.group_norm import group_norm_and_statistics
 
+OnIndivisible = Literal["error", "divisor"]
+
 
 class GroupNorm3d(Norm):
     """Group normalization (Wu & He, arXiv:1803.08494): statistics of each clip and group, none of the batch.
@@ -44,24 +46,11 @@ class GroupNorm3d(Norm):
         *,
         channels_per_group: int | None = None,
         eps: float = 1e-5,
-        on_indivisible: Literal["error", "divisor"] = "error",
+        on_indivisible: OnIndivisible = "error",
         activation: Activation | None = None,
     ) -> None:
         super().__init__(num_channels, activation=activation)
-        name, value = "num_groups", num_groups
-        if channels_per_group is not None:
-            name, value = "channels_per_group", channels_per_group
-        if value < 1:
-            raise ValueError(f"{name} ({value}) must be at least 1")
-        if on_indivisible not in ("error", "divisor"):
-            raise ValueError(f"on_indivisible ({on_indivisible!r}) must be 'error' or 'divisor'")
-        if channels_per_group is not None:
-            num_groups = -(-num_channels // channels_per_group)
-        if on_indivisible == "divisor":
-            num_groups = _largest_divisor(num_channels, num_groups)
-        elif num_channels % value:
-            raise ValueError(f"{name} ({value}) must divide num_channels ({num_channels})")
-        self.num_groups = num_groups
+        self.num_groups = number_of_groups(num_channels, num_groups, channels_per_group, on_indivisible)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
@@ -93,6 +82,26 @@ class InstanceNorm3d(GroupNorm3d):
 
     def __init__(self, num_channels: int, *, eps: float = 1e-5, activation: Activation | None = None) -> None:
         super().__init__(num_channels, num_channels, eps=eps, activation=activation)
+
+
+def number_of_groups(
+    num_channels: int, num_groups: int, channels_per_group: int | None, on_indivisible: OnIndivisible
+) -> int:
+    """G as GroupNorm3d's arguments say it, which has the errors of them."""
+    name, value = "num_groups", num_groups
+    if channels_per_group is not None:
+        name, value = "channels_per_group", channels_per_group
+    if value < 1:
+        raise ValueError(f"{name} ({value}) must be at least 1")
+    if on_indivisible not in ("error", "divisor"):
+        raise ValueError(f"on_indivisible ({on_indivisible!r}) must be 'error' or 'divisor'")
+    if channels_per_group is not None:
+        num_groups = -(-num_channels // channels_per_group)
+    if on_indivisible == "divisor":
+        return _largest_divisor(num_channels, num_groups)
+    if num_channels % value:
+        raise ValueError(f"{name} ({value}) must divide num_channels ({num_channels})")
+    return num_groups
 
 
 def _largest_divisor(num_channels: int, num_groups: int) -> int:

@@ -1,8 +1,9 @@
 """What every norm layer has in common: the call `norm(x, residual)`, the activation, the role `is_norm`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,6 +48,8 @@ class Norm(nn.Module):
     is_norm: ClassVar[bool] = True
     needs_conv_bias: ClassVar[bool] = False
     """Whether the convolution before this layer must have a bias, because the layer adds none."""
+    activation_parameters: ClassVar[Mapping[str, float]] = {}
+    """Parameters (C,) that a layer has only where it has an activation, and what they start at."""
 
     def __init__(self, num_channels: int, *, activation: Activation | None = None) -> None:
         nn.Module.__init__(self)  # not super(): a batch norm has torch's as its next base
@@ -64,6 +67,14 @@ class Norm(nn.Module):
         if activation not in ("relu", None):
             raise ValueError(f"activation ({activation!r}) must be 'relu' or None")
         self._activation: Activation | None = activation
+        for name, start in self.activation_parameters.items():
+            if activation is None:
+                self.register_parameter(name, None)
+            elif getattr(self, name) is None:
+                like = self.weight  # of the layer by now, and of its device and dtype
+                assert isinstance(like, nn.Parameter)
+                del self._parameters[name]  # to come behind the others
+                self.register_parameter(name, nn.Parameter(torch.full_like(like, start), like.requires_grad))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if is_traced(x):
@@ -72,6 +83,10 @@ class Norm(nn.Module):
         if residual is not None:
             # `to` would write the dtype met in tracing into an exported program.
             y = (y + residual).type_as(y)
+        return self.activate(y)
+
+    def activate(self, y: Tensor) -> Tensor:
+        """Apply the activation to y, which may be overwritten."""
         return F.relu(y, inplace=True) if self.activation == "relu" else y
 
     def normalize(self, x: Tensor) -> Tensor:

@@ -90,8 +90,8 @@ def precise_statistics(network: nn.Module) -> Iterator[dict[str, _BatchNorm]]:
     num_batches_tracked, weights and the mode of each module are as before.
 
     A SubBatchNorm3d has the moments of each of its splits, and their union's for evaluation. The micro-batch
-    form of BatchChannelNorm3d trains by running statistics: what comes behind it is given batches that are
-    normalized by those from before.
+    form of BatchChannelNorm3d trains by running statistics, BatchRenorm3d by both: what comes behind them is
+    given batches that are normalized by those from before.
 
     Raises:
         ValueError: the network has no such batch norm, or one was given no batch.

@@ -15,9 +15,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from videonorm.layers import (
     BatchChannelNorm3d,
+    DynamicTanh3d,
+    EvoNormS0,
     FrozenBatchNorm3d,
     GroupNorm3d,
     NoNorm,
+    ProxyNorm3d,
     ReparametrizedConv3d,
     SubBatchNorm3d,
     WeightNormConv3d,
@@ -234,9 +237,15 @@ def _norm_follows(conv: nn.Conv3d, following: Sequence[_Place]) -> bool:
     return (
         after is not None
         and (_is_ours(after) or isinstance(after, VOLUME_NORMS))
-        and not isinstance(after, NoNorm)
+        and _takes_any_scale(after)
         and _num_channels(after) == conv.out_channels
     )
+
+
+def _takes_any_scale(norm: nn.Module) -> bool:
+    """Whether its output stays, but for eps, where its input is multiplied."""
+    only_affine = isinstance(norm, EvoNormS0) and norm.activation is None
+    return not isinstance(norm, NoNorm | DynamicTanh3d) and not only_affine
 
 
 def _move_tensors(old: nn.Module, fresh: nn.Module, model: nn.Module, shared: set[int]) -> tuple[str, ...]:
@@ -296,7 +305,7 @@ def _keeps_function(old: nn.Module, fresh: nn.Module) -> bool:
         if isinstance(fresh, WeightNormConv3d):
             return plain or isinstance(old, WeightNormConv3d)
         return not isinstance(fresh, ReparametrizedConv3d)
-    if _groups(old) != _groups(fresh):
+    if _groups(old) != _groups(fresh) or _proxy_eps(old) != _proxy_eps(fresh):
         return False
     before, after = _batch_norm(old), _batch_norm(fresh)
     if isinstance(before, BATCH_NORMS) and isinstance(after, BATCH_NORMS):
@@ -310,6 +319,10 @@ def _groups(norm: nn.Module) -> int | None:
         return None if norm.track_running_stats else norm.num_features
     groups: int | None = getattr(norm, "num_groups", None)
     return groups
+
+
+def _proxy_eps(norm: nn.Module) -> float | None:
+    return norm.proxy_eps if isinstance(norm, ProxyNorm3d) else None
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -26,9 +26,9 @@ class PreciseBatchNorm(Callback):
     Of several processes each takes its own batches, and all have the statistics of all.
 
     Training itself is as without, as batch norms train by the statistics of batches: only the moving average
-    goes on from these. (The micro-batch form of BatchChannelNorm3d trains by the moving average, and so goes
-    on from them, too.) Which clips are taken follows from seed and step alone: a run that goes on from a
-    checkpoint, which holds the statistics of its moment, finds those of the unbroken run.
+    goes on from these. (The micro-batch form of BatchChannelNorm3d and BatchRenorm3d train by the moving
+    average, and so go on from them, too.) Which clips are taken follows from seed and step alone: a run that
+    goes on from a checkpoint, which holds the statistics of its moment, finds those of the unbroken run.
 
     Weights that a WeightAveraging before it in the list averages have statistics of their own.
 
