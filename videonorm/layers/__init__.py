@@ -1,6 +1,10 @@
 """Norms, all called `norm(x, residual=None)`, and convolutions with standardized or normalized weights."""
 
-from videonorm.layers.accumulated_batch_norm import AccumulatedBatchNorm3d, accumulated_loss
+from videonorm.layers.accumulated_batch_norm import (
+    AccumulatedBatchNorm3d,
+    accumulated_batch_norms,
+    accumulated_loss,
+)
 from videonorm.layers.batch_channel_norm import BatchChannelNorm3d
 from videonorm.layers.batch_norm import BatchNorm3d
 from videonorm.layers.frozen_batch_norm import FrozenBatchNorm3d
@@ -35,6 +39,7 @@ __all__ = [
     "WSConv3d",
     "WSScaleOnlyConv3d",
     "WeightNormConv3d",
+    "accumulated_batch_norms",
     "accumulated_loss",
     "convert_sync_batch_norm",
     "estimated_batch_norms",

@@ -1,21 +1,25 @@
 """Batch normalization over an accumulated batch: statistics and gradients of all of its micro-batches.
 
-With S the values of a channel in all micro-batches, n of them, batch norm is
+With S the values of a channel in all micro-batches, n of them, batch norm and its backward are
 
     y      = weight * x_hat + bias,   x_hat = (x - mean_S(x)) * rstd_S(x)
     grad_x = weight * rstd * (grad_y - sum_S(grad_y) / n - x_hat * sum_S(grad_y * x_hat) / n)
 
-Four numbers a channel are all that a micro-batch has to know of the others. But those of a layer depend on those
-of the layers before it (statistics) or behind it (the sums), which therefore are settled one after the other, by
-passes over all micro-batches, each pass as if those from the pass before were right: one more layer has the
-right ones after every pass. When none changes, all are right, and so are outputs and gradients.
+Four numbers a channel are all that a micro-batch has to know of the others. But those of a layer depend on
+those of the layers before it (statistics) or behind it (sums). So they are settled one after the other, by
+passes over all micro-batches, each as if those of the pass before were right: after every pass one more layer
+in a row is. When none changes any more, all are right, and so are outputs and gradients: those of one batch of
+all clips, but for rounding.
 
-What it costs. A network of ours is cut between its blocks (``chain``), so that passes go over one block at a time.
-A block with c norms in a row takes c + 1 forwards without gradients, then c forwards with the backward of
-activations, then one with the whole backward: with a backward of two forwards 3.3 times the compute of plain
-accumulation for basic blocks (c = 2), 4.3 for bottlenecks (c = 3). What is kept is what goes in between the
-blocks, of all micro-batches, and the graph of one block for one micro-batch. A network without ``chain`` is one block: it keeps
-clips and logits of all micro-batches and the graph of one, and c is the number of its norms in a row.
+What it costs. Networks of ours are cut between their blocks (``chain``), and passes go over a block at a time.
+A block with c norms in a row takes c + 1 forwards without gradients; then c forwards with the backward of
+activations alone, and one with the whole backward. Where each half of a backward takes as long as a forward,
+that is 3c + 4 forwards in place of 3: the compute of plain accumulation 3.3 times for basic blocks (c = 2), 4.3
+times for bottlenecks (c = 3). A norm beside these, in a shortcut, may take one more pass of either kind.
+
+What is held: what goes from block to block, of all micro-batches, and the graph of one block for one of them,
+in place of that of all blocks. A network without ``chain`` is one block: of all micro-batches it holds clips
+and logits only, besides the graph of one, and c is the number of its norms in a row.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,9 +36,9 @@ SITES = [0, 2, 3, 4]
 
 
 class AccumulatedBatchNorm3d(BatchNorm3d):
-    """Batch normalization over all clips of an accumulated batch, in `accumulated_loss`; elsewhere BatchNorm3d.
+    """Batch normalization over all clips of an accumulated batch, in `accumulated_loss`.
 
-    Arguments as in BatchNorm3d; ``min_clips`` is of all micro-batches together.
+    Elsewhere it is BatchNorm3d, whose arguments it has; ``min_clips`` is of all micro-batches together.
     """
 
     _statistics_batch_name = "batch_size * accumulated batches"
@@ -110,7 +114,7 @@ class _Shared:
 
 
 class _Normalize(torch.autograd.Function):
-    """Batch norm by shared statistics; its backward takes part in the shared sums, and goes by those known."""
+    """Batch norm by shared statistics, whose backward goes by the sums that are known and gathers new ones."""
 
     @staticmethod
     def forward(
@@ -141,6 +145,23 @@ class _Normalize(torch.autograd.Function):
         return grad_x.to(x.dtype), own[1], own[0], torch.zeros_like(shared.probe), None, None  # type: ignore[arg-type]
 
 
+def accumulated_batch_norms(network: nn.Module) -> list[AccumulatedBatchNorm3d]:
+    """Those in training mode that `accumulated_loss` acts on.
+
+    Raises:
+        ValueError: another norm keeps running statistics beside them.
+    """
+    training = [norm for norm in estimated_batch_norms(network).values() if norm.training]
+    ours = [norm for norm in training if isinstance(norm, AccumulatedBatchNorm3d)]
+    others = [type(norm).__name__ for norm in training if norm not in ours]
+    if ours and others:
+        raise ValueError(
+            f"norm ({others[0]}) must not be beside AccumulatedBatchNorm3d, whose passes would enter its "
+            "running statistics several times"
+        )
+    return ours
+
+
 def accumulated_loss(
     network: nn.Module, micro_batches: Sequence[Tensor], losses: Sequence[Callable[[Tensor], Tensor]]
 ) -> Tensor:
@@ -158,16 +179,10 @@ def accumulated_loss(
     Raises:
         ValueError: another norm keeps running statistics beside these, or a forward calls one of these twice.
     """
-    others = [norm for norm in estimated_batch_norms(network).values() if norm.training]
-    shared: dict[AccumulatedBatchNorm3d, _Shared] = {}
-    for norm in others:
-        if not isinstance(norm, AccumulatedBatchNorm3d):
-            raise ValueError(
-                f"{type(norm).__name__} must not stand beside AccumulatedBatchNorm3d, whose passes would enter its "
-                "running statistics several times"
-            )
-        shared[norm] = _Shared(sum(len(clips) for clips in micro_batches))
-    chain: list[Callable[[Tensor], Tensor]] = network.chain() if hasattr(network, "chain") else [network]  # type: ignore[operator]
+    num_clips = sum(len(clips) for clips in micro_batches)
+    shared = {norm: _Shared(num_clips) for norm in accumulated_batch_norms(network)}
+    cut: Callable[[], list[Callable[[Tensor], Tensor]]] = getattr(network, "chain", lambda: [network])
+    chain = cut()
     seeds = torch.randint(2**62, (len(chain), len(micro_batches))).tolist()
     blocks = [_Block(*of_block, shared) for of_block in zip(chain, seeds, strict=True)]
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -235,8 +250,8 @@ class _Block:
             for norm, shared in self._shared.items():
                 if shared.calls not in (0, len(inputs)):
                     raise ValueError(
-                        f"{type(norm).__name__} must be called once in a forward, not {shared.calls} times in "
-                        f"{len(inputs)}"
+                        f"{type(norm).__name__} must be called once in a forward, not {shared.calls} times "
+                        f"in {len(inputs)}"
                     )
             if passes == len(self._called):
                 return outputs
@@ -253,7 +268,7 @@ class _Block:
         parameters: list[nn.Parameter],
         totals: list[Tensor | None],
     ) -> list[Tensor | None]:
-        """Settle the sums of the norms within, add the gradients of parameters to `totals`, give those of x."""
+        """Settle the sums of the norms within; add parameters' gradients to `totals`, give the inputs'."""
         for _ in self._called:
             probes = self._begin(inputs[0])
             for index, (x, grad) in enumerate(zip(inputs, grads, strict=True)):
@@ -267,7 +282,9 @@ class _Block:
             leaf = x.detach().requires_grad_(wanted[index])
             y = self._run(index, leaf)
             leaves = [*parameters, leaf] if wanted[index] else parameters
-            found = list(torch.autograd.grad(y, leaves, grad, allow_unused=True)) if y.requires_grad else [None]
+            found = (
+                list(torch.autograd.grad(y, leaves, grad, allow_unused=True)) if y.requires_grad else [None]
+            )
             of_inputs.append(found.pop() if wanted[index] else None)
             for at, new in enumerate(found[: len(totals)]):
                 if new is not None:

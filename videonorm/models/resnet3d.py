@@ -256,7 +256,13 @@ class ResNet3d(nn.Module):
     def chain(self) -> list[Callable[[Tensor], Tensor]]:
         """`forward` as functions to call in turn, a block each: see `videonorm.layers.accumulated_loss`."""
         first, *others = (list(stage.children()) for stage in self.stages)
-        return [self._begin, *first, self.temporal_pool, *(block for stage in others for block in stage), self._end]
+        return [
+            self._begin,
+            *first,
+            self.temporal_pool,
+            *(block for stage in others for block in stage),
+            self._end,
+        ]
 
 
 def make_stages(
