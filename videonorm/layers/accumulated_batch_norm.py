@@ -8,14 +8,14 @@ With S the values of a channel in all micro-batches, n of them, batch norm and i
 Four numbers a channel are all that a micro-batch has to know of the others. But those of a layer depend on
 those of the layers before it (statistics) or behind it (sums). So they are settled one after the other, by
 passes over all micro-batches, each as if those of the pass before were right: after every pass one more layer
-in a row is. When none changes any more, all are right, and so are outputs and gradients: those of one batch of
-all clips, but for rounding.
+in a row is. When none changes any more, all are right, and so are outputs and gradients: those of one batch
+of all clips, but for rounding.
 
-What it costs. Networks of ours are cut between their blocks (``chain``), and passes go over a block at a time.
+What it costs. Networks of ours are cut between their blocks (``chain``); passes go over a block at a time.
 A block with c norms in a row takes c + 1 forwards without gradients; then c forwards with the backward of
 activations alone, and one with the whole backward. Where each half of a backward takes as long as a forward,
-that is 3c + 4 forwards in place of 3: the compute of plain accumulation 3.3 times for basic blocks (c = 2), 4.3
-times for bottlenecks (c = 3). A norm beside these, in a shortcut, may take one more pass of either kind.
+that is 3c + 4 forwards in place of 3: the compute of plain accumulation 3.3 times for basic blocks (c = 2),
+4.3 times for bottlenecks (c = 3). A norm beside these, in a shortcut, may take a pass more of either kind.
 
 What is held: what goes from block to block, of all micro-batches, and the graph of one block for one of them,
 in place of that of all blocks. A network without ``chain`` is one block: of all micro-batches it holds clips
@@ -114,7 +114,7 @@ class _Shared:
 
 
 class _Normalize(torch.autograd.Function):
-    """Batch norm by shared statistics, whose backward goes by the sums that are known and gathers new ones."""
+    """Batch norm by shared statistics; its backward goes by the sums that are known, and gathers new ones."""
 
     @staticmethod
     def forward(
