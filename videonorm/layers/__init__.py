@@ -1,5 +1,10 @@
 """Norms, all called `norm(x, residual=None)`, and convolutions with standardized or normalized weights."""
 
+from videonorm.layers.accumulated_batch_norm import (
+    AccumulatedBatchNorm3d,
+    accumulated_batch_norms,
+    accumulated_loss,
+)
 from videonorm.layers.batch_channel_norm import BatchChannelNorm3d
 from videonorm.layers.batch_norm import BatchNorm3d
 from videonorm.layers.batch_renorm import BatchRenorm3d
@@ -24,6 +29,7 @@ from videonorm.layers.weight_norm_conv import WeightNormConv3d
 from videonorm.layers.ws_conv import WSCenterOnlyConv3d, WSConv3d, WSScaleOnlyConv3d
 
 __all__ = [
+    "AccumulatedBatchNorm3d",
     "BatchChannelNorm3d",
     "BatchNorm3d",
     "BatchRenorm3d",
@@ -47,6 +53,8 @@ __all__ = [
     "WSConv3d",
     "WSScaleOnlyConv3d",
     "WeightNormConv3d",
+    "accumulated_batch_norms",
+    "accumulated_loss",
     "convert_sync_batch_norm",
     "estimated_batch_norms",
     "group_weight_standardization",

@@ -54,6 +54,12 @@ class StandardizedConv3d(ReparametrizedConv3d):
         self.gain = None
 
     @property
+    def fan_in(self) -> int:
+        """Weights of a filter."""
+        # Not of the weight: one that is parametrized is computed whenever it is asked for.
+        return self.in_channels // self.groups * math.prod(self.kernel_size)
+
+    @property
     def formula(self) -> Formula:
         raise NotImplementedError
 
@@ -111,8 +117,7 @@ class WSConv3d(StandardizedConv3d):
 
     @property
     def formula(self) -> Formula:
-        # Not of the weight: one that is parametrized is computed whenever it is asked for.
-        v, n = VARIANTS[self.variant], self.in_channels // self.groups * math.prod(self.kernel_size)
+        v, n = VARIANTS[self.variant], self.fan_in
         return Formula(
             unbiased=v.unbiased,
             eps_placement=v.eps_placement,
@@ -125,9 +130,35 @@ class WSConv3d(StandardizedConv3d):
 
 
 class WSCenterOnlyConv3d(StandardizedConv3d):
-    """Conv3d whose filters are centred, w - mean(w), and not scaled: one half of weight standardization."""
+    """Conv3d whose filters are centred, w - mean(w), and not scaled: one half of weight standardization.
 
-    formula = Formula(scale=False)
+    With `min_fan_in` 51 it is the convolution of MimicNorm (Fei et al., arXiv:2010.09278, and its code).
+    SGD moves it as if the filters were made to have mean 0 after every step.
+
+    Args:
+        min_fan_in: filters of fewer weights stay as they are.
+        others: those of nn.Conv3d.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int, int],
+        *conv_args: Any,
+        min_fan_in: int = 0,
+        **conv_kwargs: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, *conv_args, **conv_kwargs)
+        self.min_fan_in = min_fan_in
+
+    @property
+    def formula(self) -> Formula:
+        return Formula(center=self.fan_in >= self.min_fan_in, scale=False)
+
+    def extra_repr(self) -> str:
+        options = f", min_fan_in={self.min_fan_in}" if self.min_fan_in else ""
+        return f"{super().extra_repr()}{options}"  # type: ignore[no-untyped-call]
 
 
 class WSScaleOnlyConv3d(StandardizedConv3d):

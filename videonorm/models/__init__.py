@@ -5,6 +5,7 @@ from videonorm.models.conversion import convert
 from videonorm.models.conversion_report import Change, ConversionReport, Left
 from videonorm.models.described import converted, folded
 from videonorm.models.folding import fold
+from videonorm.models.nf_resnet3d import NFResNet3d
 from videonorm.models.pytorchvideo import from_pytorchvideo
 from videonorm.models.resnet3d import ResNet3d
 from videonorm.models.resnetv2_3d import ResNetV2_3d
@@ -18,6 +19,7 @@ __all__ = [
     "ConvFactory",
     "ConversionReport",
     "Left",
+    "NFResNet3d",
     "NormFactory",
     "Report",
     "ResNet3d",

@@ -27,7 +27,7 @@ Depth = Literal[10, 18, 34, 50, 101, 152]
 KindName = Literal[
     "r3d", "r2plus1d", "mc3", "c2d", "i3d", "slow", "r3d_pooled", "r2plus1d_pooled", "i3d_strided"
 ]
-NormPlacement = Literal["all", "last_only"]
+NormPlacement = Literal["all", "last_only", "logits"]
 
 NUM_BLOCKS: dict[int, tuple[int, int, int, int]] = {
     10: (1, 1, 1, 1),
@@ -167,7 +167,8 @@ class ResNet3d(nn.Module):
         zero_init_residual: every block starts as its shortcut, because the gamma of its last norm starts at
             0, whichever norm that is.
         norm_placement: "last_only" has a single norm, after the last block (Bjorck et al., arXiv:1806.02375),
-            and biases in all convolutions.
+            and biases in all convolutions; "logits" a single norm too, without learnt gamma and beta, of the
+            logits (MimicNorm, arXiv:2010.09278).
         recompute_norms: keep fewer bytes for backward, at the price of making them again there: see
             `videonorm.layers.recompute_norms`. A graph of torch.fx has not got it: call that in the context.
 
@@ -227,9 +228,10 @@ class ResNet3d(nn.Module):
             conv=conv,
         )
         self.stages, channels = make_stages(which, depth, width, block)
-        self.final_norm = nn.Identity() if norm_placement == "all" else make_norm(norm, channels)
+        self.final_norm = make_norm(norm, channels) if norm_placement == "last_only" else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
+        self.logits_norm = _logits_norm(norm, num_classes) if norm_placement == "logits" else nn.Identity()
 
         self.recompute_norms = recompute_norms
         finish(self, recompute_norms)
@@ -240,14 +242,34 @@ class ResNet3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with layers.recompute_norms() if self.recompute_norms else nullcontext():
-            x = self.stem_pool(self.stem(x))
+            x = self._begin(x)
             first, *others = self.stages
             x = self.temporal_pool(first(x))
             for stage in others:
                 x = stage(x)
-            x = self.final_norm(x).mean(dim=(2, 3, 4))
-        logits: Tensor = self.head(self.dropout(x))
-        return logits
+            return self._end(x)
+
+    def _begin(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stem_pool(self.stem(x))
+        return y
+
+    def _end(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(self.final_norm(x).mean(dim=(2, 3, 4))))
+        if isinstance(self.logits_norm, nn.Identity):
+            return logits
+        y: Tensor = self.logits_norm(logits[..., None, None, None])
+        return y.flatten(1)
+
+    def chain(self) -> list[Callable[[Tensor], Tensor]]:
+        """`forward` as functions to call in turn, a block each: see `videonorm.layers.accumulated_loss`."""
+        first, *others = (list(stage.children()) for stage in self.stages)
+        return [
+            self._begin,
+            *first,
+            self.temporal_pool,
+            *(block for stage in others for block in stage),
+            self._end,
+        ]
 
 
 def make_stages(
@@ -336,6 +358,11 @@ def _stem_mid_channels(kind: Kind, width: int) -> int | None:
     if kind.factorized == "block":
         return max(45 * width // 64, 1)  # torchvision's 45 for 64; the rule would give 83
     return _mid_channels(3, width, 49) if kind.factorized else None
+
+
+def _logits_norm(norm: NormFactory, num_classes: int) -> nn.Module:
+    """Its gamma and beta stay 1 and 0."""
+    return make_norm(norm, num_classes).requires_grad_(False)
 
 
 def _zero_gamma(block: ResidualBlock) -> None:

@@ -3,6 +3,7 @@
 Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -134,11 +135,28 @@ class ResNetV2_3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with layers.recompute_norms() if self.recompute_norms else nullcontext():
-            x = self.stem_pool(self.stem(x))
+            x = self._begin(x)
             first, *others = self.stages
             x = self.temporal_pool(first(x))
             for stage in others:
                 x = stage(x)
-            x = self.final_norm(x).mean(dim=(2, 3, 4))
-        logits: Tensor = self.head(self.dropout(x))
+            return self._end(x)
+
+    def _begin(self, x: Tensor) -> Tensor:
+        y: Tensor = self.stem_pool(self.stem(x))
+        return y
+
+    def _end(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.dropout(self.final_norm(x).mean(dim=(2, 3, 4))))
         return logits
+
+    def chain(self) -> list[Callable[[Tensor], Tensor]]:
+        """`forward` as functions to call in turn, a block each: see `videonorm.layers.accumulated_loss`."""
+        first, *others = (list(stage.children()) for stage in self.stages)
+        return [
+            self._begin,
+            *first,
+            self.temporal_pool,
+            *(block for stage in others for block in stage),
+            self._end,
+        ]

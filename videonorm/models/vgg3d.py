@@ -3,6 +3,7 @@
 Shapes: clips (B, 3, T, H, W); kernels (T, H, W).
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Literal
 
@@ -85,5 +86,12 @@ class VGG3d(nn.Module):
         with layers.recompute_norms() if self.recompute_norms else nullcontext():
             for stage in self.stages:
                 x = stage(x)
+        return self._end(x)
+
+    def _end(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(x.mean(dim=(2, 3, 4))))
         return logits
+
+    def chain(self) -> list[Callable[[Tensor], Tensor]]:
+        """`forward` as functions to call in turn, a layer each: see `videonorm.layers.accumulated_loss`."""
+        return [*(layer for stage in self.stages for layer in stage.children()), self._end]

@@ -1,5 +1,6 @@
 """Training under Lightning: `videonorm fit | validate | test | predict`."""
 
+from videonorm.training.adaptive_gradient_clipping import AdaptiveGradientClipping
 from videonorm.training.callbacks import LastCheckpoint
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
@@ -12,6 +13,7 @@ from videonorm.training.score_at_lengths import ScoreAtLengths
 from videonorm.training.time_budget import TimeBudget
 
 __all__ = [
+    "AdaptiveGradientClipping",
     "EvaluationRecord",
     "LastCheckpoint",
     "Multigrid",

@@ -13,10 +13,15 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from videonorm.errors import UserError
+from videonorm.layers import AccumulatedBatchNorm3d
 
 
 def clips_sharing_statistics(
-    model: nn.Module, batch_size: int | None, world_size: int, frozen: Iterable[nn.Module] = ()
+    model: nn.Module,
+    batch_size: int | None,
+    world_size: int,
+    frozen: Iterable[nn.Module] = (),
+    accumulate: int = 1,
 ) -> int | None:
     """Clips over which the model's norms pool their statistics in training; the fewest, if they differ.
 
@@ -36,7 +41,8 @@ def clips_sharing_statistics(
             continue
         if hasattr(module, "statistics_batch"):
             try:
-                clips = module.statistics_batch(batch_size)
+                accumulated = accumulate if isinstance(module, AccumulatedBatchNorm3d) else 1
+                clips = module.statistics_batch(batch_size * accumulated)
             except ValueError as error:
                 raise UserError(str(error)) from error
             if clips < module.min_clips:
@@ -112,7 +118,7 @@ class BatchSizes:
         num_frames: int | None,
         frozen: Iterable[nn.Module] = (),
     ) -> "BatchSizes":
-        statistics_batch = clips_sharing_statistics(backbone, batch_size, world_size, frozen)
+        statistics_batch = clips_sharing_statistics(backbone, batch_size, world_size, frozen, accumulate)
         return cls(batch_size, accumulate, world_size, statistics_batch, num_frames)
 
     @property

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Self
 
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from videonorm.evaluation.scores import VideoScores
 from videonorm.evaluation.start import Start, load_start
 from videonorm.training.batch_sizes import BatchSizes, check_accumulation
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
+from videonorm.training.micro_batches import MicroBatches, check_micro_batches
 from videonorm.training.network_parts import freeze as freeze_parts
 from videonorm.training.network_parts import parameter_groups
 from videonorm.training.resume import settle_progress
@@ -105,6 +106,7 @@ class VideoClassifier(LightningModule):
         self.train()
         self.clips_shape: tuple[int, ...] = ()  # (B, 3, T, H, W) of the last batch in training
         self._loss = FiniteLoss(scaled=False)
+        self._micro_batches = MicroBatches(backbone)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) to logits (B, num_classes)."""
@@ -162,6 +164,7 @@ class VideoClassifier(LightningModule):
                 if isinstance(callback, CheckedCallback):
                     callback.check(self.trainer)
             _ = self.batch_sizes
+            check_micro_batches(self.backbone, self.trainer)
             if self.frozen:  # of which Lightning warns
                 warnings.filterwarnings("ignore", ".*in eval mode at the start of training")
             for callback in callbacks:
@@ -274,14 +277,23 @@ class VideoClassifier(LightningModule):
 
     def loss(self, clips: Tensor, target: Tensor) -> Tensor:
         """What training lowers, of clips (B, 3, T, H, W) and labels (B,) or probabilities (B, K)."""
-        return F.cross_entropy(self.backbone(clips), target, label_smoothing=self.label_smoothing)
+        return self._loss_of(self.backbone(clips), target)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def _loss_of(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+
+    def on_train_epoch_start(self) -> None:
+        self._micro_batches.clear()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         clips, target = train_clips(batch)
         self.clips_shape = tuple(clips.shape)
-        loss = self.loss(clips, target)
+        made = self._micro_batches.loss(clips, partial(self._loss_of, target=target), self.trainer)
+        if made is None:
+            return None
+        loss, num_batches = made
         self._loss.watch(loss, self.trainer.global_step)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(clips))
+        self.log("train/loss", loss.detach() / num_batches, prog_bar=True, batch_size=len(clips))
         first = self.trainer.optimizers[0].param_groups[0]
         self.log("train/lr", first["lr"] / first.get("lr_scale", 1.0), batch_size=len(clips))
         return loss

@@ -196,7 +196,8 @@ class Multigrid(Callback):
 
     def _pooled(self, classifier: VideoClassifier, shape: Shape, trainer: Trainer) -> int | None:
         sizes = shape.batch_size, trainer.world_size
-        return clips_sharing_statistics(classifier.backbone, *sizes, classifier.frozen)
+        accumulate = trainer.accumulate_grad_batches
+        return clips_sharing_statistics(classifier.backbone, *sizes, classifier.frozen, accumulate)
 
     def _parts(self, trainer: Trainer) -> tuple[VideoClassifier, VideoDataModule, Schedule]:
         classifier, data = parts(trainer)
