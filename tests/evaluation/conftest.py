@@ -65,7 +65,7 @@ def write(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
-        batch = torch.randn(4, 3, 4, 32, 32)
+        batch = torch.randn(4, 3, 4, crop_size, crop_size)
         frozen = [module for module in model.modules() if isinstance(module, FrozenBatchNorm3d)]
         for module in frozen:  # the statistics of the batch here too
             module.weight.uniform_(0.5, 1.5)
