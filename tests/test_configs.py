@@ -15,7 +15,9 @@ from videonorm.training import LastCheckpoint, Schedule, VideoClassifier, VideoD
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "sweep"
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.parent.name not in ("sweep", "study")
 )
 
 
