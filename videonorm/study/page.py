@@ -79,7 +79,7 @@ class Section:
 
 
 def write_page(studies: Sequence[StudyResult], output: Path) -> None:
-    """Write the page, and beside it verdicts.png and .svg, all claims in one picture, and verdicts.md, a table.
+    """Write the page, and beside it verdicts.png and .svg, a picture of all claims, and verdicts.md, a table.
 
     Args:
         output: the HTML file.
@@ -146,7 +146,7 @@ def _rule(of: Judged) -> dict[str, str | None]:
     return {
         "source": claim.source,
         "it reports": claim.reported,
-        "here": of.numbers or None,
+        "here": f"{of.numbers} {of.verdict.unit}" if of.numbers else None,
         "decided by": f"{claim.statistic.replace('_', ' ')} of {claim.measure.in_words}",
         "of": _cell(claim.of),
         "against": _cell(claim.against) if claim.against else None,
