@@ -15,8 +15,9 @@ from videonorm.frontier import fitting
 from videonorm.frontier import recipe as recipe_module
 from videonorm.frontier.command import main
 from videonorm.frontier.networks import Idle, Recorder
-from videonorm.frontier.statistics import cells, effective_sizes, layers, sentences
+from videonorm.frontier.statistics import cells, layers, sentences
 from videonorm.layers import GroupNorm3d
+from videonorm.layers.effective_sizes import effective_sizes
 from videonorm.models import ResNet3d
 
 

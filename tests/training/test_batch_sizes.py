@@ -4,12 +4,11 @@ import pytest
 from torch import nn
 
 from videonorm.errors import UserError
-from videonorm.layers import is_norm
+from videonorm.layers import is_norm, norm_layers
 from videonorm.training.batch_sizes import (
     BatchSizes,
     check_epoch,
     clips_sharing_statistics,
-    norm_layers,
 )
 
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from videonorm.data import Manifest
+from videonorm.data.batches import TrainClips, Views
 from videonorm.data.entries import Entries, Entry
 from videonorm.errors import UserError
-from videonorm.training.batch_sizes import norm_layers
-from videonorm.training.batches import TrainClips, Views
+from videonorm.layers import norm_layers
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.network_parts import parameter_groups
 from videonorm.training.schedule import WarmupCosine

@@ -11,8 +11,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from videonorm.data import Manifests, RandomCrop, RandomResizedCrop, hold_out
+from videonorm.data.batches import TrainClips, Views
 from videonorm.errors import UserError
-from videonorm.training.batches import TrainClips, Views
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from videonorm.errors import UserError
-from videonorm.layers import GroupNorm3d
+from videonorm.layers import GroupNorm3d, norm_layers
 from videonorm.models import ResNet3d
-from videonorm.training.batch_sizes import clips_sharing_statistics, norm_layers
+from videonorm.training.batch_sizes import clips_sharing_statistics
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.network_parts import freeze, parameter_groups, part
 

@@ -7,7 +7,7 @@ from videonorm.layers.group_norm import GroupNorm3d, InstanceNorm3d, LayerNorm3d
 from videonorm.layers.grouped_standardization import group_weight_standardization
 from videonorm.layers.max_pool import MaxPool3d
 from videonorm.layers.no_norm import NoNorm
-from videonorm.layers.norm import Norm, is_norm
+from videonorm.layers.norm import Norm, is_norm, norm_layers
 from videonorm.layers.precise_batch_norm import estimated_batch_norms, precise_statistics
 from videonorm.layers.recomputation import recompute_norms, require_recomputable_norm
 from videonorm.layers.reparametrized_conv import ReparametrizedConv3d
@@ -37,6 +37,7 @@ __all__ = [
     "estimated_batch_norms",
     "group_weight_standardization",
     "is_norm",
+    "norm_layers",
     "precise_statistics",
     "recompute_norms",
     "require_recomputable_norm",

@@ -1,5 +1,6 @@
 """What every norm layer has in common: the call `norm(x, residual)`, the activation, the role `is_norm`."""
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
@@ -18,6 +19,15 @@ TORCH_NORMS = (
 def is_norm(module: nn.Module) -> bool:
     """Whether the module has the role of a norm layer: ours say so themselves, torch's are known."""
     return getattr(module, "is_norm", False) or isinstance(module, TORCH_NORMS)
+
+
+def norm_layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The norm layers of a model. A norm that is built from other norms counts once."""
+    for child in [model] if is_norm(model) else model.children():
+        if is_norm(child):
+            yield child
+        else:
+            yield from norm_layers(child)
 
 
 class Norm(nn.Module):

@@ -56,6 +56,7 @@ def from_pytorchvideo(
         ValueError: an unknown name; a norm or a convolution that refuses its channels.
     """
     from pytorchvideo.models import hub  # two seconds, for which the other models need not wait
+    from pytorchvideo.models.resnet import ResBlock
 
     if name not in get_args(Name):
         raise ValueError(f"name ({name}) must be one of {', '.join(get_args(Name))}")
@@ -67,6 +68,9 @@ def from_pytorchvideo(
         options["norm"] = lambda num_features, **_: norm(num_features)
     model: nn.Module = getattr(hub, name)(**options)
     _pool_everything(model)
+    for module in model.modules():
+        if isinstance(module, ResBlock):
+            module.is_block = True  # the role that ours have by their class
     if norm is not None:
         _zero_last_gammas(model)
     if conv is not None:

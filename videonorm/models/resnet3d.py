@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -124,6 +124,8 @@ KINDS: dict[str, Kind] = {
 
 class ResidualBlock(nn.Module):
     """x + branch(x), then ReLU. Sum and ReLU belong to the branch's last norm, so that they can be fused."""
+
+    is_block: ClassVar[bool] = True
 
     def __init__(self, branch: list[ConvNorm], shortcut: ConvNorm | None) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 
 from contextlib import nullcontext
 from functools import partial
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -33,6 +33,8 @@ class PreActivationBottleneck(nn.Module):
     Where the shape changes, the shortcut is a convolution of norm1(x). "Identity Mappings in Deep Residual
     Networks", arXiv:1603.05027, with the stride on the 3 x 3 convolution as in BiT, arXiv:1912.11370.
     """
+
+    is_block: ClassVar[bool] = True
 
     def __init__(
         self,

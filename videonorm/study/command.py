@@ -164,7 +164,9 @@ def _show(studies: Sequence["StudyResult"], output: Path) -> None:
     for study in studies:
         for run in study.results:
             if not run.done and not run.diverged:
-                console.print(f"{run.run} failed: {run.error}", style="red", soft_wrap=True)
+                console.print(
+                    f"{study.study.name}/{run.run} failed: {run.error}", style="red", soft_wrap=True
+                )
     console.print(verdict_table(verdicts))
     write_verdicts(output / VERDICTS, verdicts)
     write_page(studies, output / "study.html")

@@ -71,11 +71,9 @@ def _student(values: NDArray[np.float64], confidence: float, seeds: int | None) 
     """The interval of a mean that is known by some values of it; all of the line where one is infinite."""
     if not np.isfinite(values).all():
         return -math.inf, math.inf
-    count, mean, spread = seeds or len(values), float(values.mean()), float(stats.tstd(values))
-    if spread == 0:
-        return mean, mean
-    low, high = stats.t.interval(confidence, count - 1, mean, spread / math.sqrt(count))
-    return float(low), float(high)
+    count, mean = seeds or len(values), float(values.mean())
+    half = float(stats.t.ppf((1 + confidence) / 2, count - 1) * values.std(ddof=1)) / math.sqrt(count)
+    return mean - half, mean + half
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ def _weighted(
     negative: Mapping[Place, NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """The sum over places, of ``positive`` where the weight is above 0, else of ``negative``."""
-    return np.sum([w * (positive if w > 0 else negative)[place] for place, w in weights.items()], axis=0)
+    parts = [weight * (positive if weight > 0 else negative)[place] for place, weight in weights.items()]
+    return np.stack(parts).sum(0)
 
 
 def _between_steps(

@@ -2,11 +2,10 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-
-import numpy as np
+from statistics import fmean, median
 
 from videonorm.errors import UserError
 from videonorm.study.contrasts import Grid, contrast
@@ -17,7 +16,7 @@ from videonorm.sweep.records import read_json
 from videonorm.sweep.results import Result
 
 METRICS = "metrics"
-OVER = {"mean": np.mean, "median": np.median, "max": np.max}
+OVER: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "max": max}
 
 Rows = tuple[dict[str, str], ...]
 
@@ -84,7 +83,7 @@ def _of_table(of: Measure, run: Path, result: Result) -> float | None:
         raise UserError(
             f"{of.table} ({run / of.table}.csv) must be a table of numbers with the column step: {error}"
         ) from error
-    return float(OVER[of.over](values)) if values else None
+    return OVER[of.over](values) if values else None
 
 
 def _time_to(column: str, target: float, side: str, run: Path, result: Result) -> tuple[float, bool] | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from jsonargparse.typing import NonNegativeInt
@@ -20,6 +20,7 @@ from videonorm.sweep.sweep_file import SweepFile, read_yaml, sweep_of, typed
 Statistic = Literal[
     "difference", "equivalence", "non_inferiority", "interaction", "slope", "ratio", "log_rank"
 ]
+T = TypeVar("T")
 Cell = Mapping[str, Any]  # coordinates of runs and their values: norm, num_frames, batch_size, or an axis
 
 
@@ -241,7 +242,7 @@ def _claim(values: dict[str, Any], where: str) -> Claim:
     return replace(_as(Claim, values, where), **as_written)
 
 
-def _as(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+def _as(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """``typed``, with the place before what a class says of its own values."""
     try:
         return typed(kind, values, where)

@@ -1,11 +1,12 @@
 """What a study shows: a table of studies, and one of verdicts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from videonorm.look import CI
+from videonorm.study.judgement import numbers, word
 from videonorm.study.study_file import StudyFile
 from videonorm.study.verdicts import Verdict
 from videonorm.sweep.plan import Plan
@@ -40,20 +41,16 @@ def _rounded(count: int) -> str:
     return str(count)
 
 
-def verdict_table(verdicts: Iterable[Verdict]) -> Table:
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     table = Table(header_style="bold", border_style="dim")
-    for heading in ("claim", "verdict", "effect", CI, "unit"):
-        table.add_column(heading, justify="right" if heading in ("effect", CI) else "left")
+    several = len({of.study for of in verdicts}) > 1
+    for heading in (*(("study",) if several else ()), "claim", "verdict", f"effect ({CI})"):
+        table.add_column(heading)
     table.add_column("sentence", ratio=1)
     for of in verdicts:
         sentence = Text(of.sentence)
         if of.needs:
             sentence.append(f" Needs: {of.needs}.", "dim")
-        interval = "" if of.low is None or of.high is None else f"{_number(of.low)} to {_number(of.high)}"
-        verdict = Text(of.verdict, STYLES[of.verdict])
-        table.add_row(of.claim, verdict, _number(of.effect), interval, of.unit, sentence)
+        study = (of.study,) if several else ()
+        table.add_row(*study, of.claim, Text(word(of), STYLES[of.verdict]), numbers(of), sentence)
     return table
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}".replace("-", "\u2212").replace("inf", "\u221e")

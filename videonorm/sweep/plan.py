@@ -101,10 +101,9 @@ class Run:
             clips["data.frame_stride"] = None
         lr = {LR: self.lr, "model.lr_per_256_clips": None} if self.lr is not None else {}
         weights = {WEIGHTS: str(self.weights)} if self.weights else {}
-        callbacks = [_callback("ScoreAtLengths", views=[list(view) for view in self.views])]
+        callbacks = [_callback("ScoreAtLengths", views=[list(view) for view in self.views]), *self.recorders]
         if "seconds" in self.budget:
             callbacks.append(_callback("TimeBudget", seconds=self.budget["seconds"]))
-        callbacks += self.recorders
         return {
             **clips,
             **lr,
@@ -124,7 +123,7 @@ class Run:
         return [*configs, *(f"--{key}={as_text(value)}" for key, value in options.items())]
 
 
-def _callback(name: str, **arguments: Any) -> dict[str, Any]:
+def _callback(name: str, **arguments: Any) -> Mapping[str, Any]:
     return {"class_path": f"videonorm.training.{name}", "init_args": arguments}
 
 

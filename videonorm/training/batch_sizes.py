@@ -5,7 +5,7 @@ statistics batch (what batch normalization sees). The GN paper's "batch" is the 
 section 4.1).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,16 +13,6 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from videonorm.errors import UserError
-from videonorm.layers import is_norm
-
-
-def norm_layers(model: nn.Module) -> Iterator[nn.Module]:
-    """The norm layers of a model. A norm that is built from other norms counts once."""
-    for child in [model] if is_norm(model) else model.children():
-        if is_norm(child):
-            yield child
-        else:
-            yield from norm_layers(child)
 
 
 def clips_sharing_statistics(

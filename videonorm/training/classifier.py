@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from videonorm.data.batches import train_clips
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import VideoScores
 from videonorm.evaluation.start import Start, load_start
 from videonorm.training.batch_sizes import BatchSizes, check_accumulation
-from videonorm.training.batches import train_clips
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
 from videonorm.training.network_parts import freeze as freeze_parts
 from videonorm.training.network_parts import parameter_groups
@@ -272,10 +272,14 @@ class VideoClassifier(LightningModule):
                 for group, base, factor in every:
                     group["lr"] = base * factor(factors.last_epoch)
 
+    def loss(self, clips: Tensor, target: Tensor) -> Tensor:
+        """What training lowers, of clips (B, 3, T, H, W) and labels (B,) or probabilities (B, K)."""
+        return F.cross_entropy(self.backbone(clips), target, label_smoothing=self.label_smoothing)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         clips, target = train_clips(batch)
         self.clips_shape = tuple(clips.shape)
-        loss = F.cross_entropy(self.backbone(clips), target, label_smoothing=self.label_smoothing)
+        loss = self.loss(clips, target)
         self._loss.watch(loss, self.trainer.global_step)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(clips))
         first = self.trainer.optimizers[0].param_groups[0]

@@ -30,11 +30,11 @@ from videonorm.data import (
     decoding_workers,
     hold_out,
 )
+from videonorm.data.batches import TrainClips, Views
 from videonorm.data.clip_spec import ClipSpec
 from videonorm.errors import UserError
 from videonorm.training.bad_videos import BadVideosOfRun
 from videonorm.training.batch_sizes import check_epoch
-from videonorm.training.batches import TrainClips, Views
 from videonorm.training.classifier import VideoClassifier
 from videonorm.training.grids import Plan
 

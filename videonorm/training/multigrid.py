@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, get_args
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from videonorm.errors import UserError
 from videonorm.training.batch_sizes import clips_sharing_statistics
@@ -16,7 +16,6 @@ from videonorm.training.classifier import VideoClassifier
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.grids import LrRule, Plan, Shape, lay_out
 from videonorm.training.schedule import Schedule, WarmupSteps
-from videonorm.training.unfit_callbacks import CheckedCallback
 
 # Of a schedule without stages; those of PySlowFast's step schedules for Kinetics are about so.
 CYCLES = 2
@@ -37,7 +36,7 @@ class ScaledSchedule(Schedule):
         return self.schedule.factor(progress) * self.plan.lr_factor(progress)
 
 
-class Multigrid(CheckedCallback):
+class Multigrid(Callback):
     """Changes T, B and crop_size of a `videonorm fit` as it goes on; with ``VideoDataModule`` alone.
 
     ``data.num_frames`` T, ``crop_size`` S and ``batch_size`` are the full shape: that of validation, and what

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from videonorm.errors import UserError
+from videonorm.layers import norm_layers
 from videonorm.messages import did_you_mean
-from videonorm.training.batch_sizes import norm_layers
 
 NORMS = "norms"
 

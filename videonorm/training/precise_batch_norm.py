@@ -5,7 +5,7 @@ from itertools import count, islice
 from random import Random
 
 import torch
-from lightning.pytorch import LightningModule, Trainer, callbacks
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -15,10 +15,9 @@ from videonorm.layers import estimated_batch_norms, precise_statistics
 from videonorm.training.callbacks import LastCheckpoint, parts, say
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.throughput import clock_of
-from videonorm.training.unfit_callbacks import CheckedCallback
 
 
-class PreciseBatchNorm(CheckedCallback):
+class PreciseBatchNorm(Callback):
     """Takes the statistics of batch norms of many batches before they are used, in place of a moving average.
 
     Training clips pass through the network as it is (Wu & Johnson, arXiv:2105.07576, section 3): in ``fit``

@@ -3,6 +3,7 @@
 config.yaml       the resolved configuration
 run.json          what was run, on what, and what came out (see ``RunRecord``)
 metrics.csv       one row per logged step
+activations.csv   and other tables of recorders, named as their modules (see ``videonorm.diagnostics``)
 val.csv           one row per video of the last validation (see ``EvaluationRecord``)
 scores.npz        the scores of every video by clips of several lengths, if asked for (see ``ScoreAtLengths``)
 checkpoints/      last.ckpt to go on from, best.ckpt of the best validation
@@ -14,8 +15,6 @@ tensorboard/      TensorBoard events
 """
 
 import contextlib
-import csv
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,9 +27,8 @@ from lightning.pytorch.loggers.logger import Logger
 
 from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import read_checkpoint, write_checkpoint
-from videonorm.files import NO_LOCKS, hold, open_new
-
-SECONDS_BETWEEN_SAVES = 10.0
+from videonorm.files import NO_LOCKS, hold
+from videonorm.step_table import StepTable
 
 
 def folder_of(checkpoint: str | Path) -> Path:
@@ -101,13 +99,7 @@ class MetricsTable(Logger):
 
     def __init__(self, folder: str | Path, resume: bool = False) -> None:
         super().__init__()
-        self.path = Path(folder) / "metrics.csv"
-        self.rows: list[dict[str, Any]] = []
-        self.kept: list[dict[str, Any]] = []
-        self.saved = time.monotonic()
-        if resume and self.path.exists():
-            with open(self.path, newline="") as file:
-                self.kept = list(csv.DictReader(file))
+        self.table = StepTable(Path(folder) / "metrics.csv", ["step", "epoch"], resume)
 
     @property
     def name(self) -> str:
@@ -119,33 +111,23 @@ class MetricsTable(Logger):
 
     @property
     def save_dir(self) -> str:
-        return str(self.path.parent)
+        return str(self.table.path.parent)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml and run.json have them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        if not self.rows:  # rows from here on come from steps that are now run again
-            self.kept = [row for row in self.kept if int(row["step"]) < (step or 0)]
-        if self.rows and self.rows[-1]["step"] == step:
-            self.rows[-1].update(metrics)
+        rows, step = self.table.rows, step or 0
+        if rows and rows[-1]["step"] == step:
+            rows[-1].update(metrics)
         else:
-            self.rows.append({"step": step, **metrics})
-        if time.monotonic() - self.saved > SECONDS_BETWEEN_SAVES:
-            self.save()
+            self.table.add({"step": step, **metrics})
+        self.table.save_now_and_then()
 
     @rank_zero_only
     def save(self) -> None:
-        rows = self.kept + self.rows
-        if not rows:
-            return
-        columns = sorted({name for row in rows for name in row} - {"step", "epoch"})
-        with open_new(self.path) as file:
-            writer = csv.DictWriter(file, ["step", "epoch", *columns])
-            writer.writeheader()
-            writer.writerows(rows)
-        self.saved = time.monotonic()
+        self.table.save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

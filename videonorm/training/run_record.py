@@ -16,8 +16,8 @@ from torch import nn
 
 from videonorm import __version__
 from videonorm.files import write, write_json
+from videonorm.layers import norm_layers
 from videonorm.machine import commit, machine, versions
-from videonorm.training.batch_sizes import norm_layers
 from videonorm.training.callbacks import parts, say
 from videonorm.training.interruption import Stopped
 from videonorm.training.schedule import Schedule

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from numpy.typing import NDArray
 from torch.utils.data import BatchSampler
 
@@ -27,7 +27,6 @@ from videonorm.training.callbacks import parts, say
 from videonorm.training.interruption import Interruption
 from videonorm.training.scoring import Scored
 from videonorm.training.throughput import clock_of
-from videonorm.training.unfit_callbacks import CheckedCallback
 
 
 class View(NamedTuple):
@@ -63,7 +62,7 @@ class ViewScores(NamedTuple):
         return values.masked_fill(~known, torch.nan).float().cpu().numpy()
 
 
-class ScoreAtLengths(CheckedCallback):
+class ScoreAtLengths(Callback):
     """Validates once more when training has ended, by other clips, and keeps the scores of every video.
 
     It stands beside a ``RunRecord``, which calls it after the last validation. scores.npz in the run folder

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.utils.data import DistributedSampler
 
 from videonorm.data import Manifest
+from videonorm.data.batches import Views, one_view
 from videonorm.data.decoding.location import without_credentials
 from videonorm.data.entries import UNLABELLED
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import Network, VideoScores, view_logits
-from videonorm.training.batches import Views, one_view
 
 Reduce = Callable[[Tensor, str], Tensor]
 

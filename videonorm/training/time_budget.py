@@ -4,14 +4,13 @@ import math
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from videonorm.errors import UserError
 from videonorm.training.throughput import clock_of
-from videonorm.training.unfit_callbacks import CheckedCallback
 
 
-class TimeBudget(CheckedCallback):
+class TimeBudget(Callback):
     """Ends training with the first step that ends after so many seconds, and runs the schedule on that time.
 
     The seconds are those of run.json, ``train_seconds``: steps with their data, validation left out, over all

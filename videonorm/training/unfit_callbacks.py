@@ -1,8 +1,7 @@
 """Callbacks that do not fit: of Lightning's each with the reason; some of ours say it themselves."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as of_lightning
@@ -27,10 +26,10 @@ UNFIT: dict[type[Callback], str] = {
 }
 
 
-class CheckedCallback(Callback, ABC):
+@runtime_checkable
+class CheckedCallback(Protocol):
     """A callback that says of a training what it does not fit before anything is written."""
 
-    @abstractmethod
     def check(self, trainer: Trainer) -> None:
         """Raise UserError for it; the data module has its manifests by then."""
 

@@ -1,0 +1,70 @@
+"""Studies without training: a sweep of made-up numbers, and the sweep's stand-in for `videonorm fit`."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from sweep.conftest import little_garbage, result, stand_in, sweep_file  # noqa: F401
+
+STUDY: dict[str, Any] = {
+    "name": "tiny",
+    "sweep": {
+        "recipe": "recipe.yaml",
+        "norms": {"bn": ["bn.yaml"], "gn_ws": ["gn_ws.yaml"]},
+        "num_frames": [8],
+        "batch_size": [2, 4],
+        "seeds": [0, 1, 2],
+        "budget": {"steps": 10},
+    },
+    "quick": {"seeds": [0, 1], "budget": {"steps": 4}},
+    "claims": [],
+}
+CLAIM = {
+    "id": "S1",
+    "sentence": "BN is worse.",
+    "source": "a paper",
+    "reported": "by 10.6 points",
+    "measure": "val_loss",
+    "statistic": "difference",
+    "of": {"norm": "bn"},
+    "against": {"norm": "gn_ws"},
+    "expected": "higher",
+}
+
+
+class Recorder:
+    """As those of ``videonorm.diagnostics``, for what a study asks of one."""
+
+    tables = {"depths": ("block", "slope")}
+
+    def __init__(self, every_n_steps: int = 100) -> None:
+        self.every_n_steps = every_n_steps
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setitem(sys.modules, "recorders_of_a_test", SimpleNamespace(Recorder=Recorder))
+    return {"class_path": "recorders_of_a_test.Recorder", "init_args": {"every_n_steps": 5}}
+
+
+@pytest.fixture
+def study_file(sweep_file: Path) -> Callable[..., Path]:  # noqa: F811
+    """Writes a study of bn and gn_ws at B = 2 and 4, three seeds each, with claims that differ from CLAIM."""
+
+    def write(claims: Sequence[Any] = ({},), sweep: Any = None, sweep_file: str = "", **more: Any) -> Path:
+        changed = [
+            {key: of for key, of in {**CLAIM, "id": f"S{number}", **claim}.items() if of is not None}
+            for number, claim in enumerate(claims, 1)
+        ]
+        of_sweep = sweep_file or {**STUDY["sweep"], **(sweep or {})}
+        path.write_text(
+            yaml.safe_dump({**STUDY, "sweep": of_sweep, "claims": changed, **more}, sort_keys=False)
+        )
+        return path
+
+    path = sweep_file.parent / "study.yaml"
+    return write
