@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from videonorm.errors import UserError
 from videonorm.study.figures import picture
 from videonorm.study.result import StudyResult
+from videonorm.study.study_file import Measure
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,17 @@ def test_a_table_that_holds_no_numbers_is_named(explosion, tmp_path):
     table.write_text("step,depth,mean_abs\n0,first,1\n")
     with pytest.raises(UserError, match=r"activations \(.*activations.csv\) must be a table of numbers"):
         picture(replace(explosion, folder=tmp_path), explosion.study.claims[0])
+
+
+def test_a_number_of_each_run_is_drawn_over_an_axis_for_the_cells_that_have_it(learning_rate):
+    """Of arms that the claim does not compare nothing was measured: they are not lost."""
+    keys = {"table": "largest_learning_rate", "column": "largest_lr"}
+    claim = replace(learning_rate.study.claims[0], measure=Measure(**keys))
+    measures = [of for of in learning_rate.measures if of.claim == claim.id]
+    study = replace(learning_rate, measures=[replace(of, value=0.001 + of.value) for of in measures])
+    found = picture(study, claim)
+    assert found
+    (axes,) = found[0]().axes
+    assert axes.get_ylabel() == "largest lr" and axes.get_yscale() == "log"
+    crosses = [len(line.get_xdata()) for line in axes.lines if line.get_marker() == "x"]
+    assert crosses == [0, 0, 0] and len([y for _, y in lines(axes) if len(y) == 5]) == 2

@@ -145,8 +145,8 @@ def test_verdicts_in_words(learning_rate, tmp_path):
         "6 claims: 3 supported, 1 equivalent as claimed, 1 equivalent where a difference is claimed, "
         "1 not decided."
     )
-    assert numbers(verdicts[0]) == "33.3 (10 to +∞)"
-    assert numbers(verdicts[1]) == "+0.5 (−1.4 to +2.4)"
+    assert numbers(verdicts[0]) == "33.3 (10 to +∞) x"
+    assert numbers(verdicts[1]) == "+0.5 (−1.4 to +2.4) points"
     failed = replace(verdicts[2], effect=None, low=None, high=None)
     assert headline([failed]) == "1 claim: 1 without a result."
 
@@ -160,4 +160,4 @@ def test_the_table_for_a_readme(learning_rate):
     assert lines[3] == "|---|---|---|---|---|--:|--:|--:|"
     assert lines[4].startswith(r"| S15 | A \| B is \*better\* | Bjorck et al.")
     assert lines[4].endswith("| 33.3 (10 to +∞) x | **supported** | 3 | 45 | 45 |")
-    assert "**not decided**: needs at least about 4 more seeds would be needed" in lines[6]
+    assert "**not decided**: at least about 4 more seeds would be needed" in lines[6]

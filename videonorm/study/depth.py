@@ -48,8 +48,9 @@ def over_depth(
             image = _map(axes, *of_cells[id(cell)], norm, look)
         place: dict[str, Any] = {"location": "top" if phone else "right", "shrink": 0.8, "aspect": 30}
         bar = figure.colorbar(image, ax=[axes for axes, _ in grid], pad=0.02, **place)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.solids.set(rasterized=True)  # type: ignore[union-attr]
+        assert bar.solids
+        bar.outline.set_visible(False)
+        bar.solids.set(rasterized=True)
         bar.set_label(column.replace("_", " "))
         plain(bar.ax.xaxis if phone else bar.ax.yaxis)
     return figure
@@ -75,12 +76,13 @@ def _maps(
 def _map(
     axes: Axes, steps: Floats, depths: Floats, seeds: Sequence[Floats], norm: Normalize, look: Any
 ) -> Any:
-    values = np.ma.masked_invalid(np.where(np.isinf(seeds), np.nan, seeds))
-    mean = np.exp(np.log(values).mean(axis=0)) if isinstance(norm, LogNorm) else values.mean(axis=0)
-    above = 2 * abs(norm.vmax or 1.0) + 1  # has the colour of what is beyond the scale
-    shown = np.ma.where(np.isinf(seeds).any(axis=0), above, mean)
+    finite = np.ma.masked_invalid(seeds)
+    mean = np.exp(np.log(finite).mean(axis=0)) if isinstance(norm, LogNorm) else finite.mean(axis=0)
+    mean[np.isinf(seeds).any(axis=0)] = (
+        2 * abs(norm.vmax or 1.0) + 1
+    )  # beyond the scale, it has the colour of that
     image = axes.imshow(
-        shown, origin="lower", aspect="auto", interpolation="none", cmap=look, norm=norm, zorder=2
+        mean, origin="lower", aspect="auto", interpolation="none", cmap=look, norm=norm, zorder=2
     )
     axes.grid(False)
     axes.spines[["left", "bottom"]].set_visible(False)

@@ -56,11 +56,17 @@ def against(arms: Arms, values: Values, axis: Axis, *, phone: bool = False) -> F
     """
     drawing = arms.drawing
     panels: dict[str, list[Cell]] = {}
-    for cell in arms.cells:
+    for cell in _shown(arms):
         panels.setdefault(arms.panel(cell, axis), []).append(cell)
     shown = {run: 1 - value if _is_error(arms, axis) else value for run, value in values.items()}
     figure, grid = panel_grid(panels, phone)
-    drawn = [shown[run.run] for cell in arms.cells for run in cell.results if run.run in shown]
+    drawn = [
+        shown[run.run]
+        for cells in panels.values()
+        for cell in cells
+        for run in cell.results
+        if run.run in shown
+    ]
     lost = False
     with matplotlib.rc_context(STYLE):
         for axes, cells in grid:
@@ -98,6 +104,12 @@ def of_cells(arms: Arms, values: Values, *, phone: bool = False) -> Figure | Non
         axes.spines["left"].set_visible(False)
         _dress(axes, "x", arms, None, list(values.values()))
     return figure
+
+
+def _shown(arms: Arms) -> list[Cell]:
+    """The cells that have a number unless a run of theirs has failed."""
+    is_of_results = not arms.claim.measure.table and _column(arms) in COLUMNS
+    return [cell for cell in arms.cells if is_of_results or arms.is_compared(cell)]
 
 
 def _column(arms: Arms) -> str:

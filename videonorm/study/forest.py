@@ -116,7 +116,7 @@ def summary_figure(judged: Sequence[Judged]) -> Figure:
 def _told(of: Judged) -> str:
     """The verdict in a word, and the effect."""
     unit = of.verdict.unit.split(" ")[0]
-    parts = [of.word, of.numbers and f" {of.numbers}", unit if of.numbers and unit in ("points", "x") else ""]
+    parts = [of.word, of.effect and f" {of.effect}", unit if of.effect and unit in ("points", "x") else ""]
     return " ".join(filter(None, parts))
 
 

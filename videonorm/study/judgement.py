@@ -40,12 +40,17 @@ def word(verdict: Verdict) -> str:
 
 
 def numbers(verdict: Verdict) -> str:
-    """The effect with its interval, such as "−6.7 (−9.1 to −4.2)", in its unit; empty where there is none."""
+    """The effect with its interval and unit, such as "−6.7 (−9.1 to −4.2) points"; empty without one."""
+    return f"{found} {verdict.unit}" if (found := effect(verdict)) else ""
+
+
+def effect(verdict: Verdict) -> str:
+    """The same without the unit."""
     if verdict.low is None or verdict.high is None:
         return ""
-    effect = "" if verdict.effect is None else _number(verdict.effect, verdict)
+    value = "" if verdict.effect is None else _number(verdict.effect, verdict)
     low, high = _number(verdict.low, verdict), _number(verdict.high, verdict)
-    return f"{effect} ({low} to {high})".strip()
+    return f"{value} ({low} to {high})".strip()
 
 
 def _number(value: float, verdict: Verdict) -> str:
@@ -77,6 +82,10 @@ class Judged:
     @property
     def numbers(self) -> str:
         return numbers(self.verdict)
+
+    @property
+    def effect(self) -> str:
+        return effect(self.verdict)
 
     @property
     def color(self) -> str:
@@ -126,9 +135,8 @@ def as_markdown(verdicts: Sequence[Verdict]) -> str:
     rows = [["", "claim", "its source", "here (95\u00a0% interval)", "verdict", "seeds", "runs", "core min"]]
     for of in verdicts:
         name = f"{of.study} {of.claim}" if of.claim in repeated else of.claim
-        found = f"**{word(of)}**" + (f": needs {plain(of.needs)}" if of.needs else "")
+        found = f"**{word(of)}**" + (f": {plain(of.needs)}" if of.needs else "")
         said = f"{plain(of.source)}: {plain(of.reported)}"
-        here = plain(f"{numbers(of)} {of.unit}") if numbers(of) else ""
-        row = [plain(name), plain(of.sentence), said, here, found]
+        row = [plain(name), plain(of.sentence), said, plain(numbers(of)), found]
         rows.append([*row, str(of.seeds), str(of.runs), f"{of.core_minutes:,.0f}"])
     return "\n".join([f"**{headline(verdicts)}**", "", *markdown.table(rows, left=5), ""])
