@@ -1,4 +1,4 @@
-"""Studies that nobody ran: their files, results and recorders' tables, with numbers as they might come out."""
+"""Studies that nobody ran: their files, results and recorders' tables, with numbers that might come out."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +90,7 @@ def study(
 def table(
     folder: Path, result: Result, name: str, columns: Iterable[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    with files.open_new(folder / result.run / f"{name}.csv") as file:
+    with (folder / result.run / f"{name}.csv").open("w", newline="") as file:  # waits for no disk
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", *columns])
         writer.writerows(rows)
@@ -110,6 +110,7 @@ def explosion(folder: Path) -> StudyResult:
              0.4 * 10 ** (by_block * d * (1 + step / 4000) + 0.05 * of.seed), 1e-3 * 10 ** (-by_block * d))
             for step in steps for d in range(33)
         ]  # fmt: skip
+        (folder / of.run).mkdir(parents=True)
         table(folder, of, "activations", columns, values)
         slopes = [(step, by_block + 0.003 * of.seed, -by_block) for step in steps]
         table(folder, of, "activation_slopes", ("slope_mean_abs", "slope_grad_mean_abs"), slopes)
@@ -130,7 +131,8 @@ def explosion(folder: Path) -> StudyResult:
 
     cells = {"of": {"norm": "none"}, "against": {"norm": "bn"}}
     claims = [
-        claim("S17", "Without a norm activations grow with depth.", measure=slopes_of("slope_mean_abs"), **cells),
+        claim("S17", "Without a norm activations grow with depth.", **cells,
+              measure=slopes_of("slope_mean_abs")),
         claim(
             *("S17 GN", "With GN and WS activations grow with depth no more than with BN."), margin=0.02,
             measure=slopes_of("slope_mean_abs"), statistic="equivalence", expected=None,
@@ -170,6 +172,7 @@ def learning_rate(folder: Path) -> StudyResult:
               statistic="log_rank", expected="lower", of={"norm": "bn"}, against={"norm": "none"}),
     ]  # fmt: skip
     for of in results:
+        (folder / of.run).mkdir(parents=True)
         if of.done:
             faster = {"bn": 3, "gn_ws": 2, "none": 1}[of.norm]
             rows = [(step, 2.0 - faster * step / 700 + of.seed / 10) for step in range(0, 800, 20)]
@@ -192,6 +195,7 @@ def batch_curve(folder: Path) -> StudyResult:
     ]  # fmt: skip
     for of in results:
         dead = {"bn": 0.02, "gn": 0.1, "gn_ws": 0.01}[of.norm]
+        (folder / of.run).mkdir(parents=True)
         rows = [(s, f"n{d}", d, dead * s / 800 * (d + 1)) for s in range(0, 801, 200) for d in range(3)]
         table(folder, of, "channels", ("layer", "depth", "dead"), rows)
     cells = {"of": {"norm": "bn"}, "against": {"norm": "gn"}}
@@ -211,7 +215,7 @@ def batch_curve(folder: Path) -> StudyResult:
     ])  # fmt: skip
 
 
-def norms(folder: Path) -> StudyResult:
+def norms(folder: Path, num_runs: int | None = None) -> StudyResult:
     """Eight arms that differ in nothing else."""
     arms = ("none", "bn", "gn", "ln", "in", "bn_ws", "gn_ws", "ln_ws")
     results = [
@@ -219,7 +223,7 @@ def norms(folder: Path) -> StudyResult:
     ]
     claims = [claim("S5", "LN is below BN.", measure="val_top1", expected="lower", margin=1.0,
                     of={"norm": "ln"}, against={"norm": "bn"})]  # fmt: skip
-    return study(folder, claims, results, [("refuted", 12.0, 8.1, 15.9, "points", "")])
+    return study(folder, claims, results, [("refuted", 12.0, 8.1, 15.9, "points", "")], num_runs)
 
 
 def never_run(folder: Path) -> StudyResult:

@@ -1,11 +1,14 @@
 """What is said of a study before anything runs."""
 
+from pathlib import Path
+
 import pytest
 
 from videonorm.errors import UserError
 from videonorm.study.check import check
 from videonorm.study.study_file import read_study, study_plan
 
+FILES = sorted((Path(__file__).parents[2] / "configs" / "study").glob("*.yaml"))
 LR = "model.optimizer.init_args.lr"
 
 
@@ -90,3 +93,12 @@ def test_too_few_seeds(checked):
 def test_recorders_that_there_are_not(checked, wrong, said):
     with pytest.raises(UserError, match=said):
         checked({}, recorders=[wrong])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_studies_of_the_project(file):
+    assert file.read_text().startswith(f"# videonorm study run {file.stem}\n")
+    for quick in (False, True):
+        study = read_study(file, quick=quick)
+        assert study.name == file.stem
+        check(study, study_plan(study))

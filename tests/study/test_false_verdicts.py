@@ -7,7 +7,7 @@ At most 5 % may be supported, and 5 % refuted. -s prints the shares.
 import numpy as np
 import pytest
 
-from videonorm.differences import Tested, paired, resampled_top1
+from videonorm import differences as of_videos
 from videonorm.study.claims import decide
 from videonorm.study.effects import Hazards, OfSeeds, OfVideos
 from videonorm.study.study_file import Claim, Measure
@@ -80,9 +80,13 @@ def top1(draw, seeds, videos=200, studies=STUDIES):
     ease = ease + np.repeat(0.5 * draw.standard_normal((studies, 2, videos)), seeds, axis=1)
     chance = 1 / (1 + np.exp(-0.8 - skill - ease))
     scores = (draw.random(chance.shape) < chance).astype(np.float32)
-    resampled = resampled_top1(scores.reshape(-1, videos)).reshape(studies, 2 * seeds, -1)
+    resampled = of_videos.resampled_top1(scores.reshape(-1, videos)).reshape(studies, 2 * seeds, -1)
     return [
-        OfVideos(paired(Tested(of[:seeds], at[:seeds]), Tested(of[seeds:], at[seeds:])))
+        OfVideos(
+            of_videos.paired(
+                of_videos.Tested(of[:seeds], at[:seeds]), of_videos.Tested(of[seeds:], at[seeds:])
+            )
+        )
         for of, at in zip(scores, resampled, strict=True)
     ]
 

@@ -40,7 +40,7 @@ def start(study_file, recorder, stand_in, monkeypatch):
     return lambda output: run_study(study, study_plan(study), output, Console(width=300), jobs=8)
 
 
-def test_a_study_killed_and_run_again_has_the_same_verdicts(start, tmp_path):
+def test_a_study_killed_and_run_again_has_the_same_verdicts(start, study_file, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     (one / "go").touch()
@@ -63,22 +63,16 @@ def test_a_study_killed_and_run_again_has_the_same_verdicts(start, tmp_path):
         assert (two / table).read_text() == (one / table).read_text()
     assert all((path / "calls.txt").read_text().count("\n") == 1 for path in two.glob("*_b2_*"))
 
+    other = read_study(study_file(sweep={"batch_size": [2]}), quick=True)
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        run_study(other, study_plan(other), two, Console(width=300))
+    assert (two / "study.yaml").read_text() == (one / "study.yaml").read_text()
+    assert read_verdicts(two / "verdicts.csv") == conclude(two).verdicts == whole.verdicts
+
 
 def _rows(folder):
     table = folder / "results.csv"
     return table.read_text().splitlines() if table.exists() else []
-
-
-def test_another_study_in_its_folder_is_refused_and_it_stays(start, study_file, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "go").touch()
-    start(tmp_path / "out")
-    before = (tmp_path / "out" / "study.yaml").read_text()
-    other = read_study(study_file(sweep={"batch_size": [2]}), quick=True)
-    with pytest.raises(UserError, match="holds a run with other settings"):
-        run_study(other, study_plan(other), tmp_path / "out", Console(width=300))
-    assert (tmp_path / "out" / "study.yaml").read_text() == before
-    assert read_verdicts(tmp_path / "out" / "verdicts.csv") == conclude(tmp_path / "out").verdicts
 
 
 def test_a_folder_of_something_else_is_one_sentence(tmp_path):

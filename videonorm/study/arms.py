@@ -31,7 +31,7 @@ class Arms:
         return any(run.run in self.measured for run in cell.results)
 
     def axis(self) -> Axis | None:
-        """For the x axis of the figure: what the claim is along, or names, or what varies; None: nothing does."""
+        """For the x axis: what the claim is along, or names, or else what varies; None where nothing does."""
         found = [axis for axis in self.drawing.axes() if len({axis.of(cell) for cell in self.cells}) > 1]
         claim = self.claim
         asked = [claim.along, claim.measure.largest, *claim.of, *(claim.against or {})]
@@ -42,11 +42,18 @@ class Arms:
                     return axis
         return found[-1] if found else None  # further axes are rarer than T and B: one is there for a reason
 
-    def panel(self, cell: Cell) -> str:
-        """What tells a cell from those of other panels: its shape and further axes, where these vary."""
+    def panel(self, cell: Cell, along: Axis | None = None) -> str:
+        """What tells a cell from those of other panels: its T, B and further axes, where these vary.
+
+        Args:
+            along: an axis that is within a panel; with it T or B, where the two are tied.
+        """
         drawing = self.drawing
-        shape = [drawing.shape(cell)] if len({of.shape for of in self.cells}) > 1 else []
-        return ", ".join([*shape, *filter(None, [drawing.combination(cell)])])
+        within = [along, *((LENGTH, BATCH_SIZE) if drawing.tied and along and not along.option else ())]
+        shape = [f"{of.symbol} = {drawing.name(of.of(cell))}" for of in self._varied if of not in within]
+        return ", ".join(
+            [*shape, *filter(None, [drawing.combination(cell, along.option if along else None)])]
+        )
 
     def panels(self) -> dict[str, list[Cell]]:
         groups: dict[str, list[Cell]] = {}
@@ -56,9 +63,10 @@ class Arms:
 
     def name(self, cell: Cell) -> str:
         """Of a cell, such as "bn, B = 4, lr 0.1", with what varies."""
-        parts = [cell.arm]
-        for axis in (LENGTH, BATCH_SIZE):
-            if len({axis.of(of) for of in self.every}) > 1:
-                parts.append(f"{axis.symbol} = {self.drawing.name(axis.of(cell))}")
+        shape = [f"{of.symbol} = {self.drawing.name(of.of(cell))}" for of in self._varied]
         varied = varied_axes(self.every)
-        return ", ".join([*parts, *([in_words(cell.axes, varied)] if varied else [])])
+        return ", ".join([cell.arm, *shape, *([in_words(cell.axes, varied)] if varied else [])])
+
+    @property
+    def _varied(self) -> list[Axis]:
+        return [axis for axis in (LENGTH, BATCH_SIZE) if len({axis.of(of) for of in self.every}) > 1]

@@ -1,5 +1,6 @@
 """What was recorded of every block: over depth and step as a heat map a cell, or over depth at one step."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,11 @@ from matplotlib.figure import Figure
 from videonorm.look import PALETTE, STYLE
 from videonorm.study.arms import Arms
 from videonorm.study.recorded import Floats, Recorded
+from videonorm.study.scales import finite_range, is_wide, logarithmic, plain
 from videonorm.sweep.cells import Cell
 from videonorm.sweep.drawing import panel_grid
 
 TICKS = 5  # of an axis of steps or of blocks
-SPANS = 100.0  # values whose largest is so many times their least are drawn on a logarithmic scale
 DEPTH = "depth"
 
 
@@ -32,32 +33,27 @@ def over_depth(
     if not maps:
         return None
     every = np.concatenate([of.ravel() for _, of_cell in maps for of in of_cell[2]])
-    finite = every[np.isfinite(every)]
-    if not finite.size:
+    low, high = finite_range(every)
+    if not math.isfinite(low):
         return None
-    logarithmic = is_wide(finite)
     if all(len(steps) == 1 for _, (steps, _, _) in maps):
-        return _lines(arms, maps, column, logarithmic, phone)
-    low, high = float(finite.min()), float(finite.max())
-    norm = LogNorm(low, high) if logarithmic else Normalize(low, high if high > low else low + 1)
-    look = matplotlib.colormaps["cividis"].copy()
-    look.set_over(PALETTE[0])
+        return _lines(arms, maps, column, is_wide(every), phone)
+    norm = LogNorm(low, high) if is_wide(every) else Normalize(low, high if high > low else low + 1)
+    look = matplotlib.colormaps["cividis"].with_extremes(over=PALETTE[0])
     panels = {arms.name(cell): [cell] for cell, _ in maps}
     figure, grid = panel_grid(panels, phone)
     of_cells = {id(cell): of_cell for cell, of_cell in maps}
     with matplotlib.rc_context(STYLE):
         for axes, (cell,) in grid:
             image = _map(axes, *of_cells[id(cell)], norm, look)
-        bar = figure.colorbar(image, ax=[axes for axes, _ in grid], shrink=0.8, pad=0.02, aspect=30)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.solids.set(rasterized=True)  # type: ignore[union-attr]
-        bar.set_label(column)
+        place: dict[str, Any] = {"location": "top" if phone else "right", "shrink": 0.8, "aspect": 30}
+        bar = figure.colorbar(image, ax=[axes for axes, _ in grid], pad=0.02, **place)
+        assert bar.solids
+        bar.outline.set_visible(False)
+        bar.solids.set(rasterized=True)
+        bar.set_label(column.replace("_", " "))
+        plain(bar.ax.xaxis if phone else bar.ax.yaxis)
     return figure
-
-
-def is_wide(values: Floats) -> bool:
-    """Whether only a logarithmic scale shows all of them."""
-    return bool(values.min() > 0 and values.max() > SPANS * values.min())
 
 
 def _maps(
@@ -80,12 +76,13 @@ def _maps(
 def _map(
     axes: Axes, steps: Floats, depths: Floats, seeds: Sequence[Floats], norm: Normalize, look: Any
 ) -> Any:
-    values = np.ma.masked_invalid(np.where(np.isinf(seeds), np.nan, seeds))
-    mean = np.exp(np.log(values).mean(axis=0)) if isinstance(norm, LogNorm) else values.mean(axis=0)
-    above = 2 * abs(norm.vmax or 1.0) + 1  # has the colour of what is beyond the scale
-    shown = np.ma.where(np.isinf(seeds).any(axis=0), above, mean)
+    finite = np.ma.masked_invalid(seeds)
+    mean = np.exp(np.log(finite).mean(axis=0)) if isinstance(norm, LogNorm) else finite.mean(axis=0)
+    mean[np.isinf(seeds).any(axis=0)] = (
+        2 * abs(norm.vmax or 1.0) + 1
+    )  # beyond the scale, it has the colour of that
     image = axes.imshow(
-        shown, origin="lower", aspect="auto", interpolation="none", cmap=look, norm=norm, zorder=2
+        mean, origin="lower", aspect="auto", interpolation="none", cmap=look, norm=norm, zorder=2
     )
     axes.grid(False)
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -100,7 +97,7 @@ def _lines(
     arms: Arms,
     maps: Sequence[tuple[Cell, tuple[Floats, Floats, list[Floats]]]],
     column: str,
-    logarithmic: bool,
+    wide: bool,
     phone: bool,
 ) -> Figure:
     of_cells = {id(cell): of_cell for cell, of_cell in maps}
@@ -113,9 +110,8 @@ def _lines(
                 color = arms.drawing.colors[cell.arm]
                 for of in seeds:
                     axes.plot(depths, of[:, 0], color=color, linewidth=1.2, alpha=0.8)
-            axes.set(xlabel="block", ylabel=column)
-            if logarithmic:
-                axes.set_yscale("log")
-                axes.tick_params(which="minor", left=False)
+            axes.set(xlabel="block", ylabel=column.replace("_", " "))
+            if wide:
+                logarithmic(axes, "y")
         arms.drawing.legend(figure)
     return figure

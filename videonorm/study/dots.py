@@ -1,13 +1,12 @@
 """What a claim measures of each run, as dots: against an axis of the sweep, or a row a cell."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis as Side
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
@@ -15,10 +14,10 @@ from matplotlib.ticker import PercentFormatter
 from videonorm.look import INK, MUTED, PERCENT, STYLE, arm_colors
 from videonorm.study.arms import Arms
 from videonorm.study.claims import SHARES
-from videonorm.study.depth import is_wide
 from videonorm.study.evidence import TOP1
+from videonorm.study.scales import is_wide, logarithmic
 from videonorm.sweep.cells import Cell
-from videonorm.sweep.drawing import BATCH_SIZE, LENGTH, PHONE_WIDTH, Axis, panel_grid
+from videonorm.sweep.drawing import BATCH_SIZE, PHONE_WIDTH, Axis, panel_grid
 from videonorm.sweep.results import COLUMNS
 
 SCORES = {"val_top1": "validation top-1", "val_top5": "validation top-5", "val_loss": "validation loss"}
@@ -46,7 +45,7 @@ def label(arms: Arms, axis: Axis | None = None) -> str:
     if _is_error(arms, axis):
         return "validation error"
     if arms.claim.measure.table:
-        return arms.claim.measure.in_words
+        return str(arms.claim.measure.column).replace("_", " ")
     return SCORES.get(_column(arms), _column(arms).replace("_", " "))
 
 
@@ -57,12 +56,17 @@ def against(arms: Arms, values: Values, axis: Axis, *, phone: bool = False) -> F
     """
     drawing = arms.drawing
     panels: dict[str, list[Cell]] = {}
-    for cell in arms.cells:
-        parts = [*_other(arms, cell, axis), drawing.combination(cell, axis.option)]
-        panels.setdefault(", ".join(filter(None, parts)), []).append(cell)
+    for cell in _shown(arms):
+        panels.setdefault(arms.panel(cell, axis), []).append(cell)
     shown = {run: 1 - value if _is_error(arms, axis) else value for run, value in values.items()}
     figure, grid = panel_grid(panels, phone)
-    drawn = [shown[run.run] for cell in arms.cells for run in cell.results if run.run in shown]
+    drawn = [
+        shown[run.run]
+        for cells in panels.values()
+        for cell in cells
+        for run in cell.results
+        if run.run in shown
+    ]
     lost = False
     with matplotlib.rc_context(STYLE):
         for axes, cells in grid:
@@ -70,7 +74,7 @@ def against(arms: Arms, values: Values, axis: Axis, *, phone: bool = False) -> F
             for arm, look in drawing.looks.items():
                 line = [(positions[axis.of(cell)], cell) for cell in cells if cell.arm == arm]
                 lost |= _line(axes, sorted(line, key=lambda of: of[0]), shown, look)
-            _dress(axes.yaxis, axes.set_yscale, arms, axis, drawn)
+            _dress(axes, "y", arms, axis, drawn)
             axes.yaxis.set_tick_params(labelleft=True)
         cross = [Line2D([], [], color=MUTED, label="a run without a number", **LOST)] if lost else []
         drawing.legend(figure, *cross)
@@ -98,8 +102,14 @@ def of_cells(arms: Arms, values: Values, *, phone: bool = False) -> Figure | Non
             compared = arms.is_compared(cell)
             tick.set(color=INK if compared else MUTED, weight="bold" if compared else "normal")
         axes.spines["left"].set_visible(False)
-        _dress(axes.xaxis, axes.set_xscale, arms, None, list(values.values()))
+        _dress(axes, "x", arms, None, list(values.values()))
     return figure
+
+
+def _shown(arms: Arms) -> list[Cell]:
+    """The cells that have a number unless a run of theirs has failed."""
+    is_of_results = not arms.claim.measure.table and _column(arms) in COLUMNS
+    return [cell for cell in arms.cells if is_of_results or arms.is_compared(cell)]
 
 
 def _column(arms: Arms) -> str:
@@ -109,14 +119,6 @@ def _column(arms: Arms) -> str:
 
 def _is_error(arms: Arms, axis: Axis | None) -> bool:
     return axis is BATCH_SIZE and _column(arms) == TOP1 and not arms.claim.measure.table
-
-
-def _other(arms: Arms, cell: Cell, axis: Axis) -> list[str]:
-    """Of a cell's T and B what the axis is not, where it varies and is not tied to the axis."""
-    drawing = arms.drawing
-    rest = [of for of in (LENGTH, BATCH_SIZE) if of is not axis and (axis.option or not drawing.tied)]
-    varied = [of for of in rest if len({of.of(each) for each in arms.cells}) > 1]
-    return [f"{of.symbol} = {drawing.name(of.of(cell))}" for of in varied]
 
 
 def _line(axes: Axes, line: list[tuple[float, Cell]], shown: Values, look: Any) -> bool:
@@ -132,12 +134,11 @@ def _line(axes: Axes, line: list[tuple[float, Cell]], shown: Values, look: Any) 
     return bool(lost)
 
 
-def _dress(
-    side: Side, set_scale: Callable[[str], None], arms: Arms, axis: Axis | None, drawn: list[float]
-) -> None:
-    side.set_label_text(label(arms, axis))
+def _dress(axes: Axes, side: Literal["x", "y"], arms: Arms, over: Axis | None, drawn: list[float]) -> None:
+    """The side that the values are on."""
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_label_text(label(arms, over))
     if _column(arms) in SHARES and not arms.claim.measure.table:
-        side.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=PERCENT))
-    elif drawn and is_wide(np.array(drawn)):
-        set_scale("log")
-        side.set_tick_params(which="minor", length=0)
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=PERCENT))
+    elif is_wide(np.array(drawn)):
+        logarithmic(axes, side)

@@ -57,14 +57,14 @@ class OfSeeds:
 
     def needs(self, decides: Decides) -> str:
         now = len(self.values)
-        needed = first_enough(
+        enough = first_enough(
             range(now + 1, MOST_SEEDS),
             lambda count: decides(lambda confidence: self.interval(confidence, count)),
         )
         finer = "; values between those that were tried, or beyond, might"
-        if needed is None:
+        if enough is None:
             return f"{MOST_SEEDS:,} seeds would not do{finer if (self.least < self.most).any() else ''}"
-        return f"at least about {needed - now} more seeds would be needed"
+        return _more_seeds(enough - now)
 
 
 def _student(values: NDArray[np.float64], confidence: float, seeds: int | None) -> tuple[float, float]:
@@ -140,10 +140,14 @@ class Hazards:
         if self._score[1] <= 0:
             return "a target that runs reach within the budget"
         now = int(self.is_of.sum())
-        needed = first_enough(
+        enough = first_enough(
             range(now + 1, MOST_SEEDS),
             lambda count: decides(lambda confidence: self.interval(confidence, count / now)),
         )
-        if needed is None:
+        if enough is None:
             return f"{MOST_SEEDS:,} seeds would not do"
-        return f"at least about {needed - now} more seeds would be needed"
+        return _more_seeds(enough - now)
+
+
+def _more_seeds(count: int) -> str:
+    return f"at least about {count} more {'seed' if count == 1 else 'seeds'} would be needed"

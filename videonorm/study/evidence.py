@@ -103,7 +103,8 @@ def _weighted(
 ) -> NDArray[np.float64]:
     """The sum over places, of ``positive`` where the weight is above 0, else of ``negative``."""
     parts = [weight * (positive if weight > 0 else negative)[place] for place, weight in weights.items()]
-    return np.stack(parts).sum(0)
+    total: NDArray[np.float64] = np.stack(parts).sum(0)
+    return total
 
 
 def _between_steps(

@@ -86,7 +86,7 @@ def _recorded(study: StudyResult, arms: Arms) -> Picture | None:
         where = "".join(f", where {name} is {value}" for name, value in measure.where.items())
         reduced = f", the {measure.over} of what was recorded at a step" if _several(tables) else ""
         return partial(over_steps, arms, tables), (
-            f"{_sentence(measure.in_words)}{where} while training{reduced}. {SEEDS}"
+            f"{_sentence(measure.column)} of {measure.table}.csv{where} while training{reduced}. {SEEDS}"
         )
     return None
 

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from videonorm.look import INK, MUTED, STYLE
-from videonorm.study.judgement import Judged
+from videonorm.study.judgement import COLORS, Judged, headline
 from videonorm.study.study_file import Claim
 from videonorm.study.verdicts import Verdict
 
 ROOM = 1.15  # of a scale, for the longest side of its interval
+BAND = COLORS["holds"][0]  # where the claim puts its effect
+LINE = 120  # letters of the sentence above the summary
 LETTERS = 74  # of a claim, in a line of the summary
 
 
@@ -88,39 +91,50 @@ def _log(value: float) -> float:
 
 def summary_figure(judged: Sequence[Judged]) -> Figure:
     """All claims in one picture, each turned so that right is as claimed."""
+    rows = range(len(judged))
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(12.5, 1.1 + 0.36 * len(judged)), layout="constrained")
+        figure = Figure(figsize=(12.5, 1.3 + 0.34 * len(judged)), layout="constrained")
         axes = figure.subplots()
-        axes.spines[["left", "bottom"]].set_visible(False)
-        axes.set(xlim=(-1.05, 1.05), ylim=(len(judged) - 0.4, -0.6), xticks=[-0.55, 0, 0.55])
-        axes.set_xticklabels(["the contrary", "no effect", "as claimed"])
-        axes.tick_params(length=0)
+        told = axes.twinx()
+        for side in (axes, told):
+            side.spines[["left", "bottom"]].set_visible(False)
+            side.set(xlim=(-1.04, 1.04), ylim=(len(judged) - 0.4, -0.6))
+            side.tick_params(length=0, labelsize=9)
+        told_in_all = textwrap.fill(headline([of.verdict for of in judged]), LINE)
+        figure.suptitle(told_in_all, x=0.01, ha="left", weight="bold")
         axes.axvline(0, color=INK, linewidth=0.9)
-        labels = [f"{of.verdict.claim}  {_short(of.verdict.sentence)}" for of in judged]
-        axes.set_yticks(range(len(judged)), labels, fontsize=9)
-        for tick in axes.get_yticklabels():
-            tick.set_horizontalalignment("right")
+        axes.set_xticks([-0.6, 0, 0.6], ["the contrary", "no effect", "as claimed"])
+        axes.set_yticks(rows, [f"{_short(of.verdict.sentence)}  {of.verdict.claim}" for of in judged])
+        told.set_yticks(rows, [_told(of) for of in judged])
+        for label, of in zip(told.get_yticklabels(), judged, strict=True):
+            label.set_color(of.color)
         for y, of in enumerate(judged):
             _row(axes, y, of)
     return figure
 
 
-def _row(axes: Any, y: int, of: Judged) -> None:
-    color = of.color
+def _told(of: Judged) -> str:
+    """The verdict in a word, and the effect."""
+    unit = of.verdict.unit.split(" ")[0]
+    parts = [of.word, of.effect and f" {of.effect}", unit if of.effect and unit in ("points", "x") else ""]
+    return " ".join(filter(None, parts))
+
+
+def _row(axes: Axes, y: int, of: Judged) -> None:
     found = place(of.verdict, of.claim, towards=True)
-    if found:
-        left, right = found.claimed
-        axes.barh(y, right - left, 0.62, left, color="#009E73", alpha=0.10, linewidth=0)
-        if found.margin:
-            axes.vlines([-found.margin, found.margin], y - 0.31, y + 0.31, color=MUTED, linewidth=0.8)
-        axes.plot([found.low, found.high], [y, y], color=color, linewidth=2.2, solid_capstyle="butt")
-        for is_open, x, marker in ((found.open_low, found.low, "<"), (found.open_high, found.high, ">")):
-            if is_open:
-                axes.plot(x, y, marker, color=color, markersize=6)
-        if found.value is not None:
-            axes.plot(found.value, y, "o", color=color, markeredgecolor="white", markersize=7.5)
-    axes.text(1.08, y, of.word, va="center", fontsize=9, weight="bold", color=color)
-    axes.text(1.50, y, of.numbers, va="center", fontsize=9)
+    if found is None:
+        return
+    left, right = found.claimed
+    axes.barh(y, right - left, 0.62, left, color=BAND, alpha=0.10, linewidth=0)
+    if found.margin:
+        look: dict[str, Any] = {"color": MUTED, "linewidth": 0.8, "linestyle": (0, (3, 2))}
+        axes.vlines([-found.margin, found.margin], y - 0.31, y + 0.31, **look)
+    axes.plot([found.low, found.high], [y, y], color=of.color, linewidth=2.2, solid_capstyle="butt")
+    for is_open, x, marker in ((found.open_low, found.low, "<"), (found.open_high, found.high, ">")):
+        if is_open:
+            axes.plot(x, y, marker, color=of.color, markersize=6)
+    if found.value is not None:
+        axes.plot(found.value, y, "o", color=of.color, markeredgecolor="white", markersize=7.5)
 
 
 def _short(sentence: str) -> str:

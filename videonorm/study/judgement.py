@@ -40,12 +40,17 @@ def word(verdict: Verdict) -> str:
 
 
 def numbers(verdict: Verdict) -> str:
-    """The effect with its interval, such as "−6.7 (−9.1 to −4.2) points"; empty where there is none."""
+    """The effect with its interval and unit, such as "−6.7 (−9.1 to −4.2) points"; empty without one."""
+    return f"{found} {verdict.unit}" if (found := effect(verdict)) else ""
+
+
+def effect(verdict: Verdict) -> str:
+    """The same without the unit."""
     if verdict.low is None or verdict.high is None:
         return ""
-    effect = "" if verdict.effect is None else _number(verdict.effect, verdict)
+    value = "" if verdict.effect is None else _number(verdict.effect, verdict)
     low, high = _number(verdict.low, verdict), _number(verdict.high, verdict)
-    return f"{effect} ({low} to {high}) {verdict.unit}".strip()
+    return f"{value} ({low} to {high})".strip()
 
 
 def _number(value: float, verdict: Verdict) -> str:
@@ -79,6 +84,10 @@ class Judged:
         return numbers(self.verdict)
 
     @property
+    def effect(self) -> str:
+        return effect(self.verdict)
+
+    @property
     def color(self) -> str:
         return COLORS[self.kind][0]
 
@@ -92,7 +101,7 @@ def judged(studies: Iterable[StudyResult]) -> list[Judged]:
     ]
 
 
-GROUPS = {  # in the order of a sentence
+GROUPS: dict[tuple[Kind, str], str] = {  # in the order of a sentence
     ("holds", "supported"): "supported",
     ("holds", "equivalent"): "equivalent as claimed",
     ("fails", "refuted"): "refuted",
@@ -103,19 +112,19 @@ GROUPS = {  # in the order of a sentence
 }
 
 
-def grouped(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
-    """The verdicts by what has become of their claims."""
-    groups: dict[str, list[Verdict]] = {group: [] for group in GROUPS.values()}
+def grouped(verdicts: Iterable[Verdict]) -> dict[tuple[Kind, str], list[Verdict]]:
+    """The verdicts by what has become of their claims, in the words of ``GROUPS``."""
+    found: dict[tuple[Kind, str], list[Verdict]] = {key: [] for key in GROUPS}
     for verdict in verdicts:
-        groups[GROUPS[kind(verdict), word(verdict)]].append(verdict)
-    return {group: found for group, found in groups.items() if found}
+        found[kind(verdict), word(verdict)].append(verdict)
+    return {(of, GROUPS[of, told]): group for (of, told), group in found.items() if group}
 
 
 def headline(verdicts: Sequence[Verdict]) -> str:
     """Such as "Of 12 claims, 7 supported, 2 refuted, 3 not decided."."""
     if not verdicts:
         return "No claim."
-    counts = ", ".join(f"{len(found)} {group}" for group, found in grouped(verdicts).items())
+    counts = ", ".join(f"{len(found)} {group}" for (_, group), found in grouped(verdicts).items())
     claims = "1 claim" if len(verdicts) == 1 else f"{len(verdicts)} claims"
     return f"{claims}: {counts}."
 
@@ -126,7 +135,7 @@ def as_markdown(verdicts: Sequence[Verdict]) -> str:
     rows = [["", "claim", "its source", "here (95\u00a0% interval)", "verdict", "seeds", "runs", "core min"]]
     for of in verdicts:
         name = f"{of.study} {of.claim}" if of.claim in repeated else of.claim
-        found = f"**{word(of)}**" + (f": needs {plain(of.needs)}" if of.needs else "")
+        found = f"**{word(of)}**" + (f": {plain(of.needs)}" if of.needs else "")
         said = f"{plain(of.source)}: {plain(of.reported)}"
         row = [plain(name), plain(of.sentence), said, plain(numbers(of)), found]
         rows.append([*row, str(of.seeds), str(of.runs), f"{of.core_minutes:,.0f}"])

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from videonorm.look import MUTED, PERCENT, STYLE
 from videonorm.study.arms import Arms
-from videonorm.study.depth import is_wide
 from videonorm.study.recorded import Floats, Recorded, at_steps
+from videonorm.study.scales import is_wide, logarithmic
 from videonorm.sweep.cells import Cell
 from videonorm.sweep.curves import Curve, draw_seeds
 from videonorm.sweep.drawing import MOST_PANELS, empty_grid, panel_grid
@@ -34,12 +34,12 @@ def over_steps(arms: Arms, tables: Mapping[str, Recorded], *, phone: bool = Fals
             for cell in cells:
                 of = [curves[run.run] for run in cell.results if run.run in curves]
                 draw_seeds(axes, of, 1.0, arms.drawing.colors[cell.arm])
-            axes.set(xlabel="step", ylabel=arms.claim.measure.in_words)
+            axes.set(xlabel="step", ylabel=str(arms.claim.measure.column).replace("_", " "))
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter("{x:,.0f}")
             if wide:
-                _logarithmic(axes)
+                logarithmic(axes, "y")
             axes.yaxis.set_tick_params(labelleft=True)
         arms.drawing.legend(figure)
     return figure
@@ -66,17 +66,16 @@ def along_gradient(
     kept = list(panels.items())[:MOST_PANELS]
     left_out = f"{len(kept)} of {len(panels)} panels." if len(kept) < len(panels) else ""
     figure, grid = empty_grid([title for (_, title), _ in kept], phone, left_out)
-    every = np.concatenate([of.of[column] for of in tables.values()])
-    finite = every[np.isfinite(every)]
+    wide = is_wide(np.concatenate([of.of[column] for of in tables.values()]))
     with matplotlib.rc_context(STYLE):
         for axes, ((step, _), of_panel) in zip(grid, kept, strict=True):
             for cell in of_panel:
-                rows = [tables[run.run] for run in cell.results if run.run in tables]
-                color = arms.drawing.colors[cell.arm]
-                _band(axes, rows, step, column, color)
-            axes.set_xscale("log")
-            if finite.size and is_wide(finite):
-                _logarithmic(axes)
+                rows = [of for run in cell.results if (of := tables.get(run.run)) and step in of.step]
+                if rows:
+                    _band(axes, rows, step, column, arms.drawing.colors[cell.arm])
+            logarithmic(axes, "x")
+            if wide:
+                logarithmic(axes, "y")
             if column == "loss_ratio":
                 axes.axhline(1, color=MUTED, linewidth=1.2, linestyle=(0, (4, 2)))
             axes.set(xlabel="step size along the gradient", ylabel=column.replace("_", " "))
@@ -133,8 +132,3 @@ def _panels_with(arms: Arms, runs: Mapping[str, object]) -> dict[str, list[Cell]
         for name, of in arms.panels().items()
     }
     return {name: of for name, of in found.items() if of}
-
-
-def _logarithmic(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.tick_params(which="minor", left=False)

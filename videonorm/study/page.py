@@ -11,7 +11,7 @@ from videonorm import files
 from videonorm.look import CI, as_png
 from videonorm.study.arms import Arms
 from videonorm.study.figures import picture
-from videonorm.study.forest import Place, place, summary_figure
+from videonorm.study.forest import Place, is_ratio, place, summary_figure
 from videonorm.study.judgement import COLORS, Judged, as_markdown, grouped, headline, judged
 from videonorm.study.measured import Measured
 from videonorm.study.result import StudyResult
@@ -79,7 +79,7 @@ class Section:
 
 
 def write_page(studies: Sequence[StudyResult], output: Path) -> None:
-    """Write the page, and beside it verdicts.png and .svg, all claims in one picture, and verdicts.md, a table.
+    """Write the page, and beside it verdicts.png and .svg, a picture of all claims, and verdicts.md, a table.
 
     Args:
         output: the HTML file.
@@ -153,8 +153,13 @@ def _rule(of: Judged) -> dict[str, str | None]:
         "between": " and ".join(map(_cell, claim.between)) if claim.between else None,
         "along": claim.along,
         "expected": claim.expected,
-        "margin": f"{claim.margin:g} {of.verdict.unit}" if claim.margin else None,
+        "margin": _margin(of) if claim.margin else None,
     }
+
+
+def _margin(of: Judged) -> str:
+    margin = of.claim.margin
+    return f"a factor of {1 + margin:g}" if is_ratio(of.verdict) else f"{margin:g} {of.verdict.unit}"
 
 
 def _cell(cell: Mapping[str, Any]) -> str:

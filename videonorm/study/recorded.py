@@ -77,5 +77,5 @@ def at_steps(table: Recorded, measure: Measure) -> tuple[Floats, Floats]:
     """The steps of a run, and the number that the rows of each are reduced to, where that is finite."""
     assert measure.column
     of, steps = table.of[measure.column], np.unique(table.step)
-    values = np.array([OVER[measure.over](of[table.step == step]) for step in steps])
+    values = np.array([OVER[measure.over](of[table.step == step].tolist()) for step in steps])
     return steps[np.isfinite(values)], values[np.isfinite(values)]

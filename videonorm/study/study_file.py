@@ -177,7 +177,7 @@ def read_study(path: Path, *, quick: bool = False, num_seeds: int | None = None)
         UserError: a file is missing, or a key or value is not what a study needs.
     """
     values = read_yaml("study", path)
-    keys = typed(_Keys, values, path.name)
+    keys = typed(_Keys, {key: _outside(of) for key, of in values.items()}, path.name)
     if not re.fullmatch(r"\w[\w.-]*", keys.name, re.ASCII):
         raise UserError(f"name ({keys.name}) must be a folder name: letters, digits, '_', '-', '.'")
     folder, where, of_sweep = path.parent, f"{path.name} sweep", values["sweep"]
@@ -195,6 +195,13 @@ def read_study(path: Path, *, quick: bool = False, num_seeds: int | None = None)
         tuple(_recorder(of, f"{path.name} recorders") for of in values.get("recorders", [])),
         tuple(_claims(values["claims"], path.name)),
     )
+
+
+def _outside(value: Any) -> Any:
+    """A value without what its mappings hold: the class paths in them would be imported."""
+    if isinstance(value, list):
+        return [_outside(of) for of in value]
+    return {} if isinstance(value, dict) else value
 
 
 def study_plan(study: StudyFile) -> Plan:
