@@ -144,9 +144,6 @@ def _row(of: Judged, anchor: str) -> Row:
 def _rule(of: Judged) -> dict[str, str | None]:
     claim = of.claim
     return {
-        "source": claim.source,
-        "it reports": claim.reported,
-        "here": of.numbers or None,
         "decided by": f"{claim.statistic.replace('_', ' ')} of {claim.measure.in_words}",
         "of": _cell(claim.of),
         "against": _cell(claim.against) if claim.against else None,
