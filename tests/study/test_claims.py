@@ -180,3 +180,23 @@ def test_the_largest_stable_value_lies_between_two_that_were_tried(decided):
     assert (always.low, always.effect, always.high) == (pytest.approx(2), pytest.approx(4), math.inf)
     lost = decided(LARGEST, lambda arm, size, seed, lr: "out of memory" if lr > 0.02 else {}, axes=axes)
     assert lost.verdict == "not decided" and lost.seeds == 0
+
+
+def test_time_to_a_target_is_a_log_rank_test(decided, tmp_path):
+    for arm, first in (("bn", 60), ("gn-ws", 10)):
+        for seed in range(4):
+            folder = tmp_path / f"{arm}_8x2_b2_s{seed}"
+            folder.mkdir()
+            rows = "".join(f"{step - 1},{2.0 if step < first + seed else 0.5}\n" for step in range(1, 90))
+            (folder / "metrics.csv").write_text(f"step,train/loss\n{rows}")
+    time = {"measure": {"column": "train/loss", "time_to": 1.0}, "statistic": "log_rank"}
+    claim = {**time, "of": {"norm": "bn", "batch_size": 2}}
+    found = decided(claim, lambda arm, size, seed: {"steps": 100}, seeds=4)
+    assert (found.verdict, found.unit, found.seeds, found.runs) == ("supported", "x (hazard)", 4, 8)
+    assert found.low > 1 and found.effect > 2  # gn_ws is at the target so much more often, of those not there
+    none = decided(
+        {**claim, "measure": {**time["measure"], "time_to": 0.1}}, lambda *of: {"steps": 100}, seeds=4
+    )
+    assert none.effect is None and none.needs == "a target that runs reach within the budget"
+    few = decided(claim, lambda arm, size, seed: "out of memory" if (arm, seed) == ("bn", 3) else {}, seeds=4)
+    assert few.verdict == "supported"  # it had got there before

@@ -70,7 +70,10 @@ def test_a_study_that_fails_does_not_stop_the_others(studies, tmp_path, capsys):
 def test_all_are_checked_before_any_is_run(studies, tmp_path):
     wrong = (tmp_path / "configs" / "study" / "works.yaml").read_text().replace("norm: bn", "norm: in")
     (tmp_path / "configs" / "study" / "z.yaml").write_text(wrong)
-    with pytest.raises(UserError, match=r"works claim S1: of \(norm: in\) must be one of the sweep's: bn"):
+    with pytest.raises(UserError, match=r"name \(works\) must be that of one study of configs/study"):
+        main(["run", "all"])
+    (tmp_path / "configs" / "study" / "z.yaml").write_text(wrong.replace("name: works", "name: z"))
+    with pytest.raises(UserError, match=r"z claim S1: of \(norm: in\) must be one of the sweep's: bn"):
         main(["run", "all"])
     assert not (tmp_path / "runs").exists()
 

@@ -1,6 +1,7 @@
 """``videonorm study``: test claims about normalization, each of which ends in a verdict."""
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +100,8 @@ def _run(options: argparse.Namespace) -> None:
     studies = [
         read_study(file, quick=options.quick, num_seeds=options.seeds) for file in _files(options.study)
     ]
+    if twice := [name for name, count in Counter(study.name for study in studies).items() if count > 1]:
+        raise UserError(f"name ({twice[0]}) must be that of one study of {STUDIES}")
     plans = [study_plan(study) for study in studies]
     for study, plan in zip(studies, plans, strict=True):  # all, before any is run
         check(study, plan)
