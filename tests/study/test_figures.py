@@ -115,7 +115,7 @@ def test_accuracy_over_batch_sizes_is_an_error(batch_curve):
 def test_a_time_is_the_share_of_runs_that_are_not_there(learning_rate):
     figure, caption = drawn(learning_rate, "S28")
     assert titles(figure)[0] == "lr 0.0001" and "train/loss has not reached 0.5" in caption
-    of_none, of_bn = lines(figure.axes[0])
+    of_none, of_bn, _ = lines(figure.axes[0])  # gn_ws beside them, which the claim does not compare
     assert of_none == ([0, 800], [1, 1])  # censored at its budget
     assert of_bn[0] == [0, 361, 381, 401, 401] and of_bn[1] == pytest.approx([1, 2 / 3, 1 / 3, 0, 0])
 
@@ -150,15 +150,36 @@ def test_a_table_that_holds_no_numbers_is_named(explosion, tmp_path):
         picture(replace(explosion, folder=tmp_path), explosion.study.claims[0])
 
 
-def test_a_number_of_each_run_is_drawn_over_an_axis_for_the_cells_that_have_it(learning_rate):
-    """Of arms that the claim does not compare nothing was measured: they are not lost."""
-    keys = {"table": "largest_learning_rate", "column": "largest_lr"}
-    claim = replace(learning_rate.study.claims[0], measure=Measure(**keys))
-    measures = [of for of in learning_rate.measures if of.claim == claim.id]
-    study = replace(learning_rate, measures=[replace(of, value=0.001 + of.value) for of in measures])
-    found = picture(study, claim)
-    assert found
+def test_a_table_at_one_learning_rate_is_a_row_an_arm(learning_rate, tmp_path):
+    """The claim holds the rate: its other values have no row, but arms that it does not compare have."""
+    measure = Measure(table="largest_learning_rate", column="largest_lr")
+    cells = {"of": {"norm": "bn", "lr": 1e-4}, "against": {"norm": "none", "lr": 1e-4}}
+    claim = replace(learning_rate.study.claims[0], measure=measure, **cells)
+    for of in learning_rate.results:
+        (tmp_path / of.run).mkdir()
+        rate = 1e-3 * 1000 ** (of.norm != "none")
+        made_up_studies.table(tmp_path, of, "largest_learning_rate", ("largest_lr",), [(0, rate)])
+    found = picture(replace(learning_rate, folder=tmp_path), claim)
+    assert found and found[1].startswith("Largest lr of each run")
     (axes,) = found[0]().axes
-    assert axes.get_ylabel() == "largest lr" and axes.get_yscale() == "log"
-    crosses = [len(line.get_xdata()) for line in axes.lines if line.get_marker() == "x"]
-    assert crosses == [0, 0, 0] and len([y for _, y in lines(axes) if len(y) == 5]) == 2
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["none", "bn", "gn_ws"]
+    assert axes.get_xscale() == "log" and axes.lines[0].get_xdata() == pytest.approx([1e-3] * 3)
+
+
+def test_an_axis_of_classes_is_told_by_the_arm(tmp_path):
+    """One arm with two classes: they have a colour each, and the package's path is no part of the name."""
+    norms = made_up_studies.norms(tmp_path / "norms")
+    conv = {"bn": "torch.nn.Conv3d", "gn": "videonorm.layers.WSConv3d"}
+    runs = [
+        replace(run, norm="gn", axes={"model.backbone.init_args.conv": conv[run.norm]})
+        for run in norms.results
+        if run.norm in conv
+    ]
+    axes = {"model.backbone.init_args.conv": list(conv.values())}
+    study = replace(norms.study, sweep=replace(norms.study.sweep, axes=axes))
+    claim = replace(study.claims[0], of={"conv": conv["gn"]}, against={"conv": conv["bn"]})
+    found = picture(replace(norms, study=study, results=runs), claim)
+    assert found
+    (drawn_axes,) = found[0]().axes
+    assert [label.get_text() for label in drawn_axes.get_yticklabels()] == ["Conv3d", "WSConv3d"]
+    assert len({line.get_color() for line in drawn_axes.lines}) == 2

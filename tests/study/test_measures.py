@@ -7,7 +7,7 @@ import pytest
 from videonorm.errors import UserError
 from videonorm.study.contrasts import Grid
 from videonorm.study.measured import Measured
-from videonorm.study.measures import _of_run, measure
+from videonorm.study.measures import measure, of_run
 from videonorm.study.study_file import Measure, read_study
 
 DEPTHS = "step,block,slope\n0,a,1.0\n0,b,3.0\n0,c,8.0\n5,a,2.0\n5,b,inf\n"
@@ -22,7 +22,7 @@ def number(result, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"total_steps": 40}))
 
     def find(top1=0.5, error=None, **of):
-        return _of_run(Measure(**of), tmp_path, result("bn", 8, 2, top1, error=error))
+        return of_run(Measure(**of), tmp_path, result("bn", 8, 2, top1, error=error))
 
     return find
 

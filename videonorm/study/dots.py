@@ -18,7 +18,6 @@ from videonorm.study.evidence import TOP1
 from videonorm.study.scales import is_wide, logarithmic
 from videonorm.sweep.cells import Cell
 from videonorm.sweep.drawing import BATCH_SIZE, PHONE_WIDTH, Axis, panel_grid
-from videonorm.sweep.results import COLUMNS
 
 SCORES = {"val_top1": "validation top-1", "val_top5": "validation top-5", "val_loss": "validation loss"}
 LOST: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 7, "markeredgewidth": 1.8}
@@ -29,15 +28,11 @@ Values = Mapping[str, float]  # by run
 
 
 def values_of(arms: Arms) -> Values:
-    """The number of each run: of those that the claim compares, and of all where it is a column of results.
-
-    Where the claim is of the largest value of an axis that is stable, top-1.
-    """
-    column = _column(arms)
-    if arms.claim.measure.table or column not in COLUMNS:
+    """The number of each run; where the claim is of the largest value of an axis that is stable, top-1."""
+    if not arms.claim.measure.largest:
         return {run: of.value for run, of in arms.measured.items()}
-    found = {run.run: getattr(run, column) for cell in arms.every for run in cell.done}
-    return {run: float(value) for run, value in found.items() if value is not None}
+    runs = [run for cell in arms.every for run in cell.done]
+    return {run.run: run.val_top1 for run in runs if run.val_top1 is not None}
 
 
 def label(arms: Arms, axis: Axis | None = None) -> str:
@@ -56,7 +51,7 @@ def against(arms: Arms, values: Values, axis: Axis, *, phone: bool = False) -> F
     """
     drawing = arms.drawing
     panels: dict[str, list[Cell]] = {}
-    for cell in _shown(arms):
+    for cell in arms.cells:
         panels.setdefault(arms.panel(cell, axis), []).append(cell)
     shown = {run: 1 - value if _is_error(arms, axis) else value for run, value in values.items()}
     figure, grid = panel_grid(panels, phone)
@@ -104,12 +99,6 @@ def of_cells(arms: Arms, values: Values, *, phone: bool = False) -> Figure | Non
         axes.spines["left"].set_visible(False)
         _dress(axes, "x", arms, None, list(values.values()))
     return figure
-
-
-def _shown(arms: Arms) -> list[Cell]:
-    """The cells that have a number unless a run of theirs has failed."""
-    is_of_results = not arms.claim.measure.table and _column(arms) in COLUMNS
-    return [cell for cell in arms.cells if is_of_results or arms.is_compared(cell)]
 
 
 def _column(arms: Arms) -> str:

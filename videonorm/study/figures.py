@@ -15,7 +15,8 @@ from videonorm.sweep.pictures import Picture
 # The table of each block, or each step size, that a summary of it is told by: its columns by the summary's.
 OF_DEPTH = {"activations": "", "activation_slopes": "slope_"}  # and what its columns begin with
 OF_GRADIENT = ("loss_landscape", "loss_landscape_summary")
-DISTANCES = ("grad_distance", "predictiveness", "smoothness")  # the others are of the loss ratio
+ALONG = dict.fromkeys(("loss_ratio", "largest_step"), "loss_ratio")
+ALONG |= dict.fromkeys(("grad_distance", "predictiveness", "smoothness"), "grad_distance")
 SEEDS = "Thin lines are single seeds, thick ones their means."
 
 
@@ -37,14 +38,8 @@ def picture(study: StudyResult, claim: Claim) -> Picture | None:
         words = (
             f"The share of the runs whose {claim.measure.column} has not reached {claim.measure.time_to:g}"
         )
-        return (
-            (
-                partial(until_target, arms),
-                f"{words}, against steps. A bar at the end is of runs that never did, within their budget.",
-            )
-            if arms.measured
-            else None
-        )
+        caption = f"{words}, against steps. A bar at the end is of runs that never did, within their budget."
+        return (partial(until_target, arms), caption) if arms.measured else None
     values = values_of(arms)
     if not values:
         return None
@@ -73,8 +68,8 @@ def _recorded(study: StudyResult, arms: Arms) -> Picture | None:
         column = measure.column.removeprefix(OF_DEPTH[measure.table])
         if tables := read("activations", (DEPTH, column)):
             return partial(over_depth, arms, tables, column), _of_depth(tables, column)
-    if measure.table in OF_GRADIENT:
-        column = "grad_distance" if measure.column in DISTANCES else "loss_ratio"
+    if measure.table in OF_GRADIENT and measure.column in ALONG:
+        column = ALONG[measure.column]
         if tables := read("loss_landscape", (STEP_SIZE, column)):
             one = " Below the dashed line a step lowers the loss." if column == "loss_ratio" else ""
             return partial(along_gradient, arms, tables, column), (

@@ -3,7 +3,6 @@
 import csv
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from statistics import fmean, median
 
@@ -44,15 +43,18 @@ def measure(
             if grid.without(grid.place(result), largest) in places:
                 run = folder / Path(result.run).name
                 at_hand = run.exists() or not (claim.measure.table or claim.measure.time_to is not None)
-                of_run = _of_run(claim.measure, run, result) if at_hand else None
-                here = Measured(claim.id, result.run, *of_run) if of_run else None
+                number = of_run(claim.measure, run, result) if at_hand else None
+                here = Measured(claim.id, result.run, *number) if number else None
                 found.append(here if at_hand else known.get((claim.id, result.run)))
-    _table.cache_clear()
     return [of for of in found if of]
 
 
-def _of_run(of: Measure, run: Path, result: Result) -> tuple[float, bool] | None:
-    """Its number, and whether that is censored; None without a finite one."""
+def of_run(of: Measure, run: Path, result: Result) -> tuple[float, bool] | None:
+    """The number of a run, and whether that is censored; None without a finite one.
+
+    Args:
+        run: its folder.
+    """
     if of.largest:
         return (float(result.done), False) if result.done or result.diverged else None
     assert of.column
@@ -103,7 +105,6 @@ def _time_to(column: str, target: float, side: str, run: Path, result: Result) -
     return (float(budget), True) if budget else None
 
 
-@cache
 def _table(path: Path) -> Rows:
     if not path.exists():
         return ()

@@ -17,6 +17,7 @@ from videonorm.study.measured import Measured
 from videonorm.study.result import StudyResult
 from videonorm.sweep import drawing
 from videonorm.sweep.axes import as_text
+from videonorm.sweep.cells import cells_of
 from videonorm.sweep.html import Drawn, draw_both, render
 from videonorm.sweep.recipes import Recipes, Unfinished, read_recipes, unfinished
 from videonorm.sweep.records import read_json
@@ -118,7 +119,6 @@ def _section(study: StudyResult, number: int) -> Section:
     begun = unfinished(study.folder, study.results)
     num_runs = about.get("num_runs", len(study.results))
     claims = judged([study])
-    cells = Arms(study, claims[0].claim).every if claims else []
     return Section(
         study,
         [_row(of, f"c{number}-{place}") for place, of in enumerate(claims)],
@@ -128,7 +128,7 @@ def _section(study: StudyResult, number: int) -> Section:
         [run for run in lost if run.diverged],
         begun,
         max(0, num_runs - len(study.results) - len(begun)),
-        read_recipes(study.folder, cells),
+        read_recipes(study.folder, cells_of(study.results)),
         yaml.safe_dump(dict(study.study.values), sort_keys=False, allow_unicode=True, width=100),
         about.get("origins", []),
     )
@@ -144,9 +144,6 @@ def _row(of: Judged, anchor: str) -> Row:
 def _rule(of: Judged) -> dict[str, str | None]:
     claim = of.claim
     return {
-        "source": claim.source,
-        "it reports": claim.reported,
-        "here": of.numbers or None,
         "decided by": f"{claim.statistic.replace('_', ' ')} of {claim.measure.in_words}",
         "of": _cell(claim.of),
         "against": _cell(claim.against) if claim.against else None,
