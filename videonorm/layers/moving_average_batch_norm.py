@@ -78,8 +78,8 @@ class MovingAverageBatchNorm3d(Norm):
         self.register_buffer("running_square", torch.ones(num_channels))
         self.register_buffer("squares", torch.zeros(num_batches, num_channels))
         self.register_buffer("gradients", torch.zeros(num_batches, num_channels))
-        # The number of the batch that each place has the statistics of. A counter, which might come from a batch
-        # norm or from buffers of another k, would count statistics that are not there.
+        # Which batch each place has the statistics of. A counter, which might come from a batch norm or from
+        # buffers of another k, would count statistics that are not there.
         self.register_buffer("batches", torch.zeros(num_batches, dtype=torch.long))
 
     def statistics_batch(self, batch_size: int) -> int:
