@@ -104,7 +104,7 @@ def moving_average_batch_norm(x, p):
 
 
 def warm(layer: MovingAverageBatchNorm3d) -> MovingAverageBatchNorm3d:
-    layer.num_batches_tracked.fill_(2000)
+    layer.batches.fill_(2000)
     return layer
 
 

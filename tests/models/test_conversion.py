@@ -83,6 +83,16 @@ def test_parameters_move_and_the_function_is_group_norm_of_standardized_convolut
     torch.testing.assert_close(model[0](CLIPS), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_moving_average_begins_anew_where_its_buffers_do():
+    model = small_network()
+    model[0][1].num_batches_tracked.fill_(2000)
+    for num_batches in (4, 2):
+        convert(model, norm=partial(layers.MovingAverageBatchNorm3d, num_batches=num_batches))
+        assert not model[0][1].batches.any()
+        model(CLIPS)
+        assert model[0][1].batches.max() == 1
+
+
 def test_batch_renorm_for_batch_norm_keeps_the_function_of_evaluation():
     model = small_network()
     randomize(model)

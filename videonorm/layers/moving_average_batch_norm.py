@@ -49,7 +49,7 @@ class MovingAverageBatchNorm3d(Norm):
     running_square: Tensor
     squares: Tensor
     gradients: Tensor
-    num_batches_tracked: Tensor
+    batches: Tensor
 
     def __init__(
         self,
@@ -78,7 +78,9 @@ class MovingAverageBatchNorm3d(Norm):
         self.register_buffer("running_square", torch.ones(num_channels))
         self.register_buffer("squares", torch.zeros(num_batches, num_channels))
         self.register_buffer("gradients", torch.zeros(num_batches, num_channels))
-        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        # Which batch each place has the statistics of. A counter, which might come from a batch norm or from
+        # buffers of another k, would count statistics that are not there.
+        self.register_buffer("batches", torch.zeros(num_batches, dtype=torch.long))
 
     def statistics_batch(self, batch_size: int) -> int:
         """How many clips of one batch share statistics, the "normalization batch size" of the paper."""
@@ -91,7 +93,7 @@ class MovingAverageBatchNorm3d(Norm):
             rstd = torch.rsqrt(self.running_square.to(wide.dtype) + self.eps)
             return (wide * (weight * rstd).view(-1, 1, 1, 1) + bias).type_as(x)
         # Tensors and no numbers of Python: a step must not wait for a device's counter.
-        count = self.num_batches_tracked + 1
+        count = self.batches.max() + 1
         place, moves = (count % self.num_batches).view(1), count > max(self.num_batches, self.warmup - 1)
         with torch.no_grad():
             square = wide.square().mean((0, 2, 3, 4))
@@ -102,7 +104,7 @@ class MovingAverageBatchNorm3d(Norm):
             r = torch.where(count > max(self.renorm_warmup, self.warmup), r, torch.ones_like(r))
             self.squares.copy_(squares)
             self.running_square.copy_(torch.lerp(running, square, self.momentum))
-            self.num_batches_tracked.copy_(count)
+            self.batches.index_copy_(0, place, count.view(1))
         z = wide * torch.rsqrt(square + self.eps).view(-1, 1, 1, 1)
         z = _with_moving_gradient(z, self.gradients, place, moves)
         y: Tensor = z * (weight * r).view(-1, 1, 1, 1) + bias

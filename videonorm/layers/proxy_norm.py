@@ -50,6 +50,7 @@ class ProxyNorm3d(GroupNorm3d):
     activation_parameters: ClassVar[Mapping[str, float]] = {"proxy_mean": 0.0, "proxy_scale": 0.0}
     proxy_mean: Tensor
     proxy_scale: Tensor
+    quantiles: Tensor
 
     def __init__(
         self,
@@ -71,6 +72,10 @@ class ProxyNorm3d(GroupNorm3d):
         )
         self.proxy_eps = proxy_eps
         self.activation = activation
+        # Kept, for an exported program has no erfinv; not in checkpoints, as it is always the same.
+        i = torch.arange(NUM_SAMPLES, dtype=torch.float64)
+        quantiles = math.sqrt(2) * torch.erfinv((2 * i + 1) / NUM_SAMPLES - 1)
+        self.register_buffer("quantiles", quantiles.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if is_traced(x):
@@ -91,9 +96,8 @@ class ProxyNorm3d(GroupNorm3d):
             parameter.to(dtype).view(-1, 1, 1, 1, 1)
             for parameter in (self.weight, self.bias, self.proxy_mean, self.proxy_scale)
         )
-        i = torch.arange(NUM_SAMPLES, dtype=dtype, device=weight.device)
-        samples = math.sqrt(2) * torch.erfinv((2 * i + 1) / NUM_SAMPLES - 1)
-        proxy = F.relu(weight * ((1 + proxy_scale) * samples + proxy_mean) + bias)
+        samples = (1 + proxy_scale) * self.quantiles.to(dtype) + proxy_mean
+        proxy = F.relu(weight * samples + bias)
         var, mean = torch.var_mean(proxy, dim=-1, correction=0)
         return mean, var
 
