@@ -50,6 +50,30 @@ def test_only_filters_of_more_than_fifty_weights_are_centred(network):
     assert set(centred) == {True, False}  # shortcuts have 4 to 16
 
 
+def test_filters_move_as_if_centred_after_every_step():
+    """As in the source's code: SGD, momentum, weight decay."""
+    torch.manual_seed(0)
+    ours = WSCenterOnlyConv3d(6, 4, 3, min_fan_in=51).double()
+    theirs = nn.Conv3d(6, 4, 3).double()
+    theirs.load_state_dict(ours.state_dict())
+
+    def centre():
+        with torch.no_grad():
+            theirs.weight -= theirs.weight.mean((1, 2, 3, 4), keepdim=True)
+
+    centre()
+    clips = torch.randn(2, 6, 3, 4, 4, dtype=torch.float64)
+    steps = [torch.optim.SGD(of.parameters(), 0.1, momentum=0.9, weight_decay=0.01) for of in (ours, theirs)]
+    for _ in range(4):
+        for conv, optimizer in zip((ours, theirs), steps, strict=True):
+            optimizer.zero_grad()
+            conv(clips).sin().sum().backward()
+            optimizer.step()
+        centre()
+    torch.testing.assert_close(ours.effective_weight(), theirs.weight)
+    torch.testing.assert_close(ours.bias, theirs.bias)
+
+
 def test_folds_into_plain_convolutions_with_the_norm_of_the_logits_left(network):
     clips = torch.randn(4, 3, 4, 16, 16, dtype=torch.float64)
     network(clips)

@@ -126,21 +126,21 @@ class _Normalize(torch.autograd.Function):
         return batch_norm(x, shared.mean, shared.var, weight, bias, eps)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         shared: _Shared = ctx.shared
         dtype, each = statistics_dtype(x), (-1, 1, 1, 1)
         assert shared.mean is not None and shared.var is not None
         rstd = torch.rsqrt(shared.var + ctx.eps)
-        x_hat = (x.to(dtype) - shared.mean.view(each)) * rstd.view(each)
-        grad = grad_y.to(dtype)
-        sums = torch.stack([grad.sum(SITES), (grad * x_hat).sum(SITES)])
+        grad, centered = grad_y.to(dtype), x.to(dtype) - shared.mean.view(each)
+        sums = torch.stack([grad.sum(SITES), (grad * centered).sum(SITES) * rstd])
         shared.gathered = sums.double() if shared.gathered is None else shared.gathered + sums
+        scale = weight.to(dtype) * rstd
+        grad_x = grad * scale.view(each)
         if shared.sums is not None:
             of_grad, of_both = (shared.sums / shared.count).to(dtype)
-            grad = grad - of_grad.view(each) - x_hat * of_both.view(each)
-        grad_x = grad * (weight.to(dtype) * rstd).view(each)
+            grad_x.addcmul_(centered, (-scale * rstd * of_both).view(each)).sub_((scale * of_grad).view(each))
         own = [total.to(weight.dtype) for total in sums]
         return grad_x.to(x.dtype), own[1], own[0], torch.zeros_like(shared.probe), None, None  # type: ignore[arg-type]
 
@@ -299,8 +299,13 @@ class _Block:
         return probes
 
     def _run(self, index: int, x: Tensor) -> Tensor:
+        # Not torch.manual_seed, which takes note of the stack of calls for a CUDA that is not begun.
+        generators = [torch.default_generator]
+        if x.is_cuda:
+            generators.append(torch.cuda.default_generators[x.device.index])
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            torch.manual_seed(self._seeds[index])
+            for generator in generators:
+                generator.manual_seed(self._seeds[index])
             return self._function(x)
 
 
@@ -313,7 +318,7 @@ class _Known(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:
         scaled = (None if grad is None else grad * grad_value.to(grad.dtype) for grad in ctx.grads)
         return None, None, *scaled

@@ -132,8 +132,8 @@ class WSConv3d(StandardizedConv3d):
 class WSCenterOnlyConv3d(StandardizedConv3d):
     """Conv3d whose filters are centred, w - mean(w), and not scaled: one half of weight standardization.
 
-    With `min_fan_in` 51 it is the convolution of MimicNorm (Fei et al., arXiv:2010.09278, and its code).
-    SGD moves it as if the filters were made to have mean 0 after every step.
+    With `min_fan_in` 51 it is the convolution of MimicNorm (Fei et al., arXiv:2010.09278), whose code centres
+    the stored weights after every step of SGD: the filters are the same.
 
     Args:
         min_fan_in: filters of fewer weights stay as they are.

@@ -176,7 +176,7 @@ class NFResNet3d(nn.Module):
         variance = 1.0
         for stage in self.stages:
             for index, each in enumerate(stage.children()):
-                each.beta = variance**-0.5  # type: ignore[assignment]
+                each.beta = variance**-0.5
                 variance = (1.0 if index == 0 else variance) + alpha**2
         self.activation = activation
         self.dropout = nn.Dropout(dropout)

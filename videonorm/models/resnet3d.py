@@ -167,8 +167,8 @@ class ResNet3d(nn.Module):
         zero_init_residual: every block starts as its shortcut, because the gamma of its last norm starts at
             0, whichever norm that is.
         norm_placement: "last_only" has a single norm, after the last block (Bjorck et al., arXiv:1806.02375),
-            and biases in all convolutions; "logits" a single norm too, without learnt gamma and beta, of the
-            logits (MimicNorm, arXiv:2010.09278).
+            and biases in all convolutions; "logits" a single norm too, of the logits without gamma and
+            beta to learn (MimicNorm, arXiv:2010.09278, whose code has a learnt scale in each branch besides).
         recompute_norms: keep fewer bytes for backward, at the price of making them again there: see
             `videonorm.layers.recompute_norms`. A graph of torch.fx has not got it: call that in the context.
 
