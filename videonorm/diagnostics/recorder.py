@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from videonorm.data.batches import train_clips
@@ -19,6 +18,7 @@ from videonorm.step_table import StepTable
 
 Row = Mapping[str, float | int | str]
 Batch = tuple[Tensor, Tensor]
+PROBE = "probe"  # in a checkpoint
 
 
 @runtime_checkable
@@ -92,14 +92,14 @@ class Recorder(Callback, ABC):
         assert isinstance(network, nn.Module)
         self.require(network)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != TrainerFn.FITTING:
-            return
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder, resumes = Path(trainer.default_root_dir), trainer.ckpt_path is not None
         self._tables = {
             name: StepTable(folder / f"{name}.csv", ["step", *columns], resumes)
             for name, columns in self.tables.items()
         }
+        for table in self._tables.values():
+            table.drop_from(trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -125,11 +125,6 @@ class Recorder(Callback, ABC):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         with contextlib.suppress(OSError):  # a full disk, maybe: that is what is to be reported
             self._save(trainer)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._save(trainer)
 
     # How
 
@@ -165,13 +160,18 @@ class Recorder(Callback, ABC):
     def _writes(trainer: Trainer) -> bool:
         return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
-    # The checkpoint
+    # The checkpoint: not by state_dict, with which each recorder would keep a probe of its own
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"probe": self.probe}
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[PROBE] = max(checkpoint.get(PROBE, []), self.probe, key=len)
+        self._save(trainer)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.probe = [(clips, labels) for clips, labels in state_dict["probe"]]
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.probe = list(checkpoint.get(PROBE, []))
 
 
 def _clocks(trainer: Trainer) -> list[Clock]:
