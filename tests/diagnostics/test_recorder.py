@@ -163,6 +163,17 @@ def test_blocks_are_known_by_their_role(make, expected):
     assert len(found) == expected if isinstance(expected, int) else found == expected
 
 
+@pytest.mark.slow
+def test_the_blocks_of_pytorchvideo(tmp_path):
+    """In both pathways of SlowFast, too; the import takes seconds."""
+    with torch.device("meta"):
+        assert list(blocks(models.from_pytorchvideo("slow_r50")))[:2] == [
+            "blocks.1.res_blocks.0",
+            "blocks.1.res_blocks.1",
+        ]
+        assert len(blocks(models.from_pytorchvideo("slowfast_r50"))) == 2 * 16
+
+
 RECIPE = """
 seed_everything: 0
 model:
