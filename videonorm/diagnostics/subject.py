@@ -35,7 +35,8 @@ class Subject:
         """That of training on the probe: mean over the clips, each time with the same dropout.
 
         Args:
-            mixed_precision: in the precision of training, but for fp16, whose gradients have to be scaled.
+            mixed_precision: in the precision of training, but for fp16, whose gradients would have to be
+                scaled. Otherwise in that of the weights.
         """
         torch.manual_seed(0)
         with self.precision() if mixed_precision else nullcontext():
