@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.diagnostics.recorder import Recorder, Row
-from videonorm.diagnostics.subject import Subject
+from videonorm.diagnostics.subject import Subject, wide
 from videonorm.errors import UserError
 from videonorm.layers import Norm, norm_layers
 
@@ -108,7 +108,8 @@ def _look(norm: nn.Module, x: Tensor, y: Tensor) -> _OfNorm:
         finally:
             norm.activation = activation
     over = (0, *range(2, z.dim()))
-    variance, mean = torch.var_mean(z.double(), dim=over, correction=0)
+    of_channels = torch.var_mean(wide(z), dim=over, correction=0)
+    variance, mean = (of.double() for of in of_channels)
     scale = variance.sqrt()
     affine = [
         parameter

@@ -49,6 +49,11 @@ class Subject:
         return nullcontext() if getattr(plugin, "scaler", None) else plugin.forward_context()
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """In fp32 where it is less, for what is summed up."""
+    return tensor if tensor.dtype is torch.float64 else tensor.float()
+
+
 def norm_of(tensors: Sequence[Tensor]) -> float:
     """The Euclidean norm of all of their values."""
     norms = [torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64) for tensor in tensors]
