@@ -17,8 +17,7 @@ class StepTable:
     Args:
         path: the file. It is there once there are rows, and holds all of them after ``save``.
         columns: those that come first, in this order. Others that rows have follow by name.
-        resume: keep the rows that are there, but for those of the first new row's step and later: these come
-            from steps that are now run again.
+        resume: keep the rows that are there; see ``drop_from``.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], resume: bool = False) -> None:
@@ -31,9 +30,11 @@ class StepTable:
             with open(path, newline="") as file:
                 self._kept = list(csv.DictReader(file))
 
+    def drop_from(self, step: int) -> None:
+        """Leave out the rows of an earlier session from this step on, which comes once more."""
+        self._kept = [row for row in self._kept if int(row["step"]) < step]
+
     def add(self, row: Mapping[str, Any]) -> None:
-        if not self.rows:
-            self._kept = [kept for kept in self._kept if int(kept["step"]) < row["step"]]
         self.rows.append(dict(row))
 
     def save_now_and_then(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from videonorm.diagnostics.blocks import blocks
 from videonorm.diagnostics.recorder import Recorder, Row
-from videonorm.diagnostics.subject import Subject
+from videonorm.diagnostics.subject import Subject, wide
 from videonorm.errors import UserError
 
 OF_VALUES = ("mean", "mean_abs", "variance", "largest", "zero_channels")
@@ -90,7 +90,7 @@ class Activations(Recorder):
 
 
 def _of_values(y: Tensor) -> Tensor:
-    y = _wide(y)
+    y = wide(y)
     variance, mean = torch.var_mean(y, correction=0)
     magnitude = y.abs()
     of_channels = magnitude.amax(dim=[0, *range(2, y.dim())])
@@ -99,13 +99,9 @@ def _of_values(y: Tensor) -> Tensor:
 
 
 def _of_gradient(gradient: Tensor) -> Tensor:
-    gradient = _wide(gradient)
+    gradient = wide(gradient)
     magnitude = gradient.abs()
     return torch.stack([magnitude.mean(), gradient.var(correction=0), magnitude.max()])
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype is torch.float64 else tensor.float()
 
 
 def log_slope(magnitudes: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from videonorm.diagnostics.recorder import Recorder, Row
-from videonorm.diagnostics.subject import Subject
+from videonorm.diagnostics.subject import Subject, wide
 from videonorm.errors import UserError
 from videonorm.layers import estimated_batch_norms, precise_statistics
 from videonorm.layers.effective_sizes import effective_sizes
@@ -122,8 +122,8 @@ class BatchStatistics(Recorder):
 
 def of_clips(x: Tensor) -> ClipMoments:
     """Of a batch (B, C, ...)."""
-    var, mean = torch.var_mean(x.double().flatten(2), dim=2, correction=0)
-    return ClipMoments(mean, var, x[0, 0].numel())
+    var, mean = torch.var_mean(wide(x).flatten(2), dim=2, correction=0)
+    return ClipMoments(mean.double(), var.double(), x[0, 0].numel())
 
 
 def distance(statistics: Statistics, others: Statistics, eps: float) -> float:

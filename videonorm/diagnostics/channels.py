@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.diagnostics.recorder import Recorder, Row
-from videonorm.diagnostics.subject import Subject
+from videonorm.diagnostics.subject import Subject, wide
 from videonorm.errors import UserError
 from videonorm.layers import Norm, norm_layers
 
@@ -29,16 +29,16 @@ class Channels(Recorder):
 
     - ``spread_of_means`` = std over c of m_c / root of the mean over c of s_c^2
     - ``spread_of_scales`` = std over c of s_c / mean over c of s_c
-    - ``dead``: the share of the channels in which the output of the layer, with its residual, is above 0 at no
-      place of any clip: a ReLU, the layer's own or one behind it, passes nothing on
+    - ``dead``: the share of the channels in which the output of the layer, with its residual, is above 0 at
+      no place of any clip: a ReLU, the layer's own or one behind it, passes nothing on
     - ``grad_of_dead``, ``grad_of_alive``: root of the mean, over those channels, of the squared norm of the
       gradient of the loss by the channel's own affine parameters; nan where there are no such channels, or
       no such parameters that are trained
 
     Standard deviations over channels are biased. The spreads do not depend on the scale of the activations;
-    they are 0 behind a batch norm whose gamma and beta are as initialized, and nan behind one whose gamma is
-    0. They are this project's definition of how far channels are from alike, after the statistical difference
-    of Qiao et al., arXiv:1903.10520, which was not found as a formula.
+    they are 0 behind a batch norm whose gamma and beta are as initialized, and not finite behind one whose
+    gamma is 0. They are this project's definition of how far channels are from alike, after the statistical
+    difference of Qiao et al., arXiv:1903.10520, which was not found as a formula.
 
     Cost: a forward, in which each norm is computed twice, and a backward.
 
@@ -108,7 +108,8 @@ def _look(norm: nn.Module, x: Tensor, y: Tensor) -> _OfNorm:
         finally:
             norm.activation = activation
     over = (0, *range(2, z.dim()))
-    variance, mean = torch.var_mean(z.double(), dim=over, correction=0)
+    of_channels = torch.var_mean(wide(z), dim=over, correction=0)
+    variance, mean = (of.double() for of in of_channels)
     scale = variance.sqrt()
     affine = [
         parameter

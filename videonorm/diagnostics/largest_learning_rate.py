@@ -56,11 +56,8 @@ class LargestLearningRate(Recorder):
             raise UserError(f"limit ({limit:g}) must be above 1, and finite")
         self.steps, self.limit = steps, limit
 
-    def is_due(self, step: int) -> bool:
-        return step == 0
-
-    def is_due_at_end(self, step: int) -> bool:
-        return False
+    def is_due(self, step: int, ended: bool) -> bool:
+        return step == 0 and not ended
 
     def measure(self, subject: Subject) -> Mapping[str, Sequence[Row]]:
         below, above = -1, len(self.grid)  # stable, and not

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from videonorm.data.batches import train_clips
@@ -19,6 +18,7 @@ from videonorm.step_table import StepTable
 
 Row = Mapping[str, float | int | str]
 Batch = tuple[Tensor, Tensor]
+PROBE = "probe"  # in a checkpoint
 
 
 @runtime_checkable
@@ -35,7 +35,8 @@ class Recorder(Callback, ABC):
     It is due before the first update (step 0), before every update behind ``every_n_steps`` others, and at
     the end of training. What it looks at is the *probe*: the first batch that this device trains on, as
     augmented there; of several devices, that of the first. It stays the same for the whole run, in each
-    checkpoint too, which becomes so much larger; once for all recorders. In memory it is kept on the CPU.
+    checkpoint too, which becomes so much larger; once for all recorders. In memory it is kept on the CPU. It
+    passes the network in the precision of training, but for fp16, in fp32.
 
     Training does not notice: weights, gradients, running statistics, optimizer, random numbers and modes are
     as they would be without, to the bit, and the clock of training stands still.
@@ -69,8 +70,9 @@ class Recorder(Callback, ABC):
     def require(self, network: nn.Module) -> None:
         """Raise UserError for a network that this recorder finds nothing in; before anything is trained."""
 
-    def is_due(self, step: int) -> bool:
-        return step % self.every_n_steps == 0
+    def is_due(self, step: int, ended: bool) -> bool:
+        """Behind so many updates, which may be all of the training."""
+        return ended or step % self.every_n_steps == 0
 
     def has_enough(self) -> bool:
         """Whether the probe is complete."""
@@ -93,45 +95,42 @@ class Recorder(Callback, ABC):
         self.require(network)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != TrainerFn.FITTING:
-            return
+        self.probe, self._recorded = [], None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder, resumes = Path(trainer.default_root_dir), trainer.ckpt_path is not None
         self._tables = {
             name: StepTable(folder / f"{name}.csv", ["step", *columns], resumes)
             for name, columns in self.tables.items()
         }
+        for table in self._tables.values():
+            table.drop_from(trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
         if not self.has_enough():
             self._keep(trainer, batch)
-        if step != self._recorded and self.has_enough() and self.is_due(step):
+        if self._is_to_record(trainer, ended=False):
             with _standing(trainer):
                 self._record(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
-        if step != self._recorded and self.has_enough() and self.is_due_at_end(step):
+        if self._is_to_record(trainer, ended=True):
             for clock in _clocks(trainer):
                 clock.stop()
             self._record(trainer, pl_module)
         self._save(trainer)
 
-    def is_due_at_end(self, step: int) -> bool:
-        return True
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         with contextlib.suppress(OSError):  # a full disk, maybe: that is what is to be reported
             self._save(trainer)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._save(trainer)
-
     # How
+
+    def _is_to_record(self, trainer: Trainer, ended: bool) -> bool:
+        step = trainer.global_step
+        return step != self._recorded and self.has_enough() and self.is_due(step, ended)
 
     def _keep(self, trainer: Trainer, batch: Any) -> None:
         """Enter a batch into the probe; the same tensors as in that of another recorder."""
@@ -165,13 +164,18 @@ class Recorder(Callback, ABC):
     def _writes(trainer: Trainer) -> bool:
         return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
-    # The checkpoint
+    # The checkpoint: not by state_dict, with which each recorder would keep a probe of its own
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"probe": self.probe}
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[PROBE] = max(checkpoint.get(PROBE, []), self.probe, key=len)
+        self._save(trainer)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.probe = [(clips, labels) for clips, labels in state_dict["probe"]]
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.probe = list(checkpoint.get(PROBE, []))
 
 
 def _clocks(trainer: Trainer) -> list[Clock]:

@@ -35,7 +35,8 @@ class Subject:
         """That of training on the probe: mean over the clips, each time with the same dropout.
 
         Args:
-            mixed_precision: in the precision of training, but for fp16, whose gradients have to be scaled.
+            mixed_precision: in the precision of training, but for fp16, whose gradients would have to be
+                scaled. Otherwise in that of the weights.
         """
         torch.manual_seed(0)
         with self.precision() if mixed_precision else nullcontext():
@@ -46,6 +47,11 @@ class Subject:
     def precision(self) -> AbstractContextManager[Any]:
         plugin = self.trainer.precision_plugin
         return nullcontext() if getattr(plugin, "scaler", None) else plugin.forward_context()
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In fp32 where it is less, for what is summed up."""
+    return tensor if tensor.dtype is torch.float64 else tensor.float()
 
 
 def norm_of(tensors: Sequence[Tensor]) -> float:

@@ -122,6 +122,8 @@ class MetricsTable(Logger):
         if rows and rows[-1]["step"] == step:
             rows[-1].update(metrics)
         else:
+            if not rows:
+                self.table.drop_from(step)
             self.table.add({"step": step, **metrics})
         self.table.save_now_and_then()
 
