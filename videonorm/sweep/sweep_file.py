@@ -267,8 +267,10 @@ def sweep_of(values: Mapping[str, Any], where: str) -> SweepFile:
                 parts[key] = replace(parts[key], options=part["options"])
             if kind is Pretrain:
                 parts[key] = replace(parts[key], overrides=part.get("overrides", {}))
-    sweep = typed(SweepFile, values, where)
     # As they are written: jsonargparse makes objects of class paths in them, and 7 of the text "007".
+    overrides = values.get("overrides")
+    names = {"overrides": dict.fromkeys(overrides)} if isinstance(overrides, dict) else {}
+    sweep = typed(SweepFile, {**values, **names}, where)
     return replace(sweep, overrides=values.get("overrides", {}), axes=values.get("axes", {}), **parts)
 
 
