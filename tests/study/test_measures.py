@@ -41,6 +41,13 @@ def test_a_column_of_a_table_at_a_step(number):
     assert number(**slope, step=3) is None and number(table="other", column="slope") is None
 
 
+def test_logarithms(number):
+    slope = {"table": "depths", "column": "slope", "step": "first", "log10": True}
+    assert number(**slope, over="max") == (pytest.approx(0.90309), False)
+    assert number(column="val_loss", log10=True) == (pytest.approx(-0.30103), False)
+    assert number(column="val_top1", log10=True, top1=0.0) is None
+
+
 def test_what_a_run_recorded_before_it_failed_counts(number):
     slope = {"table": "depths", "column": "slope"}
     assert number(**slope, step="first", **DIVERGED) == (4.0, False)

@@ -44,6 +44,7 @@ def test_recorders_are_callbacks_of_every_run_and_of_nothing_before(study_file, 
 def test_measures_in_words():
     assert Measure("val_top1").in_words == "val_top1"
     assert Measure("slope", "depths").in_words == "depths.slope"
+    assert Measure("slope", "depths", log10=True).in_words == "log10 of depths.slope"
     assert Measure(largest="lr").in_words == "largest lr"
     assert Measure("train/loss", time_to=0.5).in_words == "steps to train/loss 0.5"
 
@@ -76,6 +77,11 @@ def test_measures_in_words():
         ),
         ([{"along": "batch_size"}], r"along \(batch_size\) must be left out: difference is along no axis"),
         ([{"statistic": "log_rank"}], r"statistic \(log_rank\) must be log_rank for a time_to, and for noth"),
+        ([{"measure": {"largest": "lr", "log10": True}}], "must give log10 of a column alone"),
+        (
+            [{"measure": {"column": "val_loss", "log10": True}, "statistic": "ratio"}],
+            "measure must be without log10 for a ratio",
+        ),
         ([], r"claims \(\[\]\) must be a list with at least one claim"),
     ],
     ids=str,

@@ -72,7 +72,7 @@ def evidence(
     if largest:
         effect: Effect | None = _between_steps(claim, grid, largest, weights, of_place, seeds, measured)
         return Evidence(runs, count, effect)
-    if claim.measure.column == TOP1 and not claim.measure.table and claim.statistic != "ratio":
+    if claim.measure.is_row and claim.measure.column == TOP1 and claim.statistic != "ratio":
         effect = _of_videos(weights, of_place, seeds, scores)
         lacks = "" if effect else "the scores of all runs on single videos (scores.npz)"
         return Evidence(runs, count, effect, lacks)

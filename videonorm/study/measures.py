@@ -62,6 +62,8 @@ def of_run(of: Measure, run: Path, result: Result) -> tuple[float, bool] | None:
         return _time_to(of.column, of.time_to, of.side, run, result)
     of_row = getattr(result, of.column, None) if result.done else None
     value = _of_table(of, run, result) if of.table else of_row
+    if of.log10:
+        value = math.log10(value) if value is not None and value > 0 else None
     return (float(value), False) if value is not None and math.isfinite(value) else None
 
 

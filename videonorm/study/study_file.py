@@ -39,6 +39,7 @@ class Measure:
         time_to: the value that the column is to reach. Measured are the steps until a logged one has; a run
             that never does, or diverges before, is censored at its budget.
         side: of that value on which it is reached.
+        log10: take the logarithm of the number: what is to within a margin is then a ratio.
     """
 
     column: str | None = None
@@ -49,6 +50,7 @@ class Measure:
     largest: str | None = None
     time_to: float | None = None
     side: Literal["below", "above"] = "below"
+    log10: bool = False
 
     def __post_init__(self) -> None:
         if (self.column is None) == (self.largest is None):
@@ -57,6 +59,8 @@ class Measure:
             raise UserError("it must give time_to without table: the column is one of metrics.csv")
         if self.largest and (self.table or self.time_to is not None):
             raise UserError("it must give largest alone")
+        if self.log10 and (self.largest or self.time_to is not None):
+            raise UserError("it must give log10 of a column alone; of the others there is a ratio")
         if self.where and not self.table:
             raise UserError("it must give table beside where, whose rows it chooses")
 
@@ -67,7 +71,13 @@ class Measure:
             return f"largest {self.largest}"
         if self.time_to is not None:
             return f"steps to {self.column} {self.time_to:g}"
-        return f"{self.table}.{self.column}" if self.table else str(self.column)
+        name = f"{self.table}.{self.column}" if self.table else str(self.column)
+        return f"log10 of {name}" if self.log10 else name
+
+    @property
+    def is_row(self) -> bool:
+        """Whether it is what results.csv says of a run, as it stands there."""
+        return not (self.table or self.largest or self.log10 or self.time_to is not None)
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,8 @@ class Claim:
             raise UserError("against must be left out of a slope; that of a difference is an interaction")
         if kind in ("interaction", "log_rank", "non_inferiority") and self.against is None:
             raise UserError(f"against must be given: {kind} compares two cells")
+        if kind == "ratio" and self.measure.log10:
+            raise UserError("measure must be without log10 for a ratio, which is of logarithms already")
         if (kind == "log_rank") != (self.measure.time_to is not None):
             raise UserError(f"statistic ({kind}) must be log_rank for a time_to, and for nothing else")
 
