@@ -7,18 +7,17 @@ arXiv:2102.06171, section 4, and its code (google-deepmind, nfnets).
 from collections.abc import Iterable
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from videonorm.errors import UserError
 from videonorm.training.callbacks import parts
-from videonorm.training.unfit_callbacks import CheckedCallback
 
 SMALLEST_GRADIENT = 1e-6
 
 
-class AdaptiveGradientClipping(CheckedCallback):
+class AdaptiveGradientClipping(Callback):
     """Clips gradients unit by unit before an optimizer step, all but those of the layer that classifies.
 
     The gradient g of the weights w of an output unit (a filter of a convolution, a row of a linear layer, or
@@ -42,6 +41,7 @@ class AdaptiveGradientClipping(CheckedCallback):
         self._clipped: list[nn.Parameter] = []
 
     def check(self, trainer: Trainer) -> None:
+        """See ``videonorm.training.unfit_callbacks.CheckedCallback``."""
         classifier, _ = parts(trainer)
         name = "trainer.callbacks (AdaptiveGradientClipping)"
         others = trainer.callbacks  # type: ignore[attr-defined]
