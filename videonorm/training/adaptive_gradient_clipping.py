@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,6 +17,7 @@ from videonorm.training.callbacks import parts
 from videonorm.training.unfit_callbacks import CheckedCallback
 
 SMALLEST_GRADIENT = 1e-6
+SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 class AdaptiveGradientClipping(CheckedCallback):
@@ -42,8 +44,11 @@ class AdaptiveGradientClipping(CheckedCallback):
         self._clipped: list[nn.Parameter] = []
 
     def check(self, trainer: Trainer) -> None:
-        classifier, _ = parts(trainer)
         name = "trainer.callbacks (AdaptiveGradientClipping)"
+        if isinstance(trainer.strategy, SHARDING):
+            strategy = type(trainer.strategy).__name__
+            raise UserError(f"{name} must be left out with {strategy}: filters are in parts there")
+        classifier, _ = parts(trainer)
         others = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(other, AdaptiveGradientClipping) for other in others) > 1:
             raise UserError(f"{name} must be there once")
