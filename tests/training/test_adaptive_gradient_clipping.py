@@ -1,10 +1,12 @@
 """Gradients are clipped unit by unit as timm clips them, and the classifying layer's are not."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -109,4 +111,7 @@ def test_what_it_does_not_fit_is_refused_before_training(tmp_path):
     frozen = ["stem", "stages"]
     with pytest.raises(UserError, match=r"must be left out where only the layer that classifies is trained"):
         fit(tmp_path, AdaptiveGradientClipping(), freeze=frozen)
+    sharding = SimpleNamespace(strategy=object.__new__(FSDPStrategy))
+    with pytest.raises(UserError, match=r"AdaptiveGradientClipping\) must be left out with FSDPStrategy"):
+        AdaptiveGradientClipping().check(sharding)
     assert not list(tmp_path.iterdir())

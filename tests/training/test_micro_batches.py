@@ -86,4 +86,6 @@ def test_what_cannot_be_shared_is_refused(beside, options, message):
 def test_a_training_that_cannot_share_writes_nothing(tmp_path):
     with pytest.raises(UserError, match=r"batch_size \(1\) must give AccumulatedBatchNorm3d at least 2"):
         fit(tmp_path, AccumulatedBatchNorm3d, 1, 1)
+    with pytest.raises(UserError, match=r"\(7\) must leave the last step .* 8 batches at least 2 clips"):
+        fit(tmp_path, AccumulatedBatchNorm3d, 1, 7)
     assert not list(tmp_path.iterdir())

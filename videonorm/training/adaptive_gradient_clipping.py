@@ -7,7 +7,12 @@ arXiv:2102.06171, section 4, and its code (google-deepmind, nfnets).
 from collections.abc import Iterable
 
 import torch
+<<<<<<< HEAD
 from lightning.pytorch import Callback, LightningModule, Trainer
+=======
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+>>>>>>> room-arms2
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,6 +20,7 @@ from videonorm.errors import UserError
 from videonorm.training.callbacks import parts
 
 SMALLEST_GRADIENT = 1e-6
+SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 class AdaptiveGradientClipping(Callback):
@@ -41,9 +47,16 @@ class AdaptiveGradientClipping(Callback):
         self._clipped: list[nn.Parameter] = []
 
     def check(self, trainer: Trainer) -> None:
+<<<<<<< HEAD
         """See ``videonorm.training.unfit_callbacks.CheckedCallback``."""
         classifier, _ = parts(trainer)
+=======
+>>>>>>> room-arms2
         name = "trainer.callbacks (AdaptiveGradientClipping)"
+        if isinstance(trainer.strategy, SHARDING):
+            strategy = type(trainer.strategy).__name__
+            raise UserError(f"{name} must be left out with {strategy}: filters are in parts there")
+        classifier, _ = parts(trainer)
         others = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(other, AdaptiveGradientClipping) for other in others) > 1:
             raise UserError(f"{name} must be there once")

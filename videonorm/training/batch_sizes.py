@@ -26,7 +26,8 @@ def clips_sharing_statistics(
     """Clips over which the model's norms pool their statistics in training; the fewest, if they differ.
 
     Ours say it themselves (``statistics_batch``, ``min_clips``), torch's are known. Those in ``frozen`` parts
-    pool none. None where no clip sees another, or the batch size is not known.
+    pool none, an AccumulatedBatchNorm3d those of ``accumulate`` batches. None where no clip sees another, or
+    the batch size is not known.
 
     Raises:
         UserError: a layer cannot be trained with so few clips, or cannot split them.

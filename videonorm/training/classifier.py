@@ -20,7 +20,7 @@ from videonorm.evaluation.scores import VideoScores
 from videonorm.evaluation.start import Start, load_start
 from videonorm.training.batch_sizes import BatchSizes, check_accumulation
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
-from videonorm.training.micro_batches import MicroBatches, check_micro_batches
+from videonorm.training.micro_batches import MicroBatches, check_last_step, check_micro_batches
 from videonorm.training.network_parts import freeze as freeze_parts
 from videonorm.training.network_parts import parameter_groups
 from videonorm.training.resume import settle_progress
@@ -263,6 +263,7 @@ class VideoClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         check_accumulation(self.trainer.accumulate_grad_batches, self.trainer.num_training_batches)
+        check_last_step(self.backbone, self.trainer, self.batch_sizes.batch_size)
         rehearses = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if self.total_steps is not None and self.time_budget is None and not rehearses:
             check_averages(self.trainer.callbacks, self.total_steps)  # type: ignore[attr-defined]

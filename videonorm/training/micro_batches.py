@@ -63,3 +63,21 @@ def check_micro_batches(network: nn.Module, trainer: Trainer) -> None:
             f"trainer.precision ({trainer.precision}) must be another, such as bf16-mixed, for "
             "AccumulatedBatchNorm3d, whose gradients are there before they could be scaled"
         )
+
+
+def check_last_step(network: nn.Module, trainer: Trainer, batch_size: int | None) -> None:
+    """Raise UserError if the last step of an epoch has too few clips to take statistics of.
+
+    It is made of the batches that are left.
+    """
+    if batch_size is None or not shares_statistics(network, trainer):
+        return
+    steps, left = divmod(trainer.num_training_batches, trainer.accumulate_grad_batches)
+    fewest = max(norm.min_clips for norm in accumulated_batch_norms(network))
+    is_made = trainer.max_steps == -1 or trainer.max_steps > steps
+    if left and is_made and left * batch_size < fewest:
+        raise UserError(
+            f"trainer.accumulate_grad_batches ({trainer.accumulate_grad_batches}) must leave the last step "
+            f"of an epoch of {trainer.num_training_batches} batches at least {fewest} clips, not "
+            f"{left * batch_size:g}, for AccumulatedBatchNorm3d"
+        )
