@@ -13,6 +13,9 @@ from videonorm.study.verdicts import read_verdicts
 from videonorm.sweep import run
 
 FIT = """
+if (folder.parent / "stop").exists():
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(10)
 if folder.parent.name == "fails":
     record(status="failed", error="no luck")
     sys.exit(1)
@@ -65,6 +68,16 @@ def test_a_study_that_fails_does_not_stop_the_others(studies, tmp_path, capsys):
         main(["run", "all", "--seeds", "3", "--output", "runs/study/works/results.csv"])
     printed = capsys.readouterr().out
     assert "works has ended early: " in printed and "results.csv/works: Not a directory" in printed
+
+
+def test_a_signal_ends_all_of_them(studies, tmp_path, capsys):
+    folder = tmp_path / "runs" / "study"
+    (folder / "fails").mkdir(parents=True)
+    (folder / "fails" / "stop").touch()
+    with pytest.raises(SystemExit) as end:
+        main(["run", "all", "--jobs", "1"])
+    assert end.value.code == 143 and not (folder / "works").exists()
+    assert "stopped by SIGTERM: 0 of 6 runs are done; the same command goes on" in capsys.readouterr().out
 
 
 def test_all_are_checked_before_any_is_run(studies, tmp_path):
