@@ -25,7 +25,6 @@ NORMS = {
     "filter_response": layers.FilterResponseNorm3d,
     "proxy": partial(layers.ProxyNorm3d, num_groups=2),
     "tanh": layers.DynamicTanh3d,
-    "erf": layers.DynamicErf3d,
     "evo": partial(layers.EvoNormS0, num_groups=2),
     "none": layers.NoNorm,
 }
