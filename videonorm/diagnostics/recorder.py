@@ -124,7 +124,7 @@ class Recorder(Callback, ABC):
         if not self.has_enough() and self._writes(trainer):
             clips = sum(len(clips) for clips, _ in self.probe)
             warnings.warn(
-                f"{type(self).__name__} has no table: training ended with {clips} clips, before it had enough",
+                f"{type(self).__name__} has no table: training ended with {clips} clips, which are too few",
                 stacklevel=2,
             )
         self._save(trainer)
