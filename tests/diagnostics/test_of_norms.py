@@ -74,6 +74,12 @@ def test_the_spread_of_channels_has_no_scale(tmp_path):
     assert all(map(math.isnan, found[2]))
 
 
+def test_a_training_of_too_few_clips_is_told(tmp_path):
+    with pytest.warns(UserWarning, match="BatchStatistics has no table: training ended with 8 clips"):
+        train(tmp_path, [BatchStatistics()], network=TwoLayers(BatchNorm3d))
+    assert not list(tmp_path.glob("*.csv"))
+
+
 def moments(x):
     """Of x (B, C, P) in all: mean and unbiased variance."""
     return x.mean(axis=(0, 2)), x.var(axis=(0, 2)) * x[:, 0].size / (x[:, 0].size - 1)

@@ -147,6 +147,11 @@ def test_what_cannot_be_looked_at_leaves_nothing_behind(tmp_path, network, recor
     assert not (tmp_path / "run").exists()
 
 
+def test_steps_along_the_gradient_are_not_rounded_away(tmp_path):
+    with pytest.raises(UserError, match=r"precision \(bf16-true\) must leave weights in fp32"):
+        train(tmp_path, [LossLandscape()], precision="bf16-true")
+
+
 @pytest.mark.parametrize(
     "make, expected",
     [

@@ -60,7 +60,7 @@ class LossLandscape(Recorder):
 
     def check(self, trainer: Trainer) -> None:
         super().check(trainer)
-        if trainer.precision in ("16-true", "bf16-true", "transformer-engine-float16"):
+        if trainer.precision in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
             raise UserError(
                 f"trainer.precision ({trainer.precision}) must leave weights in fp32 for trainer.callbacks "
                 "(LossLandscape)"

@@ -1,6 +1,7 @@
 """What all recorders have in common: when they are due, what they look at, and where it is written."""
 
 import contextlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,6 +121,12 @@ class Recorder(Callback, ABC):
             for clock in _clocks(trainer):
                 clock.stop()
             self._record(trainer, pl_module)
+        if not self.has_enough() and self._writes(trainer):
+            clips = sum(len(clips) for clips, _ in self.probe)
+            warnings.warn(
+                f"{type(self).__name__} has no table: training ended with {clips} clips, which are too few",
+                stacklevel=2,
+            )
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
