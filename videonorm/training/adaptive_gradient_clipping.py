@@ -7,12 +7,8 @@ arXiv:2102.06171, section 4, and its code (google-deepmind, nfnets).
 from collections.abc import Iterable
 
 import torch
-<<<<<<< HEAD
 from lightning.pytorch import Callback, LightningModule, Trainer
-=======
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
->>>>>>> room-arms2
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -47,11 +43,7 @@ class AdaptiveGradientClipping(Callback):
         self._clipped: list[nn.Parameter] = []
 
     def check(self, trainer: Trainer) -> None:
-<<<<<<< HEAD
         """See ``videonorm.training.unfit_callbacks.CheckedCallback``."""
-        classifier, _ = parts(trainer)
-=======
->>>>>>> room-arms2
         name = "trainer.callbacks (AdaptiveGradientClipping)"
         if isinstance(trainer.strategy, SHARDING):
             strategy = type(trainer.strategy).__name__
