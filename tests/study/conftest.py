@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from sweep.conftest import little_garbage, result, stand_in, sweep_file  # noqa: F401
+
+from videonorm.study.study_file import Claim, Measure, StudyFile, read_study
 
 STUDY: dict[str, Any] = {
     "name": "tiny",
@@ -49,6 +52,30 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setitem(sys.modules, "recorders_of_a_test", SimpleNamespace(Recorder=Recorder))
     return {"class_path": "recorders_of_a_test.Recorder", "init_args": {"every_n_steps": 5}}
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> StudyFile:
+    """The study of one claim, read once: to parse one for every claim takes long."""
+    folder = tmp_path_factory.mktemp("plain")
+    for name in ("recipe", "bn", "gn_ws"):
+        (folder / f"{name}.yaml").write_text("data: {frame_stride: 2}\n")
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "claims": [CLAIM]}))
+    return read_study(folder / "study.yaml")
+
+
+@pytest.fixture
+def claimed(plain: StudyFile) -> Callable[..., StudyFile]:
+    """Makes a study of one claim that differs from CLAIM; keys of the sweep may differ too."""
+
+    def make(claim: dict[str, Any], seeds: int = 3, recorders: Any = (), **sweep: Any) -> StudyFile:
+        given = {key: of for key, of in {**CLAIM, **claim}.items() if of is not None}
+        measure = {"column": given["measure"]} if isinstance(given["measure"], str) else given["measure"]
+        of_claim = Claim(**{**given, "measure": Measure(**measure)})
+        changed = replace(plain.sweep, **{"seeds": list(range(seeds)), **sweep})
+        return replace(plain, sweep=changed, claims=(of_claim,), recorders=tuple(recorders))
+
+    return make
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ LR = "model.optimizer.init_args.lr"
 
 
 @pytest.fixture
-def checked(study_file, recorder):
+def checked(claimed, recorder):
     def run(claim, seeds=4, recorders=(), **sweep):
-        path = study_file([claim], sweep, recorders=[recorder, *recorders])
-        study = read_study(path, num_seeds=seeds)
+        study = claimed(claim, seeds, [recorder, *recorders], **sweep)
         check(study, study_plan(study))
 
     return run

@@ -1,17 +1,15 @@
 """Verdicts on made-up results: each statistic decides by its interval, and says what it lacks."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
-from study.conftest import CLAIM
 
 from videonorm.study.claims import verdict
 from videonorm.study.contrasts import Grid
 from videonorm.study.measures import measure
-from videonorm.study.study_file import Claim, Measure, read_study, study_plan
+from videonorm.study.study_file import study_plan
 from videonorm.sweep.records import planned
 from videonorm.sweep.scores import RunScores, Scores, Views
 
@@ -20,17 +18,11 @@ NO_SCORES = Scores(np.array([], np.str_), np.array([], np.int64), {})
 
 
 @pytest.fixture
-def decided(study_file, result, tmp_path):
+def decided(claimed, result, tmp_path):
     """The verdict on one claim, of runs that ``make`` gives values to, or an error."""
 
-    plain = read_study(study_file())  # once: to parse it again for every claim takes long
-
     def run(claim, make, seeds=3, scores=None, axes=None, **sweep):
-        given = {key: of for key, of in {**CLAIM, **claim}.items() if of is not None}
-        measure_of = {"column": given["measure"]} if isinstance(given["measure"], str) else given["measure"]
-        of_claim = Claim(**{**given, "measure": Measure(**measure_of)})
-        changed = replace(plain.sweep, seeds=list(range(seeds)), axes=axes or {}, **sweep)
-        study = replace(plain, sweep=changed, claims=(of_claim,))
+        study = claimed(claim, seeds, axes=axes or {}, **sweep)
         plan = study_plan(study)
         rows = []
         for of in plan.runs:

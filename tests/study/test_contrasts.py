@@ -4,18 +4,18 @@ import pytest
 
 from videonorm.errors import UserError
 from videonorm.study.contrasts import Grid, contrast
-from videonorm.study.study_file import read_study, study_plan
+from videonorm.study.study_file import study_plan
 from videonorm.sweep.records import planned
 
 LR = "model.optimizer.init_args.lr"
 
 
 @pytest.fixture
-def weights(study_file):
+def weights(claimed):
     """By "arm B [lr]", of the one claim of a study."""
 
     def find(claim, **sweep):
-        study = read_study(study_file([claim], sweep))
+        study = claimed(claim, **sweep)
         grid = Grid(study.sweep.axes, map(planned, study_plan(study).runs))
         found = contrast(study.claims[0], grid)
         return {" ".join([arm, size, *axes]): weight for (arm, _, _, size, *axes), weight in found.items()}

@@ -8,7 +8,7 @@ from videonorm.errors import UserError
 from videonorm.study.contrasts import Grid
 from videonorm.study.measured import Measured
 from videonorm.study.measures import measure, of_run
-from videonorm.study.study_file import Measure, read_study
+from videonorm.study.study_file import Measure
 
 DEPTHS = "step,block,slope\n0,a,1.0\n0,b,3.0\n0,c,8.0\n5,a,2.0\n5,b,inf\n"
 METRICS = "step,epoch,train/loss\n0,0,2.0\n4,0,\n9,0,1.0\n19,1,0.5\n"
@@ -78,9 +78,9 @@ def test_a_table_of_something_else_is_one_sentence(number, tmp_path):
         number(column="train/loss", time_to=1.0)
 
 
-def test_runs_whose_folders_are_gone_keep_their_numbers(study_file, result, tmp_path):
+def test_runs_whose_folders_are_gone_keep_their_numbers(claimed, result, tmp_path):
     claim = {"measure": {"table": "depths", "column": "slope", "step": "first"}}
-    study = read_study(study_file([claim]))
+    study = claimed(claim)
     rows = [result(arm, 8, 2, 0.5, run=f"{arm}_s0") for arm in ("bn", "gn_ws")]
     places = [
         {"norm": row.norm, "num_frames": 8, "frame_stride": 1, "batch_size": 2, "axes": {}} for row in rows
