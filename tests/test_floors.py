@@ -24,18 +24,8 @@ MAY_IMPORT = {
     "bench": {"ops", "layers", "models", "data"},
 }
 STATISTICS = {"differences", "intervals"}  # of a sweep and of an evaluation
-EVERYWHERE = {
-    "errors",
-    "files",
-    "interruption",
-    "look",
-    "machine",
-    "messages",
-    "options",
-    "step_table",
-    "__version__",
-}
-EVERYWHERE |= STATISTICS
+EVERYWHERE = {"errors", "files", "interruption", "look", "machine", "messages", "options", "__version__"}
+EVERYWHERE |= STATISTICS | {"step_table"}
 
 
 def imports(path: Path) -> set[str]:
