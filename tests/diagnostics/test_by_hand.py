@@ -7,7 +7,13 @@ import pytest
 import torch
 from two_layers import ByHand, TwoLayers, batches, rows_of, train, values_of
 
-from videonorm.diagnostics import Activations, LargestLearningRate, LogitGradients, LossLandscape
+from videonorm.diagnostics import (
+    Activations,
+    Generalization,
+    LargestLearningRate,
+    LogitGradients,
+    LossLandscape,
+)
 from videonorm.diagnostics.activations import log_slope
 from videonorm.errors import UserError
 
@@ -142,10 +148,26 @@ def test_the_ends_of_the_grid(tmp_path, about_to_train):
         assert float(row["largest_lr"]) == pytest.approx(expected)
 
 
+def test_generalization(tmp_path):
+    """Of the trained network, in evaluation mode, on the first eight clips."""
+    torch.manual_seed(2)
+    network = TwoLayers(dropout=0.5)
+    train(tmp_path, [Generalization(clips=8)], network=network, steps=3)
+    x, labels = batches()[:8]
+    weights = [network.first.conv.weight, network.second.conv.weight, network.head.weight, network.head.bias]
+    flat = [weight.detach().numpy().reshape(weight.shape[:2]) for weight in weights]
+    hand = ByHand(x.flatten(2).numpy(), labels.numpy(), flat)
+    right = ((hand.features @ flat[2].T + flat[3]).argmax(axis=1) == hand.labels).mean()
+    (row,) = rows_of(tmp_path / "generalization.csv")
+    assert row["step"] == "3" and row["val_loss"] == row["gap"] == "nan"  # there was no validation
+    assert values_of(row, ["train_loss", "train_top1"]) == pytest.approx([hand.loss, right], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "make, mistake",
     [
         (lambda: Activations(0), r"every_n_steps \(0\) must be at least 1"),
+        (lambda: Generalization(0), r"clips \(0\) must be at least 1"),
         (lambda: LargestLearningRate(min_lr=0.0), r"min_lr \(0\) must be above 0"),
         (lambda: LargestLearningRate(1.0, 0.1), r"max_lr \(0.1\) must be at least min_lr \(1\)"),
         (lambda: LargestLearningRate(steps=0), r"steps \(0\) must be at least 1"),

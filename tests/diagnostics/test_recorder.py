@@ -14,6 +14,7 @@ from videonorm.diagnostics import (
     Activations,
     BatchStatistics,
     Channels,
+    Generalization,
     LargestLearningRate,
     LogitGradients,
     LossLandscape,
@@ -24,14 +25,18 @@ from videonorm.layers import BatchNorm3d, SubBatchNorm3d
 from videonorm.training import LastCheckpoint, RunRecord
 from videonorm.training.cli import main
 
-ALL = (Activations, LargestLearningRate, LossLandscape, LogitGradients, Channels, BatchStatistics)
+ALL = (
+    *(Activations, LargestLearningRate, LossLandscape, LogitGradients, Channels, BatchStatistics),
+    Generalization,
+)
 TABLES = sorted(f"{name}.csv" for recorder in ALL for name in recorder.tables)
 
 
 def all_of_them():
     """Due at every second step, but for the one that is at the beginning."""
     plain = [of(every_n_steps=2) for of in (Activations, LogitGradients, Channels)]
-    return [*plain, LossLandscape(2, per_decade=1), LargestLearningRate(steps=2), BatchStatistics(2, clips=8)]
+    few = [LossLandscape(2, per_decade=1), LargestLearningRate(steps=2)]
+    return [*plain, *few, BatchStatistics(2, clips=8), Generalization(clips=8)]
 
 
 class State(Callback):
@@ -205,13 +210,14 @@ trainer:
   logger: false
   callbacks:
     - {{class_path: videonorm.diagnostics.BatchStatistics, init_args: {{clips: 4}}}}
+    - {{class_path: videonorm.diagnostics.Generalization, init_args: {{clips: 4}}}}
     - {{class_path: videonorm.diagnostics.LargestLearningRate, init_args: {{steps: 1}}}}
 """
 
 
 def test_fit_with_all_of_them(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(root=tmp_path / "clips"))
-    others = [of.__name__ for of in ALL if of not in (BatchStatistics, LargestLearningRate)]
+    others = [of.__name__ for of in ALL if f"{of.__name__}, " not in RECIPE]
     added = [f"--trainer.callbacks+=videonorm.diagnostics.{name}" for name in others]
     folder = tmp_path / "run"
     options = ["-c", str(tmp_path / "recipe.yaml"), "--trainer.default_root_dir", str(folder)]
@@ -221,7 +227,8 @@ def test_fit_with_all_of_them(tmp_path):
     assert sorted({path.name for path in folder.glob("*.csv")} & set(TABLES)) == TABLES
     for name in TABLES:
         steps = {row["step"] for row in rows_of(folder / name)}
-        assert steps == ({"0"} if "learning" in name else {"2"} if "batch" in name else {"0", "2"})
+        at_end = "batch" in name or "general" in name
+        assert steps == ({"0"} if "learning" in name else {"2"} if at_end else {"0", "2"})
     assert len(rows_of(folder / "activations.csv", step=0)) == 4
     of_norms = [rows_of(folder / name, step=2) for name in ("channels.csv", "batch_statistics.csv")]
     assert [len(rows) for rows in of_norms] == [12, 12]

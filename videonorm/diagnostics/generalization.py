@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 
 from videonorm.diagnostics.recorder import Recorder, Row
 from videonorm.diagnostics.subject import Subject
@@ -38,18 +37,8 @@ class Generalization(Recorder):
     def has_enough(self) -> bool:
         return sum(len(clips) for clips, _ in self.probe) >= self.clips
 
-    def is_due(self, step: int) -> bool:
-        return False
-
-    def check(self, trainer: Trainer) -> None:
-        super().check(trainer)
-        size = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
-        steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-        if steps * size < self.clips:
-            raise UserError(
-                f"clips ({self.clips}) must be at most the {steps * size:g} that the run trains on, for "
-                "trainer.callbacks (Generalization)"
-            )
+    def is_due(self, step: int, ended: bool) -> bool:
+        return ended
 
     def measure(self, subject: Subject) -> Mapping[str, Sequence[Row]]:
         device = subject.trainer.strategy.root_device
