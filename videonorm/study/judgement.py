@@ -139,4 +139,5 @@ def as_markdown(verdicts: Sequence[Verdict]) -> str:
         said = f"{plain(of.source)}: {plain(of.reported)}"
         row = [plain(name), plain(of.sentence), said, plain(numbers(of)), found]
         rows.append([*row, str(of.seeds), str(of.runs), f"{of.core_minutes:,.0f}"])
-    return "\n".join([f"**{headline(verdicts)}**", "", *markdown.table(rows, left=5), ""])
+    made = [f"Made on {plain(of)}." for of in dict.fromkeys(of.made_on for of in verdicts) if of]
+    return "\n".join([f"**{headline(verdicts)}**", "", *markdown.table(rows, left=5), "", *made, ""])

@@ -1,5 +1,6 @@
 """A study is run: its sweep trained, its claims decided. Called again, it goes on, and decides the same."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,7 @@ from videonorm.sweep.report import write_report
 from videonorm.sweep.results import read_results
 from videonorm.sweep.scores import gather
 from videonorm.sweep.stages import run_stages
+from videonorm.sweep.tables import made_on
 
 STUDY, MEASURES, VERDICTS = "study.yaml", "measures.csv", "verdicts.csv"  # in a study's folder
 
@@ -58,12 +60,17 @@ def conclude(folder: Path) -> StudyResult:
     results = read_results(folder / "results.csv")
     scores = gather(folder, results)
     table = folder / MEASURES
+    about = read_json(folder / "sweep.json")
     try:
-        grid = Grid(study.sweep.axes, read_json(folder / "sweep.json")["runs"])
+        grid = Grid(study.sweep.axes, about["runs"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / 'sweep.json'} must be as a sweep writes it: {error}") from error
     measures = measure(study, grid, folder, results, read_measures(table) if table.exists() else ())
-    verdicts = [verdict(study, claim, grid, results, measures, scores) for claim in study.claims]
+    made = "; ".join(map(made_on, about.get("origins", [])))
+    verdicts = [
+        replace(verdict(study, claim, grid, results, measures, scores), made_on=made)
+        for claim in study.claims
+    ]
     write_measures(table, measures)
     write_verdicts(folder / VERDICTS, verdicts)
     write_report(folder)

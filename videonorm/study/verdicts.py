@@ -31,6 +31,7 @@ class Verdict:
         videos: that the scores are of; None for what is not measured on videos.
         runs: of its cells that have ended, failed ones too.
         core_minutes: that these trained, without validation, a core each unless --jobs gives them more.
+        made_on: the machines, versions and commits of the study's runs.
     """
 
     study: str
@@ -50,6 +51,7 @@ class Verdict:
     videos: int | None
     runs: int
     core_minutes: float
+    made_on: str = ""
 
 
 def write_verdicts(path: Path, verdicts: Iterable[Verdict]) -> None:

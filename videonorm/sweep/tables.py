@@ -128,7 +128,11 @@ def as_markdown(
             "",
             *markdown.table([list(map(plain, row)) for row in [headings, *of_cells]]),
         ]
-    return "\n".join([*lines, "", *(plain(_made_on(origin)) for origin in about.get("origins", [])), ""])
+    made = [
+        plain(f"Top-1 in percent, 95{PERCENT} intervals. Made on {made_on(origin)}.")
+        for origin in about.get("origins", [])
+    ]
+    return "\n".join([*lines, "", *made, ""])
 
 
 def length_figures(matrix: LengthMatrix) -> tuple[list[str], list[list[str]]]:
@@ -225,13 +229,12 @@ def _lr_varies(cells: Sequence[Cell]) -> bool:
     return any(len(found) > 1 for found in of_arm.values())
 
 
-def _made_on(origin: Mapping[str, Any]) -> str:
+def made_on(origin: Mapping[str, Any]) -> str:
+    """The machine, the versions and the commit of an origin of sweep.json."""
     versions = origin.get("versions") or {}
     names = ", ".join(f"{name} {versions[name]}" for name in ("torch", "lightning", "av") if name in versions)
     commit = (origin.get("commit") or "unknown")[:12]
-    return (
-        f"Top-1 in percent, 95{PERCENT} intervals. Made on {device_name(origin)}; {names}; commit {commit}."
-    )
+    return f"{device_name(origin)}; {names}; commit {commit}"
 
 
 def _figure(cell: Cell | None) -> str:
