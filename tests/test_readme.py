@@ -115,7 +115,9 @@ def test_the_sweep_file_shown_is_a_valid_one(clone):
     run(clone, "videonorm sweep -c configs/sweep/shown.yaml --dry_run")
 
 
-@pytest.mark.parametrize("name", ["quickstart", "contrast", "batch_curve", "grid_t_b", "grid_t_b/search"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "contrast", "batch_curve", "grid_t_b", "grid_t_b/search", "grid_one_recipe"]
+)
 def test_the_figures_are_those_of_the_committed_results(name):
     block = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", README, re.DOTALL)
     assert block and block[1] == readme_results(name)
