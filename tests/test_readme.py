@@ -12,7 +12,10 @@ from videonorm.bench.tables import readme_loading_tables, readme_tables
 from videonorm.data import MotionClips
 from videonorm.training.cli import main
 
-SLOW = ("videonorm frontier measure", "videonorm frontier statistics")  # have slow tests of their own
+SLOW = (  # have tests of their own
+    *("videonorm frontier measure", "videonorm frontier statistics"),
+    *("videonorm study run", "videonorm study report"),
+)
 SIZES = {"num_train": 16, "num_val": 4, "num_test": 4}
 
 
@@ -52,6 +55,13 @@ def clone(tmp_path_factory):
     content = yaml.safe_load(quickstart.read_text())
     content |= {"norms": {"gn_ws": content["norms"]["gn_ws"]}, "num_frames": [2], "budget": {"steps": 2}}
     quickstart.write_text(yaml.safe_dump(content))
+
+    explosion = folder / "configs" / "study" / "explosion.yaml"
+    content = yaml.safe_load(explosion.read_text())
+    content["sweep"] |= {"recipe": "../motion_r10.yaml", "seeds": [0, 1]}
+    for other in explosion.parent.glob("*.yaml"):  # which `all` would run
+        other.unlink()
+    explosion.write_text(yaml.safe_dump(content))
     return folder
 
 
