@@ -17,15 +17,16 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from torch import nn
+from two_layers import TwoLayers, train
 
 import videonorm.__main__
 from videonorm.errors import UserError
 from videonorm.files import hold
 from videonorm.layers import BatchNorm3d
-from videonorm.training import run_folder
+from videonorm.training import LastCheckpoint, run_folder
 from videonorm.training.cli import main
 from videonorm.training.run_folder import folder_of
-from videonorm.training.unfit_callbacks import check_callbacks
+from videonorm.training.unfit_callbacks import check_callbacks, check_resumed
 
 
 def run(command, recipe, *options):
@@ -147,16 +148,17 @@ UNFIT = [LearningRateFinder(), BatchSizeFinder(), GradientAccumulationScheduler(
 @pytest.mark.parametrize("callback", UNFIT, ids=lambda callback: type(callback).__name__)
 def test_callbacks_that_do_not_fit(callback):
     with pytest.raises(UserError, match=rf"callbacks \({type(callback).__name__}\) must be left out: \w+"):
-        check_callbacks([Callback(), callback], nn.Identity(), resumes=False)
+        check_callbacks([Callback(), callback])
 
 
-def test_averaged_weights_with_batch_norms_are_the_end(recipe, tmp_path):
+def test_averaged_weights_with_batch_norms_are_the_end(tmp_path):
     """Their statistics are taken in an epoch more, of which a run that goes on would count the steps."""
-    swa = StochasticWeightAveraging(swa_lrs=0.01)
-    check_callbacks([swa], nn.BatchNorm3d(3), resumes=False)
-    check_callbacks([swa], nn.GroupNorm(1, 3), resumes=True)
+    check_resumed([StochasticWeightAveraging(swa_lrs=0.01)], nn.GroupNorm(1, 3))
+    train(tmp_path, [LastCheckpoint()], network=TwoLayers(BatchNorm3d), enable_checkpointing=True)
+    again = {"ckpt_path": tmp_path / "checkpoints" / "last.ckpt", "enable_checkpointing": True}
+    network = TwoLayers(BatchNorm3d)
     with pytest.raises(UserError, match=r"\(StochasticWeightAveraging\) must be left out of a run that goes"):
-        check_callbacks([swa], nn.Sequential(BatchNorm3d(3)), resumes=True)
+        train(tmp_path, [LastCheckpoint(), StochasticWeightAveraging(swa_lrs=0.01)], network=network, **again)
 
 
 def without_batch_norm(recipe, folder):

@@ -28,7 +28,12 @@ from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
 from videonorm.training.time_budget import TimeBudget
-from videonorm.training.unfit_callbacks import CheckedCallback, check_averages, check_callbacks
+from videonorm.training.unfit_callbacks import (
+    CheckedCallback,
+    check_averages,
+    check_callbacks,
+    check_resumed,
+)
 
 
 class VideoClassifier(LightningModule):
@@ -159,7 +164,7 @@ class VideoClassifier(LightningModule):
         # behind, nor a run in a folder that is taken.
         if self.trainer.state.fn == TrainerFn.FITTING:
             callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            check_callbacks(callbacks, self.backbone, resumes=self.trainer.ckpt_path is not None)
+            check_callbacks(callbacks)
             for callback in callbacks:
                 if isinstance(callback, CheckedCallback):
                     callback.check(self.trainer)
@@ -254,6 +259,7 @@ class VideoClassifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == TrainerFn.FITTING:
+            check_resumed(self.trainer.callbacks, self.backbone)  # type: ignore[attr-defined]
             settle_progress(checkpoint, counts_steps=self.trainer.max_steps != -1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -34,18 +34,22 @@ class CheckedCallback(Protocol):
         """Raise UserError for it; the data module has its manifests by then."""
 
 
-def check_callbacks(callbacks: Iterable[Callback], network: nn.Module, resumes: bool) -> None:
+def check_callbacks(callbacks: Iterable[Callback]) -> None:
     """Raise UserError for a callback that would leave records untrue, or fail."""
     for callback in callbacks:
-        name = type(callback).__name__
         for kind, reason in UNFIT.items():
             if isinstance(callback, kind):
-                raise UserError(f"trainer.callbacks ({name}) must be left out: {reason}")
+                raise UserError(f"trainer.callbacks ({type(callback).__name__}) must be left out: {reason}")
+
+
+def check_resumed(callbacks: Iterable[Callback], network: nn.Module) -> None:
+    """Raise UserError for a callback that a run cannot go on with."""
+    for callback in callbacks:
         averages = isinstance(callback, StochasticWeightAveraging)
-        if resumes and averages and any(isinstance(module, _BatchNorm) for module in network.modules()):
+        if averages and any(isinstance(module, _BatchNorm) for module in network.modules()):
             raise UserError(
-                f"trainer.callbacks ({name}) must be left out of a run that goes on: it ends with an epoch "
-                "for the statistics of batch norms, which is no epoch of training"
+                f"trainer.callbacks ({type(callback).__name__}) must be left out of a run that goes on: it "
+                "ends with an epoch for the statistics of batch norms, which is no epoch of training"
             )
 
 
