@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import made_up_studies
 import pytest
 import yaml
 from sweep.conftest import little_garbage, result, stand_in, sweep_file  # noqa: F401
@@ -95,3 +96,13 @@ def study_file(sweep_file: Path) -> Callable[..., Path]:  # noqa: F811
 
     path = sweep_file.parent / "study.yaml"
     return write
+
+
+@pytest.fixture(scope="module")
+def explosion(tmp_path_factory):
+    return made_up_studies.explosion(tmp_path_factory.mktemp("of") / "explosion")
+
+
+@pytest.fixture(scope="module")
+def learning_rate(tmp_path_factory):
+    return made_up_studies.learning_rate(tmp_path_factory.mktemp("of") / "learning_rate")

@@ -14,16 +14,6 @@ from videonorm.study.study_file import Measure
 
 
 @pytest.fixture(scope="module")
-def explosion(tmp_path_factory):
-    return made_up_studies.explosion(tmp_path_factory.mktemp("of") / "explosion")
-
-
-@pytest.fixture(scope="module")
-def learning_rate(tmp_path_factory):
-    return made_up_studies.learning_rate(tmp_path_factory.mktemp("of") / "learning_rate")
-
-
-@pytest.fixture(scope="module")
 def batch_curve(tmp_path_factory):
     return made_up_studies.batch_curve(tmp_path_factory.mktemp("of") / "batch_curve")
 

@@ -25,16 +25,6 @@ def studies(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def explosion(tmp_path_factory):
-    return made_up_studies.explosion(tmp_path_factory.mktemp("of") / "explosion")
-
-
-@pytest.fixture(scope="module")
-def learning_rate(tmp_path_factory):
-    return made_up_studies.learning_rate(tmp_path_factory.mktemp("of") / "learning_rate")
-
-
-@pytest.fixture(scope="module")
 def html(studies, tmp_path_factory):
     output = tmp_path_factory.mktemp("page") / "study.html"
     with pytest.MonkeyPatch.context() as patch:

@@ -262,14 +262,13 @@ class ResNet3d(nn.Module):
 
     def chain(self) -> list[Callable[[Tensor], Tensor]]:
         """`forward` as functions to call in turn, a block each: see `videonorm.layers.accumulated_loss`."""
-        first, *others = (list(stage.children()) for stage in self.stages)
-        return [
-            self._begin,
-            *first,
-            self.temporal_pool,
-            *(block for stage in others for block in stage),
-            self._end,
-        ]
+        return [self._begin, *blocks_in_turn(self.stages, self.temporal_pool), self._end]
+
+
+def blocks_in_turn(stages: nn.ModuleList, temporal_pool: nn.Module) -> list[nn.Module]:
+    """Every block of the stages, and behind those of the first the pool."""
+    first, *others = (list(stage.children()) for stage in stages)
+    return [*first, temporal_pool, *(block for stage in others for block in stage)]
 
 
 def make_stages(

@@ -22,7 +22,7 @@ from videonorm.models.conv_norm import (
     make_norm,
     needs_bias,
 )
-from videonorm.models.resnet3d import KINDS, make_stages
+from videonorm.models.resnet3d import KINDS, blocks_in_turn, make_stages
 
 BottleneckDepth = Literal[50, 101, 152]
 ImageKindName = Literal["c2d", "i3d", "slow"]
@@ -152,11 +152,4 @@ class ResNetV2_3d(nn.Module):
 
     def chain(self) -> list[Callable[[Tensor], Tensor]]:
         """`forward` as functions to call in turn, a block each: see `videonorm.layers.accumulated_loss`."""
-        first, *others = (list(stage.children()) for stage in self.stages)
-        return [
-            self._begin,
-            *first,
-            self.temporal_pool,
-            *(block for stage in others for block in stage),
-            self._end,
-        ]
+        return [self._begin, *blocks_in_turn(self.stages, self.temporal_pool), self._end]
