@@ -109,7 +109,7 @@ def test_the_sentence():
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (["--norms", "gn_wss"], r"--norms \(gn_wss\) must be .* of bcn, .*; did you mean gn_ws\?"),
+        (["--norms", "gn_wss"], r"--norms \(gn_wss\) must be .* of accumulated_bn, .*; did you mean gn_ws\?"),
         (["--norms", "bn", "bn"], r"--norms \(bn bn\) must not repeat a value"),
         (["--num_frames", "8", "8"], r"--num_frames \(8 8\) must not repeat a value"),
         (["--num_frames", "0"], r"num_frames.*\(0\) must be"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videonorm import layers
 from videonorm.layers import (
+    AccumulatedBatchNorm3d,
     BatchChannelNorm3d,
     BatchNorm3d,
     BatchRenorm3d,
@@ -137,6 +138,7 @@ NORMS = {
     "in": Case(lambda: InstanceNorm3d(C), group_norm(C)),
     "bn": Case(lambda: BatchNorm3d(C), batch_norm),
     "sub_bn": Case(lambda: SubBatchNorm3d(C, 2), sub_batch_norm),
+    "accumulated_bn": Case(lambda: AccumulatedBatchNorm3d(C), batch_norm),
     "sync_bn": Case(lambda: SyncBatchNorm3d(C), batch_norm),
     "frozen_bn": Case(lambda: FrozenBatchNorm3d(C), frozen_batch_norm),
     "frozen_bn_affine": Case(lambda: FrozenBatchNorm3d(C, train_affine=True), frozen_batch_norm),
