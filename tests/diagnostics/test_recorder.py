@@ -230,5 +230,8 @@ def test_fit_with_all_of_them(tmp_path):
         at_end = "batch" in name or "general" in name
         assert steps == ({"0"} if "learning" in name else {"2"} if at_end else {"0", "2"})
     assert len(rows_of(folder / "activations.csv", step=0)) == 4
+    (row,) = rows_of(folder / "generalization.csv")
+    recorded = json.loads((folder / "run.json").read_text())["val_loss"]
+    assert float(row["val_loss"]) == pytest.approx(recorded, rel=1e-6)
     of_norms = [rows_of(folder / name, step=2) for name in ("channels.csv", "batch_statistics.csv")]
     assert [len(rows) for rows in of_norms] == [12, 12]

@@ -108,6 +108,16 @@ def of_videos(share):
     return scores
 
 
+def test_networks_that_have_learnt_nothing_decide_nothing(decided):
+    """Of 8 classes: each by chance, or one of the two above it."""
+    claim = {"measure": "val_top1", "statistic": "equivalence", "expected": None, "margin": 10}
+    found = decided(claim, lambda arm, size, seed: {"val_top1": 0.125 + 0.001 * seed})
+    assert found.verdict == "not decided" and found.effect is None
+    assert found.needs == "training that ends above chance: no cell does"
+    one = decided(claim, lambda arm, size, seed: {"val_top1": 0.125 + 0.5 * (arm == "bn") + 0.001 * seed})
+    assert one.verdict == "refuted"
+
+
 def test_top1_is_compared_video_by_video(decided):
     def right(arm, seed):
         return 120 + seed + 20 * (arm == "bn")

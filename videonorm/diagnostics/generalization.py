@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
 
 from videonorm.diagnostics.recorder import Recorder, Row
 from videonorm.diagnostics.subject import Subject
@@ -38,7 +39,12 @@ class Generalization(Recorder):
         return sum(len(clips) for clips, _ in self.probe) >= self.clips
 
     def is_due(self, step: int, ended: bool) -> bool:
-        return ended
+        return False  # but in on_fit_end: `videonorm fit` may validate once more behind the last step
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.has_enough():
+            self._record(trainer, pl_module)
+            self._save(trainer)
 
     def measure(self, subject: Subject) -> Mapping[str, Sequence[Row]]:
         device = subject.trainer.strategy.root_device

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videonorm.differences import Tested, paired, resampled_top1, unpaired
+from videonorm.intervals import mean_top1
 from videonorm.study.contrasts import Grid, Place, contrast
 from videonorm.study.effects import Effect, Hazards, OfSeeds, OfVideos
 from videonorm.study.measured import Measured
@@ -73,6 +74,8 @@ def evidence(
         effect: Effect | None = _between_steps(claim, grid, largest, weights, of_place, seeds, measured)
         return Evidence(runs, count, effect)
     if claim.measure.is_row and claim.measure.column == TOP1 and claim.statistic != "ratio":
+        if not any(_is_above_chance([by[seed][0] for seed in seeds]) for by in of_place.values()):
+            return Evidence(runs, count, None, "training that ends above chance: no cell does")
         effect = _of_videos(weights, of_place, seeds, scores)
         lacks = "" if effect else "the scores of all runs on single videos (scores.npz)"
         return Evidence(runs, count, effect, lacks)
@@ -85,6 +88,13 @@ def evidence(
         values = {place: np.log(of) for place, of in values.items()}
     mean = _weighted(weights, values, values)
     return Evidence(runs, count, OfSeeds(mean, mean, mean))
+
+
+def _is_above_chance(runs: Sequence[Result]) -> bool:
+    """Whether something was learnt: the accuracy of networks that have not is that of no norm."""
+    classes = runs[0].num_classes  # None in a table of an earlier version
+    top1 = [run.val_top1 or 0.0 for run in runs]
+    return classes is None or mean_top1(top1, min(run.val_videos or 0 for run in runs)).low > 1 / classes
 
 
 def _lacking(more: int, runs: Sequence[Result], measured: Mapping[str, Measured]) -> str:
