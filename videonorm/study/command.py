@@ -159,7 +159,7 @@ def _show(studies: Sequence["StudyResult"], output: Path) -> None:
     from videonorm.look import new_console
     from videonorm.study.page import write_page
     from videonorm.study.run import VERDICTS
-    from videonorm.study.terminal import verdict_table
+    from videonorm.study.terminal import arm_tables, verdict_table
     from videonorm.study.verdicts import write_verdicts
 
     console = new_console()
@@ -170,6 +170,9 @@ def _show(studies: Sequence["StudyResult"], output: Path) -> None:
                 console.print(
                     f"{study.study.name}/{run.run} failed: {run.error}", style="red", soft_wrap=True
                 )
+    if len(studies) == 1:
+        for table in arm_tables(studies[0]):
+            console.print(table, "")
     console.print(verdict_table(verdicts))
     write_verdicts(output / VERDICTS, verdicts)
     write_page(studies, output / "study.html")

@@ -9,11 +9,10 @@ import yaml
 
 from videonorm import files
 from videonorm.look import CI, as_png
-from videonorm.study.arms import Arms
+from videonorm.study.arm_table import arm_table
 from videonorm.study.figures import picture
 from videonorm.study.forest import Place, is_ratio, place, summary_figure
 from videonorm.study.judgement import COLORS, Judged, as_markdown, grouped, headline, judged
-from videonorm.study.measured import Measured
 from videonorm.study.result import StudyResult
 from videonorm.sweep import drawing
 from videonorm.sweep.axes import as_text
@@ -34,7 +33,7 @@ class Row:
         place: of its interval; None without one.
         picture, caption: None where no run has anything to show.
         rule: what decides the claim, in words.
-        values: headings and rows of what each run was reduced to.
+        values: see ``arm_table``.
     """
 
     judged: Judged
@@ -138,7 +137,7 @@ def _row(of: Judged, anchor: str) -> Row:
     found = picture(of.study, of.claim)
     drawn = draw_both(found[0], anchor) if found else None
     where = place(of.verdict, of.claim)
-    return Row(of, anchor, where, drawn, found[1] if found else "", _rule(of), _values(of))
+    return Row(of, anchor, where, drawn, found[1] if found else "", _rule(of), arm_table(of.study, of.claim))
 
 
 def _rule(of: Judged) -> dict[str, str | None]:
@@ -161,23 +160,3 @@ def _margin(of: Judged) -> str:
 
 def _cell(cell: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {as_text(value)}" for name, value in cell.items())
-
-
-def _values(of: Judged) -> tuple[list[str], list[list[str]]]:
-    """The number of every run that the claim compares: a row a cell, a column a seed."""
-    arms = Arms(of.study, of.claim)
-    cells = [cell for cell in arms.every if arms.is_compared(cell)]
-    seeds = sorted({run.seed for cell in cells for run in cell.results})
-    rows = []
-    for cell in cells:
-        of_seed = {run.seed: arms.measured.get(run.run) for run in cell.results}
-        rows.append([arms.name(cell), *(_number(of.claim.measure.largest, of_seed.get(s)) for s in seeds)])
-    return ["", *(f"seed {seed}" for seed in seeds)], rows
-
-
-def _number(largest: str | None, of: Measured | None) -> str:
-    if of is None:
-        return ""
-    if largest:
-        return "stable" if of.value else "diverged"
-    return f"{'> ' if of.censored else ''}{of.value:.4g}".replace("-", "\u2212")

@@ -1,12 +1,14 @@
 """What a study shows: a table of studies, and one of verdicts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from videonorm.look import CI
+from videonorm.study.arm_table import arm_table
 from videonorm.study.judgement import numbers, word
+from videonorm.study.result import StudyResult
 from videonorm.study.study_file import StudyFile
 from videonorm.study.verdicts import Verdict
 from videonorm.sweep.plan import Plan
@@ -39,6 +41,19 @@ def _rounded(count: int) -> str:
         if count >= unit:
             return f"{count / unit:.3g} {letter}"
     return str(count)
+
+
+def arm_tables(study: StudyResult) -> Iterator[Table]:
+    """One for each measure of the study's claims."""
+    claims = {claim.measure.in_words: claim for claim in reversed(study.study.claims)}
+    for measure, claim in reversed(claims.items()):
+        headings, rows = arm_table(study, claim)
+        table = Table(title=measure, title_justify="left", header_style="bold", border_style="dim")
+        for number, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*row)
+        yield table
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
