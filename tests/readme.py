@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from videonorm.study.judgement import as_markdown as as_markdown_of_verdicts
+from videonorm.study.verdicts import read_verdicts
 from videonorm.sweep.length_matrix import length_matrix
 from videonorm.sweep.report import read_sweep
 from videonorm.sweep.tables import as_markdown
@@ -43,6 +45,11 @@ def readme_results(name: str) -> str:
     if name == "quickstart":
         return text
     return text[text.index("| T x stride") :]
+
+
+def readme_studies() -> str:
+    """What the README has of the committed verdicts."""
+    return as_markdown_of_verdicts(read_verdicts(ROOT / "videonorm" / "study" / "results" / "verdicts.csv"))
 
 
 def run(home: Path, command: str, **environment: str) -> None:

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from readme import COMMANDS, INSTALL, OF_THE_MACHINE, README, ROOT, blocks, readme_results, run
+from readme import (
+    COMMANDS,
+    INSTALL,
+    OF_THE_MACHINE,
+    README,
+    ROOT,
+    blocks,
+    readme_results,
+    readme_studies,
+    run,
+)
 
 from videonorm.bench.tables import readme_loading_tables, readme_tables
 from videonorm.data import MotionClips
@@ -131,6 +141,10 @@ def test_the_sweep_file_shown_is_a_valid_one(clone):
 def test_the_figures_are_those_of_the_committed_results(name):
     block = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", README, re.DOTALL)
     assert block and block[1] == readme_results(name)
+
+
+def test_the_verdicts_are_those_of_the_committed_studies():
+    assert f"<!-- studies:begin -->\n{readme_studies()}<!-- studies:end -->" in README
 
 
 def test_the_times_are_those_of_the_committed_benchmarks():
