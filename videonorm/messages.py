@@ -36,6 +36,11 @@ def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
+def counted(number: int, what: str) -> str:
+    """Such as "1 seed", "1,000 seeds"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def some_of(names: Sequence[str], at_most: int = 5) -> str:
     """The first of a list, and how many follow."""
     more = f" and {len(names) - at_most:,} more" if len(names) > at_most else ""

@@ -17,6 +17,7 @@ from statsmodels.duration.hazard_regression import PHReg
 
 from videonorm.differences import MOST_SEEDS, MOST_VIDEOS, Difference, first_enough
 from videonorm.intervals import Estimate
+from videonorm.messages import counted
 from videonorm.sweep.answer import needed
 
 Interval = Callable[[float], Estimate]
@@ -64,7 +65,7 @@ class OfSeeds:
         finer = "; values between those that were tried, or beyond, might"
         if enough is None:
             return f"{MOST_SEEDS:,} seeds would not do{finer if (self.least < self.most).any() else ''}"
-        return _more_seeds(enough - now)
+        return f"at least about {counted(enough - now, 'more seed')} would be needed"
 
 
 def _student(values: NDArray[np.float64], confidence: float, seeds: int | None) -> tuple[float, float]:
@@ -146,8 +147,4 @@ class Hazards:
         )
         if enough is None:
             return f"{MOST_SEEDS:,} seeds would not do"
-        return _more_seeds(enough - now)
-
-
-def _more_seeds(count: int) -> str:
-    return f"at least about {count} more {'seed' if count == 1 else 'seeds'} would be needed"
+        return f"at least about {counted(enough - now, 'more seed')} would be needed"

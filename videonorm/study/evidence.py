@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from videonorm.differences import Tested, paired, resampled_top1, unpaired
 from videonorm.intervals import mean_top1
+from videonorm.messages import counted
 from videonorm.study.contrasts import Grid, Place, contrast
 from videonorm.study.effects import Effect, Hazards, OfSeeds, OfVideos
 from videonorm.study.measured import Measured
@@ -99,7 +100,7 @@ def _is_above_chance(runs: Sequence[Result]) -> bool:
 
 def _lacking(more: int, runs: Sequence[Result], measured: Mapping[str, Measured]) -> str:
     without = [run for run in runs if run.run not in measured]
-    seeds = f"{more} more {'seed' if more == 1 else 'seeds'} with a value in every cell"
+    seeds = f"{counted(more, 'more seed')} with a value in every cell"
     if not without:
         return seeds
     which = f"{without[0].run}: {without[0].error}" if without[0].error else without[0].run

@@ -13,6 +13,7 @@ from typing import Literal
 from videonorm.differences import MOST_SEEDS, MOST_VIDEOS, Difference
 from videonorm.intervals import Estimate
 from videonorm.look import CI, percent, points, span
+from videonorm.messages import counted
 from videonorm.sweep.axes import in_words
 from videonorm.sweep.cells import (
     Cell,
@@ -313,12 +314,12 @@ def needed(lead: Difference, seeds: int | None, videos: int | None) -> str:
     now = max((of.count for of in lead.seeds), default=1)
     if seeds is None and videos is None and lead.seeds:
         return f"neither {MOST_SEEDS:,} seeds nor {MOST_VIDEOS:,} times the videos alone would do"
-    more_seeds = f"at least about {max(1, (seeds or 0) - now)} more seeds"
+    more_seeds = f"at least about {counted(max(1, (seeds or 0) - now), 'more seed')}"
     if not lead.seeds:
         more_seeds = "more seeds, whose spread one seed does not show"
     if videos is None:
         return f"{more_seeds} would be needed; {MOST_VIDEOS:,} times the videos alone would not do"
-    more_videos = f"about {max(1, videos - lead.num_videos):,} more videos"
+    more_videos = f"about {counted(max(1, videos - lead.num_videos), 'more video')}"
     if seeds is None and lead.seeds:
         return f"at least {more_videos} would be needed; {MOST_SEEDS:,} seeds alone would not do"
     return f"{more_seeds}, or at least {more_videos}, would be needed"
