@@ -65,6 +65,32 @@ record()
     assert printed.count("resumed bn_4x2_b4_s0") == 5
 
 
+def test_a_run_that_is_lost_before_it_has_printed_anything_goes_on(
+    sweep_file, stand_in, tmp_path, monkeypatch
+):
+    """A machine may go away between taking a run and starting it."""
+    taken, gone = set(), []
+
+    class Machines(run.LocalPool):
+        def start(self, name, command, log, devices):
+            if name in taken:
+                super().start(name, command, log, devices)
+            else:
+                taken.add(name)
+                gone.append(name)
+
+        def ended(self):
+            found = {name: ray_pool.Lost("node gone") for name in gone}
+            gone.clear()
+            return found | super().ended()
+
+    monkeypatch.setattr(run, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(run, "LocalPool", Machines)
+    plan, quiet = read_plan(sweep_file), Console(quiet=True)
+    rows = run.run_sweep(plan, tmp_path / "out", quiet, jobs=2, command=stand_in("record()"))
+    assert [row.status for row in rows] == ["done"] * 4 and len(taken) == 4
+
+
 @pytest.mark.slow
 def test_a_node_that_is_killed_loses_nothing(sweep_file, stand_in, tmp_path):
     pytest.importorskip("ray")

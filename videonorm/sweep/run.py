@@ -267,6 +267,8 @@ def _why(folder: RunFolder, how: str, recorded_before: object) -> str:
         return f"fit ended without a run.json that says done, see {folder.log.name}"
     if how.startswith("killed"):  # what it printed last has nothing to do with it
         return f"{how}; see {folder.log.name}"
+    if not folder.log.exists():  # lost before it was started
+        return how
     lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f"{last} ({how})" if last else how
