@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videonorm.layers.norm import Activation, Norm
+from videonorm.layers.norm import Activation, AffineNorm
 
 
-class BatchNorm3d(Norm, nn.BatchNorm3d):
+class BatchNorm3d(AffineNorm, nn.BatchNorm3d):
     """Batch normalization (Ioffe & Szegedy, arXiv:1502.03167), computed by torch, with its state_dict keys.
 
         y = weight[c] * (x - mean[c]) / sqrt(var[c] + eps) + bias[c]
@@ -52,8 +52,6 @@ class BatchNorm3d(Norm, nn.BatchNorm3d):
         self.min_clips = min_clips
         self.affine = True
         self.track_running_stats = True
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
         self.register_buffer("running_mean", torch.zeros(num_channels))
         self.register_buffer("running_var", torch.ones(num_channels))
         self.register_buffer("num_batches_tracked", torch.tensor(0))

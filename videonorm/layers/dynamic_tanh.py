@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.layers.batch_norm import statistics_dtype
-from videonorm.layers.norm import Activation, Norm
+from videonorm.layers.norm import Activation, AffineNorm
 
 
-class DynamicTanh3d(Norm):
+class DynamicTanh3d(AffineNorm):
     """Dynamic Tanh (Zhu et al., "Transformers without Normalization", arXiv:2503.10622): no statistics.
 
         y = weight[c] * tanh(alpha * x) + bias[c]
@@ -26,13 +26,9 @@ class DynamicTanh3d(Norm):
     ) -> None:
         super().__init__(num_channels, activation=activation)
         self.alpha = nn.Parameter(torch.full((1,), alpha))
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def normalize(self, x: Tensor) -> Tensor:
-        dtype = statistics_dtype(x)
-        weight, bias = (parameter.to(dtype).view(-1, 1, 1, 1) for parameter in (self.weight, self.bias))
-        return (weight * self.squash(x.to(dtype)) + bias).type_as(x)
+        return self.scale_and_shift(self.squash(x.to(statistics_dtype(x)))).type_as(x)
 
     def squash(self, x: Tensor) -> Tensor:
         """The values between -1 and 1 that are mapped by weight and bias."""

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from videonorm.layers.batch_norm import statistics_dtype
 from videonorm.layers.group_norm import OnIndivisible, number_of_groups
-from videonorm.layers.norm import Activation, Norm
+from videonorm.layers.norm import Activation, AffineNorm
 
 
-class EvoNormS0(Norm):
+class EvoNormS0(AffineNorm):
     """EvoNorm-S0 (Liu et al., "Evolving Normalization-Activation Layers", arXiv:2004.02967).
 
         y = weight[c] * x * sigmoid(v[c] * x) / sqrt(var + eps) + bias[c]
@@ -46,24 +46,20 @@ class EvoNormS0(Norm):
         on_indivisible: OnIndivisible = "error",
         activation: Activation | None = None,
     ) -> None:
-        super().__init__(num_channels)
+        super().__init__(num_channels, activation=activation)
         self.num_groups = number_of_groups(num_channels, num_groups, None, on_indivisible)
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-        self.activation = activation
 
     def normalize(self, x: Tensor) -> Tensor:
         wide = x.to(statistics_dtype(x))
-        weight, bias = (parameter.to(wide.dtype).view(-1, 1, 1, 1) for parameter in (self.weight, self.bias))
         if self.v is None:
-            return (weight * wide + bias).type_as(x)
+            return self.scale_and_shift(wide).type_as(x)
         per_group = self.num_channels // self.num_groups
         groups = wide.reshape(wide.shape[0], self.num_groups, per_group, *wide.shape[2:])
         var = groups.var((2, 3, 4, 5), correction=0)
         rstd = torch.rsqrt(var + self.eps).repeat_interleave(per_group, 1)
         active = wide * torch.sigmoid(self.v.to(wide.dtype).view(-1, 1, 1, 1) * wide)
-        return (active * (weight * rstd[..., None, None, None]) + bias).type_as(x)
+        return self.scale_and_shift(active, rstd[..., None, None, None]).type_as(x)
 
     def activate(self, y: Tensor) -> Tensor:
         return y

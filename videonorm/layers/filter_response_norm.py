@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.layers.batch_norm import statistics_dtype
-from videonorm.layers.norm import Activation, Norm
+from videonorm.layers.norm import Activation, AffineNorm
 
 
-class FilterResponseNorm3d(Norm):
+class FilterResponseNorm3d(AffineNorm):
     """Filter response normalization and TLU (Singh & Krishnan, arXiv:1911.09737): of one clip and channel.
 
         y = weight[c] * x / sqrt(mean(x ** 2) + eps) + bias[c],    and with an activation    max(y, tau[c])
@@ -33,17 +33,13 @@ class FilterResponseNorm3d(Norm):
     tau: nn.Parameter | None
 
     def __init__(self, num_channels: int, *, eps: float = 1e-5, activation: Activation | None = None) -> None:
-        super().__init__(num_channels)
+        super().__init__(num_channels, activation=activation)
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
-        self.activation = activation
 
     def normalize(self, x: Tensor) -> Tensor:
         wide = x.to(statistics_dtype(x))
-        weight, bias = (parameter.to(wide.dtype).view(-1, 1, 1, 1) for parameter in (self.weight, self.bias))
         rstd = torch.rsqrt(wide.square().mean((2, 3, 4), keepdim=True) + self.eps)
-        return (wide * (weight * rstd) + bias).type_as(x)
+        return self.scale_and_shift(wide, rstd).type_as(x)
 
     def activate(self, y: Tensor) -> Tensor:
         return y if self.tau is None else torch.maximum(y, self.tau.type_as(y).view(-1, 1, 1, 1))

@@ -3,17 +3,17 @@
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videonorm.layers.leaf import is_traced, leaf
-from videonorm.layers.norm import Activation, Norm
+from videonorm.layers.norm import Activation, AffineNorm
 from videonorm.layers.recomputation import offer_recipe
 from videonorm.ops.group_norm import group_norm_and_statistics
 
 OnIndivisible = Literal["error", "divisor"]
 
 
-class GroupNorm3d(Norm):
+class GroupNorm3d(AffineNorm):
     """Group normalization (Wu & He, arXiv:1803.08494): statistics of each clip and group, none of the batch.
 
         y = weight[c] * (x - mean) / sqrt(var + eps) + bias[c]
@@ -52,8 +52,6 @@ class GroupNorm3d(Norm):
         super().__init__(num_channels, activation=activation)
         self.num_groups = number_of_groups(num_channels, num_groups, channels_per_group, on_indivisible)
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if is_traced(x):

@@ -3,13 +3,13 @@
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from videonorm.layers.batch_norm import statistics_dtype
-from videonorm.layers.norm import Activation, Norm
+from videonorm.layers.norm import Activation, AffineNorm
 
 
-class MovingAverageBatchNorm3d(Norm):
+class MovingAverageBatchNorm3d(AffineNorm):
     """Moving average batch norm, MABN (Yan et al., ICLR 2020, arXiv:2001.06838): statistics of k batches.
 
         y = weight[c] * r * z + bias[c],    z = x / sqrt(square + eps)
@@ -73,8 +73,6 @@ class MovingAverageBatchNorm3d(Norm):
         self.warmup = warmup
         self.renorm_warmup = renorm_warmup
         self.r_max = r_max
-        self.weight = nn.Parameter(torch.ones(num_channels))
-        self.bias = nn.Parameter(torch.zeros(num_channels))
         self.register_buffer("running_square", torch.ones(num_channels))
         self.register_buffer("squares", torch.zeros(num_batches, num_channels))
         self.register_buffer("gradients", torch.zeros(num_batches, num_channels))
@@ -88,10 +86,9 @@ class MovingAverageBatchNorm3d(Norm):
 
     def normalize(self, x: Tensor) -> Tensor:
         wide = x.to(statistics_dtype(x))
-        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype).view(-1, 1, 1, 1)
         if not self.training or not x.shape[0]:
             rstd = torch.rsqrt(self.running_square.to(wide.dtype) + self.eps)
-            return (wide * (weight * rstd).view(-1, 1, 1, 1) + bias).type_as(x)
+            return self.scale_and_shift(wide, rstd.view(-1, 1, 1, 1)).type_as(x)
         # Tensors and no numbers of Python: a step must not wait for a device's counter.
         count = self.batches.max() + 1
         place, moves = (count % self.num_batches).view(1), count > max(self.num_batches, self.warmup - 1)
@@ -107,8 +104,7 @@ class MovingAverageBatchNorm3d(Norm):
             self.batches.index_copy_(0, place, count.view(1))
         z = wide * torch.rsqrt(square + self.eps).view(-1, 1, 1, 1)
         z = _with_moving_gradient(z, self.gradients, place, moves)
-        y: Tensor = z * (weight * r).view(-1, 1, 1, 1) + bias
-        return y.type_as(x)
+        return self.scale_and_shift(z, r.view(-1, 1, 1, 1)).type_as(x)
 
     def extra_repr(self) -> str:
         return (

@@ -71,7 +71,7 @@ class Norm(nn.Module):
             if activation is None:
                 self.register_parameter(name, None)
             elif getattr(self, name) is None:
-                like = self.weight  # of the layer by now, and of its device and dtype
+                like = self.weight
                 assert isinstance(like, nn.Parameter)
                 del self._parameters[name]  # to come behind the others
                 self.register_parameter(name, nn.Parameter(torch.full_like(like, start), like.requires_grad))
@@ -95,3 +95,22 @@ class Norm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_channels}" + (f", activation={self.activation!r}" if self.activation else "")
+
+
+class AffineNorm(Norm):
+    """A norm that learns ``weight`` and ``bias``, (C,), from 1 and 0."""
+
+    def __init__(self, num_channels: int, *, activation: Activation | None = None) -> None:
+        super().__init__(num_channels)
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.activation = activation  # whose parameters are made like the weight
+
+    def scale_and_shift(self, z: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """weight * scale * z + bias, in the dtype of z.
+
+        Args:
+            scale: by channel, (C, 1, 1, 1), or by clip too, (B, C, 1, 1, 1): multiplied before z is.
+        """
+        weight, bias = (parameter.to(z.dtype).view(-1, 1, 1, 1) for parameter in (self.weight, self.bias))
+        return z * (weight * scale) + bias

@@ -69,9 +69,9 @@ class ProxyNorm3d(GroupNorm3d):
             channels_per_group=channels_per_group,
             eps=eps,
             on_indivisible=on_indivisible,
+            activation=activation,
         )
         self.proxy_eps = proxy_eps
-        self.activation = activation
         # Kept, for an exported program has no erfinv; not in checkpoints, as it is always the same.
         i = torch.arange(NUM_SAMPLES, dtype=torch.float64)
         quantiles = math.sqrt(2) * torch.erfinv((2 * i + 1) / NUM_SAMPLES - 1)

@@ -4,16 +4,17 @@ Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 """
 
 from functools import partial
-from typing import Literal, get_args
+from itertools import pairwise
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videonorm.layers import MaxPool3d, WSConv3d
+from videonorm.layers import WSConv3d
 from videonorm.layers.ws_conv import RELU_GAIN
-from videonorm.models.conv_norm import Size, check_choice, finish, make_conv
-from videonorm.models.resnet3d import KINDS, Depth, make_stages
+from videonorm.models.conv_norm import ConvFactory, Size, check_choice, finish, make_conv
+from videonorm.models.resnet3d import KINDS, Depth, make_stages, strides_within
 
 UnfactorizedKindName = Literal["r3d", "mc3", "c2d", "i3d", "slow", "r3d_pooled", "i3d_strided"]
 ScaledVariant = Literal["nf", "nf_timm"]
@@ -44,6 +45,8 @@ class NormFreeBlock(nn.Module):
         skip_gain: a learnt number, which begins at 0 (SkipInit, arXiv:2002.10444) or at 1.
     """
 
+    is_block: ClassVar[bool] = True
+
     def __init__(
         self,
         in_channels: int,
@@ -52,27 +55,18 @@ class NormFreeBlock(nn.Module):
         stride: Size,
         *,
         alpha: float,
-        variant: ScaledVariant,
+        conv: ConvFactory,
         activation: ScaledReLU,
         zero_init: bool,
     ) -> None:
         super().__init__()
-        conv = partial(WSConv3d, variant=variant)
         out_channels = 4 * channels if len(kernels) == 3 else channels
-        strided = [space for _, space, _ in kernels].index(
-            3
-        )  # the stride is that of the first 3 x 3 convolution
         widths = [in_channels, *[channels] * (len(kernels) - 1), out_channels]
         self.convs = nn.ModuleList(
-            make_conv(
-                conv,
-                widths[index],
-                widths[index + 1],
-                kernel,
-                stride if index == strided else (1, 1, 1),
-                bias=True,
+            make_conv(conv, *channels_of, kernel, own_stride, bias=True)
+            for channels_of, kernel, own_stride in zip(
+                pairwise(widths), kernels, strides_within(kernels, stride), strict=True
             )
-            for index, kernel in enumerate(kernels)
         )
         self.shortcut: nn.Module | None = None
         if stride != (1, 1, 1) or in_channels != out_channels:
@@ -162,15 +156,10 @@ class NFResNet3d(nn.Module):
 
         conv = partial(WSConv3d, variant=variant)
         self.stem = make_conv(conv, 3, width, which.stem_kernel, which.stem_stride, bias=True)
-        self.stem_pool = which.stem_pool.make() if which.stem_pool else nn.Identity()
-        # ceil_mode keeps a lone frame, and the last one of an odd number.
-        self.temporal_pool = MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
+        self.stem_pool = which.make_stem_pool()
+        self.temporal_pool = which.make_temporal_pool()
         block = partial(
-            NormFreeBlock,
-            alpha=alpha,
-            variant=variant,
-            activation=activation,
-            zero_init=zero_init_residual,
+            NormFreeBlock, alpha=alpha, conv=conv, activation=activation, zero_init=zero_init_residual
         )
         self.stages, channels = make_stages(which, depth, width, block)
         variance = 1.0

@@ -86,6 +86,13 @@ class Kind:
             return [(time if space == 3 else 1, space, space) for space in spaces]
         return [(time if index == 0 else 1, space, space) for index, space in enumerate(spaces)]
 
+    def make_stem_pool(self) -> nn.Module:
+        return self.stem_pool.make() if self.stem_pool else nn.Identity()
+
+    def make_temporal_pool(self) -> nn.Module:
+        # ceil_mode keeps a lone frame, and the last one of an odd number.
+        return MaxPool3d((2, 1, 1), ceil_mode=True) if self.temporal_pool else nn.Identity()
+
 
 POOL_IN_SPACE = Pool((1, 3, 3), (1, 2, 2))
 I3D_KERNELS = ((3,), (3, 1), (3, 1), (1, 3))
@@ -216,9 +223,8 @@ class ResNet3d(nn.Module):
             norm=inner_norm,
             conv=conv,
         )
-        self.stem_pool = which.stem_pool.make() if which.stem_pool else nn.Identity()
-        # ceil_mode keeps a lone frame, and the last one of an odd number.
-        self.temporal_pool = MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
+        self.stem_pool = which.make_stem_pool()
+        self.temporal_pool = which.make_temporal_pool()
 
         block = partial(
             _residual_block,
@@ -295,6 +301,12 @@ def make_stages(
     return stages, in_channels
 
 
+def strides_within(kernels: list[Size], stride: Size) -> list[Size]:
+    """Of a block's convolutions: the first 3 x 3 one has the stride of the block."""
+    strided = [space for _, space, _ in kernels].index(3)
+    return [stride if index == strided else (1, 1, 1) for index in range(len(kernels))]
+
+
 def _residual_block(
     in_channels: int,
     channels: int,
@@ -308,10 +320,9 @@ def _residual_block(
 ) -> ResidualBlock:
     out_channels = channels * 4 if bottleneck else channels
     of_block = _mid_channels(in_channels, channels, 9)  # torchvision's, the same for all its convolutions
-    strided = [space for _, space, _ in kernels].index(3)  # the stride is that of the first 3 x 3 convolution
 
     branch, fan_in = [], in_channels
-    for index, kernel in enumerate(kernels):
+    for index, (kernel, own_stride) in enumerate(zip(kernels, strides_within(kernels, stride), strict=True)):
         fan_out = out_channels if index == len(kernels) - 1 else channels
         mid_channels = None
         if factorized and kernel == (3, 3, 3):
@@ -321,7 +332,7 @@ def _residual_block(
                 fan_in,
                 fan_out,
                 kernel,
-                stride if index == strided else (1, 1, 1),
+                own_stride,
                 activation="relu",
                 mid_channels=mid_channels,
                 norm=norm,

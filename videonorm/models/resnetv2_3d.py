@@ -121,8 +121,7 @@ class ResNetV2_3d(nn.Module):
         self.stem_pool = nn.Sequential(
             nn.ConstantPad3d((1, 1, 1, 1, 0, 0), 0.0), MaxPool3d((1, 3, 3), (1, 2, 2))
         )
-        # ceil_mode keeps a lone frame, and the last one of an odd number.
-        self.temporal_pool = MaxPool3d((2, 1, 1), ceil_mode=True) if which.temporal_pool else nn.Identity()
+        self.temporal_pool = which.make_temporal_pool()
 
         block = partial(PreActivationBottleneck, norm=norm, conv=conv)
         self.stages, channels = make_stages(which, depth, width, block)
