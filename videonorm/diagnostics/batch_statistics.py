@@ -68,13 +68,9 @@ class BatchStatistics(Recorder):
     tables = {"batch_statistics": ("layer", "n_eff", "running_to_batch", "running_to_precise")}
 
     def __init__(self, every_n_steps: int = 250, clips: int = 32) -> None:
-        super().__init__(every_n_steps)
+        super().__init__(every_n_steps, clips)
         if clips < 2:
             raise UserError(f"clips ({clips}) must be at least 2")
-        self.clips = clips
-
-    def has_enough(self) -> bool:
-        return sum(len(clips) for clips, _ in self.probe) >= self.clips
 
     def require(self, network: nn.Module) -> None:
         trained = [
