@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from videonorm.diagnostics.subject import Subject, wide
 from videonorm.errors import UserError
 from videonorm.layers import estimated_batch_norms, precise_statistics
 from videonorm.layers.effective_sizes import effective_sizes
+from videonorm.layers.statistics_batch import statistics_batch
 
 
 class Statistics(NamedTuple):
@@ -45,8 +46,8 @@ class BatchStatistics(Recorder):
 
     - ``n_eff``: how many independent values the statistics of one batch rest on, at the clips and frames of
       the run: the lesser of the two of ``videonorm.layers.effective_sizes``, each in its median channel; nan
-      if no channel varies. Of batch norms over a part of a batch, or over those of all devices, it is that of
-      so many clips. It is an estimate from ``clips`` clips.
+      if no channel varies. Of batch norms over a part of a batch, over accumulated batches, or over those of
+      all devices, it is that of so many clips. It is an estimate from ``clips`` clips.
     - ``running_to_batch``, ``running_to_precise``: how far the running statistics are from those of a batch
       (in the mean over the batches), and from those of all clips together, the precise ones (Wu & Johnson,
       arXiv:2105.07576). Between statistics (m, v) and (m', v') it is the distance of two normal
@@ -85,7 +86,8 @@ class BatchStatistics(Recorder):
             )
 
     def measure(self, subject: Subject) -> Mapping[str, Sequence[Row]]:
-        device, module = subject.trainer.strategy.root_device, subject.module
+        trainer, module = subject.trainer, subject.module
+        device, sizes = trainer.strategy.root_device, (trainer.world_size, trainer.accumulate_grad_batches)
         running = {name: _running(norm) for name, norm in estimated_batch_norms(module).items()}
         moments: dict[str, list[ClipMoments]] = {}
         with torch.no_grad(), subject.precision(), precise_statistics(module) as norms:
@@ -104,11 +106,13 @@ class BatchStatistics(Recorder):
                     handle.remove()
         rows: list[Row] = []
         for name, norm in norms.items():
+            clips_of_batch = statistics_batch(norm, len(subject.clips), *sizes)
+            assert clips_of_batch is not None
             to_batch = [distance(running[name], of.statistics(), norm.eps) for of in moments[name]]
             rows.append(
                 {
                     "layer": name.removeprefix("backbone."),
-                    "n_eff": n_eff(moments[name], _statistics_batch(norm, subject)),
+                    "n_eff": n_eff(moments[name], clips_of_batch),
                     "running_to_batch": float(np.mean(to_batch)),
                     "running_to_precise": distance(running[name], _running(norm), norm.eps),
                 }
@@ -141,12 +145,3 @@ def n_eff(moments: Sequence[ClipMoments], batch_size: int) -> float:
 def _running(norm: _BatchNorm) -> Statistics:
     assert norm.running_mean is not None and norm.running_var is not None
     return Statistics(norm.running_mean.double().clone(), norm.running_var.double().clone())
-
-
-def _statistics_batch(norm: Any, subject: Subject) -> int:
-    """How many clips share statistics in training; as ``batch_sizes`` of the run has it."""
-    batch_size = len(subject.clips)
-    if hasattr(norm, "statistics_batch"):
-        return int(norm.statistics_batch(batch_size))
-    synchronized = isinstance(norm, nn.SyncBatchNorm)
-    return batch_size * subject.trainer.world_size if synchronized else batch_size
