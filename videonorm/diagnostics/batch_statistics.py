@@ -1,6 +1,5 @@
 """Batch norms' statistics: how many values they rest on, and how far the running ones are from others."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from videonorm.diagnostics.recorder import Recorder, Row
 from videonorm.diagnostics.subject import Subject, wide
 from videonorm.errors import UserError
 from videonorm.layers import estimated_batch_norms, precise_statistics
-from videonorm.layers.effective_sizes import effective_sizes
+from videonorm.layers.effective_sizes import effective_sizes, of_median_channel
 from videonorm.layers.statistics_batch import statistics_batch
 
 
@@ -39,7 +38,7 @@ class ClipMoments(NamedTuple):
 
 
 class BatchStatistics(Recorder):
-    """batch_statistics.csv: a row for each batch norm that keeps running statistics and is trained.
+    """batch_statistics.csv: a row for each batch norm that keeps running statistics and is not frozen.
 
     The first batches of training, until there are ``clips`` of them, pass through the weights of the moment,
     in training mode; each batch is as large as those of training.
@@ -74,12 +73,7 @@ class BatchStatistics(Recorder):
             raise UserError(f"clips ({clips}) must be at least 2")
 
     def require(self, network: nn.Module) -> None:
-        trained = [
-            norm
-            for norm in estimated_batch_norms(network).values()
-            if norm.weight is None or norm.weight.requires_grad
-        ]
-        if not trained:
+        if not any(norm.training for norm in estimated_batch_norms(network).values()):
             raise UserError(
                 f"backbone ({type(network).__name__}) must have batch norms, and not frozen ones alone, for "
                 "trainer.callbacks (BatchStatistics)"
@@ -137,9 +131,7 @@ def n_eff(moments: Sequence[ClipMoments], batch_size: int) -> float:
     """The lesser of the two effective sizes of batches of so many clips, each in its median channel."""
     means = torch.cat([batch.mean for batch in moments]).cpu().numpy()
     variances = torch.cat([batch.var for batch in moments]).cpu().numpy()
-    sizes = effective_sizes(means, variances, batch_size)
-    varies = ~np.isnan(sizes[0])
-    return float(min(np.median(of[varies]) for of in sizes)) if varies.any() else math.nan
+    return min(of_median_channel(effective_sizes(means, variances, batch_size)))
 
 
 def _running(norm: _BatchNorm) -> Statistics:
