@@ -9,7 +9,10 @@ import torch
 from two_layers import ByHand, TwoLayers, batches, rows_of, train, values_of
 
 from videonorm.diagnostics import BatchStatistics, Channels
-from videonorm.layers import BatchNorm3d, GroupNorm3d
+from videonorm.errors import UserError
+from videonorm.layers import AccumulatedBatchNorm3d, BatchNorm3d, GroupNorm3d
+from videonorm.layers.effective_sizes import effective_sizes
+from videonorm.training import VideoClassifier
 
 GAMMA, BETA = np.array([1.0, 2.0, 0.5, 0.1]), np.array([0.0, 1.0, -0.5, -3.0])
 
@@ -116,3 +119,25 @@ def test_batch_statistics(tmp_path, network):
         1 + 2 * of_variance.mean(axis=0) ** 2 / of_variance.var(axis=0),
     )
     assert float(rows[0]["n_eff"]) == pytest.approx(min(map(np.median, sizes)), rel=1e-9)
+
+
+def test_batches_that_share_statistics_count_together(tmp_path):
+    network = TwoLayers(AccumulatedBatchNorm3d).double()
+    recorder = BatchStatistics(every_n_steps=2, clips=12)
+    train(tmp_path, [recorder], network=network, steps=2, lr=1e-15, accumulate_grad_batches=2)
+    row = rows_of(tmp_path / "batch_statistics.csv")[0]
+    x = np.einsum("ci,bip->bcp", matrix(network.first.conv), batches()[:12][0].flatten(2).numpy())
+    sizes = effective_sizes(x.mean(axis=2), x.var(axis=2), batch_size=8)
+    assert float(row["n_eff"]) == pytest.approx(min(map(np.median, sizes)), rel=1e-9)
+
+
+def test_frozen_batch_norms_are_those_that_take_no_statistics(network):
+    """Whatever weights they have, and whether these are trained."""
+    network.first.norm.requires_grad_(False)
+    network.second.norm = torch.nn.BatchNorm3d(4, affine=False)
+    BatchStatistics().require(network)
+    VideoClassifier(network, torch.optim.SGD, freeze=["first"])
+    BatchStatistics().require(network)
+    VideoClassifier(network, torch.optim.SGD, freeze=["norms"])
+    with pytest.raises(UserError, match="must have batch norms, and not frozen ones alone"):
+        BatchStatistics().require(network)

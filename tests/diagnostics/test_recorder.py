@@ -123,6 +123,15 @@ def test_a_run_that_goes_on_has_the_tables_of_the_unbroken_one(tmp_path):
     assert [row["step"] for row in rows_of(whole / "activation_slopes.csv")] == ["0", "2", "4", "5"]
 
 
+def test_a_run_that_is_over_keeps_its_tables(tmp_path):
+    """Lightning calls nothing but its end."""
+    table, last = tmp_path / "generalization.csv", tmp_path / "checkpoints" / "last.ckpt"
+    train(tmp_path, [Generalization(clips=4), LastCheckpoint()], enable_checkpointing=True)
+    written = table.read_text()
+    train(tmp_path, [Generalization(clips=4)], ckpt_path=last)
+    assert table.read_text() == written
+
+
 class WithoutBlocks(TwoLayers):
     def __init__(self):
         super().__init__()

@@ -78,7 +78,11 @@ def fit(folder, *callbacks, **options):
     return network
 
 
-def test_in_a_training_all_are_clipped_but_the_layer_that_classifies(tmp_path):
+@pytest.mark.parametrize("is_first", [True, False])
+def test_in_a_training_all_are_clipped_but_the_layer_that_classifies(tmp_path, monkeypatch, is_first):
+    """By each of several processes, of which only the first prepares data."""
+    if not is_first:
+        monkeypatch.setattr(VideoClassifier, "prepare_data", lambda self: None)
     seen = Seen()
     network = fit(tmp_path, AdaptiveGradientClipping(clip_factor=1e-4), seen)
     grads = seen.grads

@@ -1,8 +1,7 @@
 """Batch norms' statistics: how many values they rest on, and how far the running ones are from others."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from videonorm.diagnostics.recorder import Recorder, Row
 from videonorm.diagnostics.subject import Subject, wide
 from videonorm.errors import UserError
 from videonorm.layers import estimated_batch_norms, precise_statistics
-from videonorm.layers.effective_sizes import effective_sizes
+from videonorm.layers.effective_sizes import effective_sizes, of_median_channel
+from videonorm.layers.statistics_batch import statistics_batch
 
 
 class Statistics(NamedTuple):
@@ -38,15 +38,15 @@ class ClipMoments(NamedTuple):
 
 
 class BatchStatistics(Recorder):
-    """batch_statistics.csv: a row for each batch norm that keeps running statistics and is trained.
+    """batch_statistics.csv: a row for each batch norm that keeps running statistics and is not frozen.
 
     The first batches of training, until there are ``clips`` of them, pass through the weights of the moment,
     in training mode; each batch is as large as those of training.
 
     - ``n_eff``: how many independent values the statistics of one batch rest on, at the clips and frames of
       the run: the lesser of the two of ``videonorm.layers.effective_sizes``, each in its median channel; nan
-      if no channel varies. Of batch norms over a part of a batch, or over those of all devices, it is that of
-      so many clips. It is an estimate from ``clips`` clips.
+      if no channel varies. Of batch norms over a part of a batch, over accumulated batches, or over those of
+      all devices, it is that of so many clips. It is an estimate from ``clips`` clips.
     - ``running_to_batch``, ``running_to_precise``: how far the running statistics are from those of a batch
       (in the mean over the batches), and from those of all clips together, the precise ones (Wu & Johnson,
       arXiv:2105.07576). Between statistics (m, v) and (m', v') it is the distance of two normal
@@ -68,28 +68,20 @@ class BatchStatistics(Recorder):
     tables = {"batch_statistics": ("layer", "n_eff", "running_to_batch", "running_to_precise")}
 
     def __init__(self, every_n_steps: int = 250, clips: int = 32) -> None:
-        super().__init__(every_n_steps)
+        super().__init__(every_n_steps, clips)
         if clips < 2:
             raise UserError(f"clips ({clips}) must be at least 2")
-        self.clips = clips
-
-    def has_enough(self) -> bool:
-        return sum(len(clips) for clips, _ in self.probe) >= self.clips
 
     def require(self, network: nn.Module) -> None:
-        trained = [
-            norm
-            for norm in estimated_batch_norms(network).values()
-            if norm.weight is None or norm.weight.requires_grad
-        ]
-        if not trained:
+        if not any(norm.training for norm in estimated_batch_norms(network).values()):
             raise UserError(
                 f"backbone ({type(network).__name__}) must have batch norms, and not frozen ones alone, for "
                 "trainer.callbacks (BatchStatistics)"
             )
 
     def measure(self, subject: Subject) -> Mapping[str, Sequence[Row]]:
-        device, module = subject.trainer.strategy.root_device, subject.module
+        trainer, module = subject.trainer, subject.module
+        device, sizes = trainer.strategy.root_device, (trainer.world_size, trainer.accumulate_grad_batches)
         running = {name: _running(norm) for name, norm in estimated_batch_norms(module).items()}
         moments: dict[str, list[ClipMoments]] = {}
         with torch.no_grad(), subject.precision(), precise_statistics(module) as norms:
@@ -108,11 +100,13 @@ class BatchStatistics(Recorder):
                     handle.remove()
         rows: list[Row] = []
         for name, norm in norms.items():
+            clips_of_batch = statistics_batch(norm, len(subject.clips), *sizes)
+            assert clips_of_batch is not None
             to_batch = [distance(running[name], of.statistics(), norm.eps) for of in moments[name]]
             rows.append(
                 {
                     "layer": name.removeprefix("backbone."),
-                    "n_eff": n_eff(moments[name], _statistics_batch(norm, subject)),
+                    "n_eff": n_eff(moments[name], clips_of_batch),
                     "running_to_batch": float(np.mean(to_batch)),
                     "running_to_precise": distance(running[name], _running(norm), norm.eps),
                 }
@@ -137,20 +131,9 @@ def n_eff(moments: Sequence[ClipMoments], batch_size: int) -> float:
     """The lesser of the two effective sizes of batches of so many clips, each in its median channel."""
     means = torch.cat([batch.mean for batch in moments]).cpu().numpy()
     variances = torch.cat([batch.var for batch in moments]).cpu().numpy()
-    sizes = effective_sizes(means, variances, batch_size)
-    varies = ~np.isnan(sizes[0])
-    return float(min(np.median(of[varies]) for of in sizes)) if varies.any() else math.nan
+    return min(of_median_channel(effective_sizes(means, variances, batch_size)))
 
 
 def _running(norm: _BatchNorm) -> Statistics:
     assert norm.running_mean is not None and norm.running_var is not None
     return Statistics(norm.running_mean.double().clone(), norm.running_var.double().clone())
-
-
-def _statistics_batch(norm: Any, subject: Subject) -> int:
-    """How many clips share statistics in training; as ``batch_sizes`` of the run has it."""
-    batch_size = len(subject.clips)
-    if hasattr(norm, "statistics_batch"):
-        return int(norm.statistics_batch(batch_size))
-    synchronized = isinstance(norm, nn.SyncBatchNorm)
-    return batch_size * subject.trainer.world_size if synchronized else batch_size

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 
 from videonorm.diagnostics.recorder import Recorder, Row
-from videonorm.diagnostics.subject import Subject
-from videonorm.errors import UserError
+from videonorm.diagnostics.subject import Subject, wide
 
 
 class Generalization(Recorder):
@@ -30,19 +29,13 @@ class Generalization(Recorder):
     tables = {"generalization": ("train_loss", "train_top1", "val_loss", "gap")}
 
     def __init__(self, clips: int = 128) -> None:
-        super().__init__(every_n_steps=1)
-        if clips < 1:
-            raise UserError(f"clips ({clips}) must be at least 1")
-        self.clips = clips
-
-    def has_enough(self) -> bool:
-        return sum(len(clips) for clips, _ in self.probe) >= self.clips
+        super().__init__(every_n_steps=1, clips=clips)
 
     def is_due(self, step: int, ended: bool) -> bool:
         return False  # but in on_fit_end: `videonorm fit` may validate once more behind the last step
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.has_enough():
+        if self._tables and self.has_enough():  # none of a run that was over before
             self._record(trainer, pl_module)
             self._save(trainer)
 
@@ -52,7 +45,7 @@ class Generalization(Recorder):
         losses, right, count = 0.0, 0, 0
         with torch.no_grad(), subject.precision():
             for clips, labels in self.probe:
-                logits = subject.network(clips.to(device)).float().cpu()
+                logits = wide(subject.network(clips.to(device))).cpu()
                 losses += float(F.cross_entropy(logits, labels, reduction="sum"))
                 classes = labels.argmax(dim=1) if labels.dim() > 1 else labels
                 right += int((logits.argmax(dim=1) == classes).sum())

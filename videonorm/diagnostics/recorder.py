@@ -34,10 +34,10 @@ class Recorder(Callback, ABC):
     """Measures a network every so many steps, and writes what it finds to tables in the run folder.
 
     It is due before the first update (step 0), before every update behind ``every_n_steps`` others, and at
-    the end of training. What it looks at is the *probe*: the first batch that this device trains on, as
-    augmented there; of several devices, that of the first. It stays the same for the whole run, in each
-    checkpoint too, which becomes so much larger; once for all recorders. In memory it is kept on the CPU. It
-    passes the network in the precision of training, but for fp16, in fp32.
+    the end of training. What it looks at is the *probe*: the first batch that this device trains on, or the
+    first ones, as augmented there; of several devices, that of the first. It stays the same for the whole
+    run, in each checkpoint too, which becomes so much larger; once for all recorders. In memory it is kept on
+    the CPU. It passes the network in the precision of training, but for fp16, in fp32.
 
     Training does not notice: weights, gradients, running statistics, optimizer, random numbers and modes are
     as they would be without, to the bit, and the clock of training stands still.
@@ -48,15 +48,17 @@ class Recorder(Callback, ABC):
 
     Args:
         every_n_steps: optimizer steps from one row of a table to the next.
+        clips: at least as many make the probe, in whole batches.
     """
 
     tables: ClassVar[Mapping[str, tuple[str, ...]]]
     """Columns behind ``step`` by the name of the table, which is that of its file, too."""
 
-    def __init__(self, every_n_steps: int) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"every_n_steps ({every_n_steps}) must be at least 1")
-        self.every_n_steps = every_n_steps
+    def __init__(self, every_n_steps: int, clips: int = 1) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("clips", clips)):
+            if value < 1:
+                raise UserError(f"{name} ({value}) must be at least 1")
+        self.every_n_steps, self.clips = every_n_steps, clips
         self.probe: list[Batch] = []
         """Batches on the CPU."""
         self._recorded: int | None = None
@@ -75,9 +77,13 @@ class Recorder(Callback, ABC):
         """Behind so many updates, which may be all of the training."""
         return ended or step % self.every_n_steps == 0
 
+    @property
+    def clips_of_probe(self) -> int:
+        return sum(len(clips) for clips, _ in self.probe)
+
     def has_enough(self) -> bool:
         """Whether the probe is complete."""
-        return bool(self.probe)
+        return self.clips_of_probe >= self.clips
 
     # When
 
@@ -96,7 +102,7 @@ class Recorder(Callback, ABC):
         self.require(network)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.probe, self._recorded = [], None
+        self.probe, self._recorded, self._tables = [], None, {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder, resumes = Path(trainer.default_root_dir), trainer.ckpt_path is not None
@@ -122,9 +128,9 @@ class Recorder(Callback, ABC):
                 clock.stop()
             self._record(trainer, pl_module)
         if not self.has_enough() and self._writes(trainer):
-            clips = sum(len(clips) for clips, _ in self.probe)
             warnings.warn(
-                f"{type(self).__name__} has no table: training ended with {clips} clips, which are too few",
+                f"{type(self).__name__} has no table: training ended with {self.clips_of_probe} clips, which "
+                "are too few",
                 stacklevel=2,
             )
         self._save(trainer)

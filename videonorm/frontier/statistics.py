@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from videonorm.layers.effective_sizes import Array, effective_sizes
+from videonorm.layers.effective_sizes import Array, effective_sizes, of_median_channel
 from videonorm.machine import commit, versions
 
 # Below so many independent values, a layer's statistics are expected to be noise. What is known, in the
@@ -74,8 +74,8 @@ def layers(
         for name in names:
             means = moments[f"{name}.mean"]
             of_mean, of_variance = effective_sizes(means, moments[f"{name}.variance"], batch_size)
+            sizes = of_median_channel((of_mean, of_variance))
             varies = ~np.isnan(of_mean)
-            sizes = _median(of_mean[varies]), _median(of_variance[varies])
             row = Layer(
                 layer=name,
                 num_channels=means.shape[1],
@@ -92,10 +92,6 @@ def layers(
             )
             rows.append(row)
     return rows
-
-
-def _median(values: Array) -> float:
-    return float(np.median(values)) if len(values) else float("nan")
 
 
 def _share(those: NDArray[np.bool_]) -> float:

@@ -22,6 +22,8 @@ mean from that of all, and s = Mean((x - mu)^2) over the clip, V = Mean(s) - Mea
 with no approximation, so that every B follows from one pass over clips of a length T.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,3 +53,10 @@ def effective_sizes(means: Array, variances: Array, batch_size: int) -> tuple[Ar
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         return total / of_mean, 1 + 2 * variance**2 / of_variance
+
+
+def of_median_channel(sizes: tuple[Array, Array]) -> tuple[float, float]:
+    """Each of the two in its median channel, of those that vary; nan if none does."""
+    varies = ~np.isnan(sizes[0])
+    of_mean, of_variance = (float(np.median(of[varies])) if varies.any() else math.nan for of in sizes)
+    return of_mean, of_variance

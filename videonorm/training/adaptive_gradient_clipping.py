@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from videonorm.errors import UserError
 from videonorm.training.callbacks import parts
+from videonorm.training.classifier import VideoClassifier
 
 SMALLEST_GRADIENT = 1e-6
 SHARDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
@@ -52,19 +53,22 @@ class AdaptiveGradientClipping(Callback):
         others = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(other, AdaptiveGradientClipping) for other in others) > 1:
             raise UserError(f"{name} must be there once")
-        _ = classifier.num_classes  # which refuses a network without a linear layer
-        linear = [module for module in classifier.backbone.modules() if isinstance(module, nn.Linear)]
-        spared = set(linear[-1].parameters())
-        self._clipped = [
-            of for of in classifier.backbone.parameters() if of.requires_grad and of not in spared
-        ]
-        if not self._clipped:
+        if not _clipped(classifier):
             raise UserError(f"{name} must be left out where only the layer that classifies is trained")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in check, which of several processes only the first calls.
+        self._clipped = _clipped(parts(trainer)[0])
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         clip_by_unit(self._clipped, self.clip_factor, self.eps)
+
+
+def _clipped(classifier: VideoClassifier) -> list[nn.Parameter]:
+    spared = set(classifier.head.parameters())
+    return [of for of in classifier.backbone.parameters() if of.requires_grad and of not in spared]
 
 
 @torch.no_grad()

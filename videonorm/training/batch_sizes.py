@@ -7,13 +7,12 @@ section 4.1).
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import nn
 
 from videonorm.errors import UserError
-from videonorm.layers import AccumulatedBatchNorm3d
+from videonorm.layers.statistics_batch import statistics_batch
 
 
 def clips_sharing_statistics(
@@ -25,9 +24,7 @@ def clips_sharing_statistics(
 ) -> int | None:
     """Clips over which the model's norms pool their statistics in training; the fewest, if they differ.
 
-    Ours say it themselves (``statistics_batch``, ``min_clips``), torch's are known. Those in ``frozen`` parts
-    pool none, an AccumulatedBatchNorm3d those of ``accumulate`` batches. None where no clip sees another, or
-    the batch size is not known.
+    Those in ``frozen`` parts pool none. None where no clip sees another, or the batch size is not known.
 
     Raises:
         UserError: a layer cannot be trained with so few clips, or cannot split them.
@@ -36,27 +33,22 @@ def clips_sharing_statistics(
         return None
     shared: list[int] = []
     left_out = {module for part in frozen for module in part.modules()}
-    module: Any
     for module in model.modules():
         if module in left_out:
             continue
-        if hasattr(module, "statistics_batch"):
-            try:
-                accumulated = accumulate if isinstance(module, AccumulatedBatchNorm3d) else 1
-                clips = module.statistics_batch(batch_size * accumulated)
-            except ValueError as error:
-                raise UserError(str(error)) from error
-            if clips < module.min_clips:
-                raise UserError(
-                    f"batch_size ({batch_size}) must give {type(module).__name__} at least "
-                    f"{module.min_clips} clips to take statistics of, not {clips}; set min_clips: {clips} to "
-                    "train it all the same"
-                )
-            shared.append(clips)
-        elif isinstance(module, nn.SyncBatchNorm):
-            shared.append(batch_size * world_size)
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-            shared.append(batch_size)
+        try:
+            clips = statistics_batch(module, batch_size, world_size, accumulate)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if clips is None:
+            continue
+        if clips < getattr(module, "min_clips", 0):
+            raise UserError(
+                f"batch_size ({batch_size}) must give {type(module).__name__} at least "
+                f"{module.min_clips} clips to take statistics of, not {clips}; set min_clips: {clips} to "
+                "train it all the same"
+            )
+        shared.append(clips)
     return min(shared, default=None)
 
 

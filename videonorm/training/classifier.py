@@ -124,13 +124,18 @@ class VideoClassifier(LightningModule):
             module.eval()
         return self
 
-    @cached_property
-    def num_classes(self) -> int:
-        """Classes K that the backbone tells apart: the width of its last linear layer."""
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that classifies: the backbone's last linear one."""
         linear = [module for module in self.backbone.modules() if isinstance(module, nn.Linear)]
         if not linear:
             raise UserError(f"backbone ({type(self.backbone).__name__}) must end in a linear layer")
-        return linear[-1].out_features
+        return linear[-1]
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Classes K that the backbone tells apart."""
+        return self.head.out_features
 
     @property
     def batch_sizes(self) -> BatchSizes:
