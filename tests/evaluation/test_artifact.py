@@ -53,6 +53,16 @@ def test_foreign_checkpoint(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "r3d.pth")
 
 
+def test_checkpoint_of_something_else_than_tensors(checkpoint: Checkpoint) -> None:
+    for weights in ({"backbone.head.weight": 3}, {1: torch.zeros(2)}):
+        with pytest.raises(UserError, match="must be a checkpoint written by `videonorm fit`"):
+            load_checkpoint(checkpoint("bn", state_dict=weights))
+    for average in ({"n_averaged": "many"}, {"n_averaged": torch.tensor([1, 2])}, {"n_averaged": 0}):
+        broken = checkpoint("bn", averaging_state=average, current_model_state=5)
+        with pytest.raises(UserError, match=r"bn.ckpt\) must describe its model and clips \("):
+            load_checkpoint(broken)
+
+
 def test_checkpoint_without_its_description(checkpoint: Checkpoint) -> None:
     with pytest.raises(UserError, match="must describe its model and clips, and 'backbone' is missing"):
         load_checkpoint(checkpoint("bn", videonorm={"version": "0.1.0"}))

@@ -230,6 +230,12 @@ def test_a_damaged_part_is_named(small: Path, manifest: Path, tmp_path: Path) ->
     again = Evaluation(small, manifest, how, Processes())
     with closing(again), pytest.raises(UserError, match="part-00000.npz must be as videonorm wrote it"):
         again.score(folder, "videos")
+    for name in ("notes.json", "asked.json"):
+        for content in ("{", "[1]"):
+            (folder / name).write_text(content)
+            again = Evaluation(small, manifest, how, Processes())
+            with closing(again), pytest.raises(UserError, match=f"{name} must be as videonorm wrote it"):
+                again.score(folder, "videos")
 
 
 def test_parts_are_whole_batches_and_not_too_many() -> None:

@@ -19,7 +19,7 @@ from videonorm.files import open_new
 from videonorm.machine import versions
 from videonorm.messages import first_line, one_line
 from videonorm.models import read_torch
-from videonorm.models.weights.reading import state_of_run
+from videonorm.models.weights.reading import is_state_dict, state_of_run
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_checkpoint(path: str | Path, option: str = "ckpt") -> dict[str, Any]:
     if (
         not isinstance(checkpoint, dict)
         or not {"state_dict", "global_step"} <= checkpoint.keys()
-        or not isinstance(checkpoint["state_dict"], dict)
+        or not is_state_dict(checkpoint["state_dict"])
     ):
         raise UserError(f"{option} ({path}) must be a checkpoint written by `videonorm fit`")
     return checkpoint
@@ -91,6 +91,8 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     try:
         ours = checkpoint["videonorm"]
         state, averaged = state_of_run(checkpoint)
+        if not is_state_dict(state):
+            raise TypeError("its weights are no tensors by name")
         read = Checkpoint(
             network=build_backbone(ours["backbone"], f"ckpt ({path})", trust),
             backbone=ours["backbone"],
@@ -103,7 +105,9 @@ def load_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
         )
     except KeyError as error:
         raise UserError(f"ckpt ({path}) must describe its model and clips, and {error} is missing") from error
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"ckpt ({path}) must describe its model and clips ({error})") from error
     prefix = "backbone."
     weights = {k.removeprefix(prefix): w for k, w in state.items() if k.startswith(prefix)}

@@ -12,7 +12,8 @@ import math
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -47,6 +48,27 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     named: dict[str, Any] = dict(arrays)  # or mypy takes one of them for an option of savez
     with open_new(path, "wb") as file:
         np.savez(file, **named)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record of ``write_json``; UserError where it is damaged."""
+    with _as_written(path):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError("it is no record")
+    return record
+
+
+@contextmanager
+def _as_written(path: Path) -> Iterator[None]:
+    """Name a file that turns out to be damaged."""
+    try:
+        yield
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} must be as videonorm wrote it ({one_line(error)}); once it is deleted, the same "
+            "command makes it again"
+        ) from error
 
 
 class KeptParts:
@@ -104,14 +126,8 @@ class KeptParts:
             UserError: they cannot be read, or ``take`` finds them to be others.
         """
         path = self._path(part)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return take(arrays)
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(
-                f"{path} must be as videonorm wrote it ({one_line(error)}); once it is deleted, the same "
-                "command makes it again"
-            ) from error
+        with _as_written(path), np.load(path, allow_pickle=False) as arrays:
+            return take(arrays)
 
     def discard(self) -> None:
         """The result is written: nothing need be kept."""
@@ -134,16 +150,19 @@ class KeptParts:
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
-        if (folder / ASKED).exists():
-            self._compare(folder, json.loads((folder / ASKED).read_text(encoding="utf-8")), asked)
-        else:
+        if not (folder / ASKED).exists():
             write_json(folder / ASKED, asked)
+            return
+        try:
+            self._compare(folder, read_record(folder / ASKED), asked)
+        except UserError:
+            self.close()
+            raise
 
     def _compare(self, folder: Path, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Raise UserError if the parts that are kept are not of what is asked now."""
         for name in [*now, *(name for name in kept if name not in now)]:
             if kept.get(name) != now.get(name):
-                self.close()
                 was, wanted = (str(of.get(name)) for of in (kept, now))
                 # A digest tells nobody anything.
                 how = f"was {was}, not {wanted}" if max(len(was), len(wanted)) < 64 else "was another"

@@ -1,6 +1,5 @@
 """An evaluation in parts: the scores of each are kept, so that the same command goes on from there."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videonorm.data import BadVideo
-from videonorm.evaluation.kept_parts import KeptParts
+from videonorm.evaluation.kept_parts import KeptParts, read_record
 from videonorm.evaluation.scores import VideoScores
 from videonorm.files import write_json
 
@@ -43,7 +42,7 @@ class Parts(KeptParts):
         self.notes: list[Any] | None = None
         self._bad: dict[int, list[BadVideo]] = {}
         if folder is not None and (folder / NOTES).exists():
-            self.notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))["notes"]
+            self.notes = read_record(folder / NOTES).get("notes")
 
     def finish(self, part: int, bad: list[BadVideo]) -> None:
         """Keep a part whose videos are entered; ``bad`` are those of it that could not be scored."""

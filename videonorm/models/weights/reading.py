@@ -62,7 +62,7 @@ def read_weights(path: str | Path, option: str = "weights") -> Weights:
             raise UserError(f"{option} ({path}) must tell its weights from their average") from error
     elif isinstance(content, dict):
         content = next((content[key] for key in KEYS if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not content or not all(map(_is_named_tensor, content.items())):
+    if not is_state_dict(content) or not content:
         raise UserError(f"{option} ({path}) must hold a state dict, by itself or under {', '.join(KEYS)}")
     tensors: dict[str, Tensor] = content
     for name, tensor in tensors.items():
@@ -75,6 +75,13 @@ def read_weights(path: str | Path, option: str = "weights") -> Weights:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return Weights(tensors, is_ours)
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether all that a file holds are tensors by name."""
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    )
 
 
 def state_of_run(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], int | None]:
@@ -129,7 +136,3 @@ def _read_npz(path: Path, option: str) -> dict[str, Tensor]:
         raise UserError(
             f"{option} ({path}) must be an npz file of plain arrays, without objects ({first_line(error)})"
         ) from error
-
-
-def _is_named_tensor(entry: tuple[Any, Any]) -> bool:
-    return isinstance(entry[0], str) and isinstance(entry[1], Tensor)
