@@ -140,6 +140,18 @@ def test_a_table_that_holds_no_numbers_is_named(explosion, tmp_path):
         picture(replace(explosion, folder=tmp_path), explosion.study.claims[0])
 
 
+def test_what_is_logged_now_and_then_is_drawn_where_it_was(learning_rate, tmp_path):
+    """A row of metrics.csv has a loss or a top-1, and no number of the other."""
+    claim = replace(learning_rate.study.claims[0], measure=Measure("val/top1", "metrics"))
+    for of in learning_rate.results:
+        (tmp_path / of.run).mkdir()
+        rows = [(0, 2.0, ""), (9, "", 0.5), (10, 1.0, ""), (19, "", 0.75)]
+        made_up_studies.table(tmp_path, of, "metrics", ("train/loss", "val/top1"), rows)
+    figure = picture(replace(learning_rate, folder=tmp_path), claim)
+    assert figure and figure[1].startswith("Val/top1 of metrics.csv while training.")
+    assert ([9, 19], [0.5, 0.75]) in lines(figure[0]().axes[0])
+
+
 def test_a_table_at_one_learning_rate_is_a_row_an_arm(learning_rate, tmp_path):
     """The claim holds the rate: its other values have no row, but arms that it does not compare have."""
     measure = Measure(table="largest_learning_rate", column="largest_lr")

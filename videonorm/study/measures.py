@@ -2,9 +2,10 @@
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from videonorm.errors import UserError
 from videonorm.study.contrasts import Grid, contrast
@@ -16,8 +17,6 @@ from videonorm.sweep.results import Result
 
 METRICS = "metrics"
 OVER: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "max": max}
-
-Rows = tuple[dict[str, str], ...]
 
 
 def measure(
@@ -72,11 +71,7 @@ def _of_table(of: Measure, run: Path, result: Result) -> float | None:
     assert of.table and of.column
     if of.step == "last" and not result.done:
         return None
-    rows = [
-        row
-        for row in _table(run / f"{of.table}.csv")
-        if row.get(of.column) and all(row.get(name) == as_text(value) for name, value in of.where.items())
-    ]
+    rows = rows_with(run / f"{of.table}.csv", [of.column], of.where)
     if not rows:
         return None
     try:
@@ -93,7 +88,7 @@ def _of_table(of: Measure, run: Path, result: Result) -> float | None:
 def _time_to(column: str, target: float, side: str, run: Path, result: Result) -> tuple[float, bool] | None:
     table = run / f"{METRICS}.csv"
     try:
-        logged = [(int(row["step"]) + 1, float(row[column])) for row in _table(table) if row.get(column)]
+        logged = [(int(row["step"]) + 1, float(row[column])) for row in rows_with(table, [column])]
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{METRICS} ({table}) must be a table of numbers with the column step: {error}"
@@ -107,8 +102,19 @@ def _time_to(column: str, target: float, side: str, run: Path, result: Result) -
     return (float(budget), True) if budget else None
 
 
-def _table(path: Path) -> Rows:
+def rows_with(
+    path: Path, columns: Sequence[str], where: Mapping[str, Any] | None = None
+) -> list[dict[str, str]]:
+    """The rows of a table that have a value of each column, and those that ``where`` says of others.
+
+    A row of metrics.csv has what was logged at its step alone. Without a file there are none.
+    """
     if not path.exists():
-        return ()
+        return []
+    texts = {name: as_text(value) for name, value in (where or {}).items()}
     with path.open(newline="", encoding="utf-8") as file:
-        return tuple(csv.DictReader(file))
+        return [
+            row
+            for row in csv.DictReader(file)
+            if all(map(row.get, columns)) and all(row.get(name) == text for name, text in texts.items())
+        ]
