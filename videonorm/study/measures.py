@@ -10,7 +10,7 @@ from typing import Any
 from videonorm.errors import UserError
 from videonorm.study.contrasts import Grid, contrast
 from videonorm.study.measured import Measured
-from videonorm.study.study_file import Measure, StudyFile
+from videonorm.study.study_file import Claim, Measure, StudyFile
 from videonorm.sweep.axes import as_text
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import Result
@@ -33,19 +33,32 @@ def measure(
     Raises:
         UserError: a table is not as a recorder writes it.
     """
-    known = {(of.claim, of.run): of for of in kept}
+    kept = list(kept)
     found: list[Measured | None] = []
     for claim in study.claims:
+        known = {of.run: of for of in kept if of.claim == claim.id}
         largest = grid.name(claim.measure.largest) if claim.measure.largest else None
         places = contrast(claim, grid)
-        for result in results:
-            if grid.without(grid.place(result), largest) in places:
-                run = folder / Path(result.run).name
-                at_hand = run.exists() or not (claim.measure.table or claim.measure.time_to is not None)
-                number = of_run(claim.measure, run, result) if at_hand else None
-                here = Measured(claim.id, result.run, *number) if number else None
-                found.append(here if at_hand else known.get((claim.id, result.run)))
+        found += [
+            measured(claim, folder, result, known)
+            for result in results
+            if grid.without(grid.place(result), largest) in places
+        ]
     return [of for of in found if of]
+
+
+def measured(claim: Claim, folder: Path, result: Result, kept: Mapping[str, Measured]) -> Measured | None:
+    """The number of a run for a claim; where its folder is gone and held it, the one that was kept.
+
+    Args:
+        folder: of the study.
+        kept: numbers for the claim, by run.
+    """
+    run, of = folder / Path(result.run).name, claim.measure
+    if (of.table or of.time_to is not None) and not run.exists():
+        return kept.get(result.run)
+    number = of_run(of, run, result)
+    return Measured(claim.id, result.run, *number) if number else None
 
 
 def of_run(of: Measure, run: Path, result: Result) -> tuple[float, bool] | None:
