@@ -6,6 +6,7 @@ import made_up_studies
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from videonorm.errors import UserError
 from videonorm.study.figures import picture
@@ -100,6 +101,16 @@ def test_accuracy_over_batch_sizes_is_an_error(batch_curve):
         "Validation error against batch size"
     )
     assert [y for _, y in lines(axes)][0] == pytest.approx([0.4, 0.2, 0.1])
+
+
+def test_a_logarithm_of_accuracy_is_no_percentage(batch_curve):
+    claim = replace(batch_curve.study.claims[0], measure=Measure("val_top1", log10=True))
+    found = picture(batch_curve, claim)
+    assert found and found[1].startswith("Log10 of val top1 against batch size")
+    (axes,) = found[0]().axes
+    assert axes.get_ylabel() == "log10 of val top1"
+    assert lines(axes)[0][1] == pytest.approx(np.log10([0.6, 0.8, 0.9]))
+    assert not isinstance(axes.yaxis.get_major_formatter(), PercentFormatter)
 
 
 def test_a_time_is_the_share_of_runs_that_are_not_there(learning_rate):

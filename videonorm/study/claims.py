@@ -60,7 +60,7 @@ def scale(claim: Claim) -> Scale:
     if claim.statistic in ("ratio", "log_rank"):
         return Scale("x" if claim.statistic == "ratio" else "x (hazard)", _exp, math.log1p)
     per = f" per doubling of {claim.along}" if claim.along else ""
-    if claim.measure.is_row and claim.measure.column in SHARES:
+    if claim.measure.of_row in SHARES:
         return Scale(f"points{per}", lambda share: 100 * share, lambda points: points / 100)
     return Scale(f"{claim.measure.in_words}{per}")
 

@@ -74,7 +74,7 @@ def evidence(
     if largest:
         effect: Effect | None = _between_steps(claim, grid, largest, weights, of_place, seeds, measured)
         return Evidence(runs, count, effect)
-    if claim.measure.is_row and claim.measure.column == TOP1 and claim.statistic != "ratio":
+    if claim.measure.of_row == TOP1 and claim.statistic != "ratio":
         if not any(_is_above_chance([by[seed][0] for seed in seeds]) for by in of_place.values()):
             return Evidence(runs, count, None, "training that ends above chance: no cell does")
         effect = _of_videos(weights, of_place, seeds, scores)

@@ -75,9 +75,9 @@ class Measure:
         return f"log10 of {name}" if self.log10 else name
 
     @property
-    def is_row(self) -> bool:
-        """Whether it is what results.csv says of a run, as it stands there."""
-        return not (self.table or self.largest or self.log10 or self.time_to is not None)
+    def of_row(self) -> str | None:
+        """The column of results.csv, where it is what that says of a run, as it stands there."""
+        return None if self.table or self.log10 or self.time_to is not None else self.column
 
 
 @dataclass(frozen=True)
