@@ -11,7 +11,7 @@ from videonorm import files
 from videonorm.look import CI, as_png
 from videonorm.study.arm_table import arm_table
 from videonorm.study.figures import picture
-from videonorm.study.forest import Place, is_ratio, place, summary_figure
+from videonorm.study.forest import Place, place, summary_figure
 from videonorm.study.judgement import COLORS, Judged, as_markdown, grouped, headline, judged
 from videonorm.study.result import StudyResult
 from videonorm.sweep import drawing
@@ -152,7 +152,7 @@ def _rule(of: Judged) -> dict[str, str | None]:
 
 def _margin(of: Judged) -> str:
     margin = of.claim.margin
-    return f"a factor of {1 + margin:g}" if is_ratio(of.verdict) else f"{margin:g} {of.verdict.unit}"
+    return f"a factor of {1 + margin:g}" if of.verdict.is_ratio else f"{margin:g} {of.verdict.unit}"
 
 
 def _cell(cell: Mapping[str, Any]) -> str:

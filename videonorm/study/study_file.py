@@ -20,6 +20,7 @@ from videonorm.sweep.sweep_file import SweepFile, read_yaml, sweep_of, typed
 Statistic = Literal[
     "difference", "equivalence", "non_inferiority", "interaction", "slope", "ratio", "log_rank"
 ]
+RATIOS = ("ratio", "log_rank")  # statistics whose effect is 1 where there is none
 T = TypeVar("T")
 Cell = Mapping[str, Any]  # coordinates of runs and their values: norm, num_frames, batch_size, or an axis
 

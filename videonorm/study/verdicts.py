@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from videonorm.study.study_file import RATIOS
 from videonorm.sweep.csv_table import from_text, read_table, write_table
 
 Decision = Literal["supported", "refuted", "equivalent", "not decided"]
@@ -50,6 +51,11 @@ class Verdict:
     runs: int
     core_minutes: float
     made_on: str = ""
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether no effect is 1 and not 0."""
+        return self.statistic in RATIOS
 
 
 def write_verdicts(path: Path, verdicts: Iterable[Verdict]) -> None:
