@@ -1,6 +1,6 @@
 """The cells of a study that a claim's figure shows, failed ones too, and how they are told apart."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from videonorm.look import PALETTE
@@ -8,9 +8,9 @@ from videonorm.study.contrasts import Grid
 from videonorm.study.measures import measured
 from videonorm.study.result import StudyResult
 from videonorm.study.study_file import Claim
-from videonorm.sweep.axes import as_text, in_words, short_names
+from videonorm.sweep.axes import as_number, as_text, in_words, is_called, short_names
 from videonorm.sweep.cells import Cell, cells_of, varied_axes
-from videonorm.sweep.drawing import BATCH_SIZE, LENGTH, Axis, Drawing, as_number
+from videonorm.sweep.drawing import BATCH_SIZE, LENGTH, Axis, Drawing
 from videonorm.sweep.results import Result
 
 
@@ -53,7 +53,7 @@ class Arms:
         for given in filter(None, asked):
             for axis in found:
                 name = axis.option or ("num_frames" if axis is LENGTH else "batch_size")
-                if name == given or name.endswith(f".{given}"):
+                if is_called(name, given):
                     return axis
         return found[-1] if found else None  # further axes are rarer than T and B: one is there for a reason
 
@@ -76,10 +76,12 @@ class Arms:
             [*shape, *filter(None, [drawing.combination(cell, along.option if along else None)])]
         )
 
-    def panels(self) -> dict[str, list[Cell]]:
+    def panels(self, runs: Container[str]) -> dict[str, list[Cell]]:
+        """The cells of each panel that have some of these runs."""
         groups: dict[str, list[Cell]] = {}
         for cell in self.cells:
-            groups.setdefault(self.panel(cell), []).append(cell)
+            if any(run.run in runs for run in cell.results):
+                groups.setdefault(self.panel(cell), []).append(cell)
         return groups
 
     def name(self, cell: Cell) -> str:

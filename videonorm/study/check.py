@@ -10,6 +10,7 @@ from videonorm.study.contrasts import Grid, contrast
 from videonorm.study.evidence import least_seeds
 from videonorm.study.measures import METRICS
 from videonorm.study.study_file import Claim, Measure, StudyFile
+from videonorm.sweep.axes import as_number
 from videonorm.sweep.plan import Plan
 from videonorm.sweep.records import planned
 from videonorm.sweep.results import COLUMNS
@@ -53,7 +54,7 @@ def _check_measure(of: Measure, grid: Grid, tables: Tables) -> None:
     if of.largest:
         name = grid.name(of.largest)
         values = grid.values(name)
-        if not all(map(_is_positive, values)) or len(values) < 2:
+        if not all((as_number(text) or 0) > 0 for text in values) or len(values) < 2:
             raise UserError(f"largest ({name}) must have two values at least, all numbers above 0")
         return
     assert of.column
@@ -74,13 +75,6 @@ def _check_measure(of: Measure, grid: Grid, tables: Tables) -> None:
         if column not in (columns := tables[of.table]):
             hint = did_you_mean(column, columns)
             raise UserError(f"column ({column}) must be one of {of.table}: {', '.join(columns)}{hint}")
-
-
-def _is_positive(text: str) -> bool:
-    try:
-        return float(text) > 0
-    except ValueError:
-        return False
 
 
 def _tables(recorders: Sequence[Mapping[str, Any]]) -> Tables:

@@ -3,7 +3,6 @@
 Paths are relative to its folder, or to that of the sweep file that it names.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -191,8 +190,6 @@ def read_study(path: Path, *, quick: bool = False, num_seeds: int | None = None)
     """
     values = read_yaml("study", path)
     keys = typed(_Keys, {key: _outside(of) for key, of in values.items()}, path.name)
-    if not re.fullmatch(r"\w[\w.-]*", keys.name, re.ASCII):
-        raise UserError(f"name ({keys.name}) must be a folder name: letters, digits, '_', '-', '.'")
     folder, where, of_sweep = path.parent, f"{path.name} sweep", values["sweep"]
     if isinstance(of_sweep, str):
         file = path.parent / of_sweep
