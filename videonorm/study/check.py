@@ -86,6 +86,8 @@ def _tables(recorders: Sequence[Mapping[str, Any]]) -> Tables:
             kind = pkgutil.resolve_name(path)
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"recorders ({path}) must be a class that can be imported: {error}") from error
+        if not isinstance(kind, type):
+            raise UserError(f"recorders ({path}) must be a class that can be imported, not another thing")
         known = arguments(kind)
         for name in recorder.get("init_args") or {}:
             if name not in known:
