@@ -84,12 +84,20 @@ def _student(values: NDArray[np.float64], confidence: float, seeds: int | None) 
 
 @dataclass(frozen=True)
 class OfVideos:
-    """A difference in top-1 on the same videos; see ``videonorm.differences``."""
+    """A difference in top-1 on the same videos; see ``videonorm.differences``.
+
+    Args:
+        most: that it can be, either way: a difference of differences may be more than 1.
+    """
 
     difference: Difference
+    most: float = 1.0
 
     def interval(self, confidence: float) -> Estimate:
-        return self.difference.estimate(confidence)
+        if self.most <= 1:
+            return self.difference.estimate(confidence)
+        found = self.difference.imagined(confidence)
+        return Estimate(found.value, max(-self.most, found.low), min(self.most, found.high))
 
     def needs(self, decides: Decides) -> str:
         lead = self.difference
