@@ -83,6 +83,7 @@ def test_too_few_seeds(checked):
             {"class_path": "nowhere.Recorder"},
             r"recorders \(nowhere.Recorder\) must be a class that can be imp",
         ),
+        ({"class_path": "recorders_of_a_test"}, r"recorders \(recorders_of_a_test\) must be a class"),
         (
             {"class_path": "recorders_of_a_test.Recorder", "init_args": {"every": 1}},
             r"recorders \(recorders_of_a_test.Recorder: every\) must be an argument of it",

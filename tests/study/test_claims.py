@@ -142,6 +142,26 @@ def test_top1_is_compared_video_by_video(decided):
     assert decided(interaction, top1).needs == "the scores of all runs on single videos (scores.npz)"
 
 
+def test_a_difference_of_differences_may_be_more_than_all_videos(decided):
+    """bn loses at B = 4 what gn_ws gains: 90 points each."""
+
+    def right(arm, size, seed):
+        return 190 - seed if (arm == "bn") == (size == 2) else 10 + seed
+
+    def scores(rows):
+        of = {row.run: right(row.norm, row.batch_size, row.seed) for row in rows}
+        views = (Views(8, 2, 1, 1),)
+        runs = {
+            run: RunScores(views, (np.arange(200) < count)[None].astype("f4")) for run, count in of.items()
+        }
+        return Scores(np.arange(200).astype(np.str_), np.zeros(200, np.int64), runs)
+
+    claim = {"measure": "val_top1", "statistic": "interaction", "along": "batch_size", "expected": "lower"}
+    found = decided(claim, lambda *of: {"val_top1": right(*of) / 200}, scores=scores)
+    assert found.effect == pytest.approx(-178) and found.verdict == "supported"
+    assert -200 <= found.low < found.effect < found.high < -170
+
+
 def test_failed_runs_leave_fewer_seeds(decided):
     def fails(arm, size, seed):
         return "out of memory" if (arm, seed) == ("bn", 0) else {"val_loss": 1.0 + (arm == "bn") + seed / 10}

@@ -6,6 +6,7 @@ import made_up_studies
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from videonorm.errors import UserError
 from videonorm.study.figures import picture
@@ -102,6 +103,16 @@ def test_accuracy_over_batch_sizes_is_an_error(batch_curve):
     assert [y for _, y in lines(axes)][0] == pytest.approx([0.4, 0.2, 0.1])
 
 
+def test_a_logarithm_of_accuracy_is_no_percentage(batch_curve):
+    claim = replace(batch_curve.study.claims[0], measure=Measure("val_top1", log10=True))
+    found = picture(batch_curve, claim)
+    assert found and found[1].startswith("Log10 of val top1 against batch size")
+    (axes,) = found[0]().axes
+    assert axes.get_ylabel() == "log10 of val top1"
+    assert lines(axes)[0][1] == pytest.approx(np.log10([0.6, 0.8, 0.9]))
+    assert not isinstance(axes.yaxis.get_major_formatter(), PercentFormatter)
+
+
 def test_a_time_is_the_share_of_runs_that_are_not_there(learning_rate):
     figure, caption = drawn(learning_rate, "S28")
     assert titles(figure)[0] == "lr 0.0001" and "train/loss has not reached 0.5" in caption
@@ -138,6 +149,18 @@ def test_a_table_that_holds_no_numbers_is_named(explosion, tmp_path):
     table.write_text("step,depth,mean_abs\n0,first,1\n")
     with pytest.raises(UserError, match=r"activations \(.*activations.csv\) must be a table of numbers"):
         picture(replace(explosion, folder=tmp_path), explosion.study.claims[0])
+
+
+def test_what_is_logged_now_and_then_is_drawn_where_it_was(learning_rate, tmp_path):
+    """A row of metrics.csv has a loss or a top-1, and no number of the other."""
+    claim = replace(learning_rate.study.claims[0], measure=Measure("val/top1", "metrics"))
+    for of in learning_rate.results:
+        (tmp_path / of.run).mkdir()
+        rows = [(0, 2.0, ""), (9, "", 0.5), (10, 1.0, ""), (19, "", 0.75)]
+        made_up_studies.table(tmp_path, of, "metrics", ("train/loss", "val/top1"), rows)
+    figure = picture(replace(learning_rate, folder=tmp_path), claim)
+    assert figure and figure[1].startswith("Val/top1 of metrics.csv while training.")
+    assert ([9, 19], [0.5, 0.75]) in lines(figure[0]().axes[0])
 
 
 def test_a_table_at_one_learning_rate_is_a_row_an_arm(learning_rate, tmp_path):

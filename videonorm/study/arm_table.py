@@ -5,6 +5,7 @@ import numpy as np
 from videonorm.look import CI
 from videonorm.study.arms import Arms
 from videonorm.study.effects import OfSeeds
+from videonorm.study.evidence import TOP1
 from videonorm.study.measured import Measured
 from videonorm.study.result import StudyResult
 from videonorm.study.study_file import Claim
@@ -43,7 +44,7 @@ def _mean(claim: Claim, cell: Cell, found: list[Measured | None], of_ratio: bool
     values = np.array([of.value for of in found if of and not of.censored])
     if claim.measure.largest or len(values) < max(2, len(found)) or (of_ratio and (values <= 0).any()):
         return ""
-    if claim.measure.is_row and claim.measure.column == "val_top1" and not of_ratio:
+    if claim.measure.of_row == TOP1 and not of_ratio:
         estimate = cell.top1
     else:
         values = np.log(values) if of_ratio else values

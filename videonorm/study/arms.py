@@ -1,18 +1,16 @@
 """The cells of a study that a claim's figure shows, failed ones too, and how they are told apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from videonorm.look import PALETTE
 from videonorm.study.contrasts import Grid
-from videonorm.study.measured import Measured
-from videonorm.study.measures import of_run
+from videonorm.study.measures import measured
 from videonorm.study.result import StudyResult
 from videonorm.study.study_file import Claim
-from videonorm.sweep.axes import as_text, in_words, short_names
+from videonorm.sweep.axes import as_number, as_text, in_words, is_called, short_names
 from videonorm.sweep.cells import Cell, cells_of, varied_axes
-from videonorm.sweep.drawing import BATCH_SIZE, LENGTH, Axis, Drawing, as_number
+from videonorm.sweep.drawing import BATCH_SIZE, LENGTH, Axis, Drawing
 from videonorm.sweep.results import Result
 
 
@@ -35,7 +33,7 @@ class Arms:
         self.every = cells_of(_with_texts_in_arms(results))
         compared = {of.run: of for of in study.measures if of.claim == claim.id}
         self.measured = {
-            run.run: of for run in results if (of := _measured(claim, study.folder, run, compared))
+            run.run: of for run in results if (of := measured(claim, study.folder, run, compared))
         }
         self._compared = compared.keys()
         many = len({cell.arm for cell in self.every}) > len(PALETTE)
@@ -55,7 +53,7 @@ class Arms:
         for given in filter(None, asked):
             for axis in found:
                 name = axis.option or ("num_frames" if axis is LENGTH else "batch_size")
-                if name == given or name.endswith(f".{given}"):
+                if is_called(name, given):
                     return axis
         return found[-1] if found else None  # further axes are rarer than T and B: one is there for a reason
 
@@ -78,10 +76,12 @@ class Arms:
             [*shape, *filter(None, [drawing.combination(cell, along.option if along else None)])]
         )
 
-    def panels(self) -> dict[str, list[Cell]]:
+    def panels(self, runs: Container[str]) -> dict[str, list[Cell]]:
+        """The cells of each panel that have some of these runs."""
         groups: dict[str, list[Cell]] = {}
         for cell in self.cells:
-            groups.setdefault(self.panel(cell), []).append(cell)
+            if any(run.run in runs for run in cell.results):
+                groups.setdefault(self.panel(cell), []).append(cell)
         return groups
 
     def name(self, cell: Cell) -> str:
@@ -93,15 +93,6 @@ class Arms:
     @property
     def _varied(self) -> list[Axis]:
         return [axis for axis in (LENGTH, BATCH_SIZE) if len({axis.of(of) for of in self.every}) > 1]
-
-
-def _measured(claim: Claim, folder: Path, run: Result, compared: Mapping[str, Measured]) -> Measured | None:
-    """From its folder; without one, as far as it was kept."""
-    path = folder / Path(run.run).name
-    if not path.exists() and (claim.measure.table or claim.measure.time_to is not None):
-        return compared.get(run.run)
-    number = of_run(claim.measure, path, run)
-    return Measured(claim.id, run.run, *number) if number else None
 
 
 def _is_held(run: Result, study: StudyResult, claim: Claim) -> bool:

@@ -10,6 +10,7 @@ from videonorm.study.contrasts import Grid, contrast
 from videonorm.study.evidence import least_seeds
 from videonorm.study.measures import METRICS
 from videonorm.study.study_file import Claim, Measure, StudyFile
+from videonorm.sweep.axes import as_number
 from videonorm.sweep.plan import Plan
 from videonorm.sweep.records import planned
 from videonorm.sweep.results import COLUMNS
@@ -53,7 +54,7 @@ def _check_measure(of: Measure, grid: Grid, tables: Tables) -> None:
     if of.largest:
         name = grid.name(of.largest)
         values = grid.values(name)
-        if not all(map(_is_positive, values)) or len(values) < 2:
+        if not all((as_number(text) or 0) > 0 for text in values) or len(values) < 2:
             raise UserError(f"largest ({name}) must have two values at least, all numbers above 0")
         return
     assert of.column
@@ -76,13 +77,6 @@ def _check_measure(of: Measure, grid: Grid, tables: Tables) -> None:
             raise UserError(f"column ({column}) must be one of {of.table}: {', '.join(columns)}{hint}")
 
 
-def _is_positive(text: str) -> bool:
-    try:
-        return float(text) > 0
-    except ValueError:
-        return False
-
-
 def _tables(recorders: Sequence[Mapping[str, Any]]) -> Tables:
     """The columns of each table that they write, as their classes say in ``tables``."""
     tables: dict[str, Sequence[str]] = {}
@@ -92,6 +86,8 @@ def _tables(recorders: Sequence[Mapping[str, Any]]) -> Tables:
             kind = pkgutil.resolve_name(path)
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"recorders ({path}) must be a class that can be imported: {error}") from error
+        if not isinstance(kind, type):
+            raise UserError(f"recorders ({path}) must be a class that can be imported, not another thing")
         known = arguments(kind)
         for name in recorder.get("init_args") or {}:
             if name not in known:

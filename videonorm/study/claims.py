@@ -17,7 +17,7 @@ from videonorm.study.contrasts import Grid
 from videonorm.study.effects import Interval, OfVideos
 from videonorm.study.evidence import evidence
 from videonorm.study.measured import Measured
-from videonorm.study.study_file import Claim, StudyFile
+from videonorm.study.study_file import RATIOS, Claim, StudyFile
 from videonorm.study.verdicts import Decision, Verdict
 from videonorm.sweep.results import Result
 from videonorm.sweep.scores import Scores
@@ -57,10 +57,10 @@ class Scale:
 
 
 def scale(claim: Claim) -> Scale:
-    if claim.statistic in ("ratio", "log_rank"):
+    if claim.statistic in RATIOS:
         return Scale("x" if claim.statistic == "ratio" else "x (hazard)", _exp, math.log1p)
     per = f" per doubling of {claim.along}" if claim.along else ""
-    if claim.measure.is_row and claim.measure.column in SHARES:
+    if claim.measure.of_row in SHARES:
         return Scale(f"points{per}", lambda share: 100 * share, lambda points: points / 100)
     return Scale(f"{claim.measure.in_words}{per}")
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from videonorm.errors import UserError
 from videonorm.messages import did_you_mean, of_file
-from videonorm.options import Parser, positive_integer
+from videonorm.options import Parser
+from videonorm.sweep.command import add_seeds_and_jobs, results_kept
 
 if TYPE_CHECKING:  # heavy: imported where they are used, so that --help answers at once
     from videonorm.study.result import StudyResult
@@ -48,12 +49,9 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train what a study needs, and decide its claims")
     run.add_argument("study", metavar="NAME|all|FILE", help=f"a study of {STUDIES}, all of them, or a file")
     run.add_argument("--quick", action="store_true", help="with the keys under `quick:` in the sweep's place")
-    seeds = "seeds 0 to N-1, in place of the study's"
-    run.add_argument("--seeds", type=positive_integer, metavar="N", help=seeds)
     output = "folder of the study, or of all (default: runs/study/NAME, of --quick runs/study_quick/NAME)"
     run.add_argument("--output", type=Path, metavar="DIR", help=output)
-    jobs = "runs at a time (default: the sweep's; auto is one a GPU, or one a core without GPUs)"
-    run.add_argument("--jobs", type=positive_integer, metavar="N", help=jobs)
+    add_seeds_and_jobs(run, "study")
     report = commands.add_parser("report", help="train nothing: decide and draw again what DIR has come to")
     report.add_argument("folder", type=Path, metavar="DIR", help="of a study, or of several")
     return options
@@ -67,17 +65,13 @@ def main(argv: list[str]) -> None:
         SystemExit: 1 if a study or a run failed; 128 + the signal's number if it was stopped by one.
     """
     options = parser().parse_args(argv)
-    try:
+    with results_kept():
         if options.command == "list":
             _list()
         elif options.command == "run":
             _run(options)
         else:
             _report(options.folder)
-    except OSError as error:
-        raise UserError(
-            f"{of_file(error)}; the results so far are kept, and the same command goes on"
-        ) from error
 
 
 def _list() -> None:
@@ -125,8 +119,7 @@ def _run(options: argparse.Namespace) -> None:
             console.print(f"{study.name} has ended early: {said}", style="red", soft_wrap=True)
     if done:
         _show(done, (options.output or folder) if is_all else outputs[0])
-    lost = [run for study in done for run in study.results if not run.done and not run.diverged]
-    if failed or lost:
+    if failed or any(study.failed for study in done):
         raise SystemExit(1)
 
 
@@ -165,11 +158,8 @@ def _show(studies: Sequence["StudyResult"], output: Path) -> None:
     console = new_console()
     verdicts = [verdict for study in studies for verdict in study.verdicts]
     for study in studies:
-        for run in study.results:
-            if not run.done and not run.diverged:
-                console.print(
-                    f"{study.study.name}/{run.run} failed: {run.error}", style="red", soft_wrap=True
-                )
+        for run in study.failed:
+            console.print(f"{study.study.name}/{run.run} failed: {run.error}", style="red", soft_wrap=True)
     if len(studies) == 1:
         for table in arm_tables(studies[0]):
             console.print(table, "")

@@ -11,7 +11,7 @@ import numpy as np
 from videonorm.errors import UserError
 from videonorm.messages import did_you_mean
 from videonorm.study.study_file import Cell, Claim
-from videonorm.sweep.axes import as_text
+from videonorm.sweep.axes import as_number, as_text, is_called
 from videonorm.sweep.results import Result
 
 OWN = ("norm", "num_frames", "frame_stride", "batch_size")  # coordinates of every sweep
@@ -44,7 +44,7 @@ class Grid:
         Raises:
             UserError: there is none, or there are several.
         """
-        found = [name for name in self.names if name == given or name.endswith(f".{given}")]
+        found = [name for name in self.names if is_called(name, given)]
         if len(found) != 1:
             several = f"; it is the end of {' and '.join(found)}" if found else ""
             hint = several or did_you_mean(given, self.names)
@@ -145,10 +145,7 @@ def _weights(
 
 
 def _log2(along: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = as_number(text) or 0.0
     if value <= 0:
         raise UserError(f"along ({along}) must have numbers above 0 as values, not {text}")
     return float(np.log2(value))

@@ -37,7 +37,7 @@ def over_depth(
     if not math.isfinite(low):
         return None
     if all(len(steps) == 1 for _, (steps, _, _) in maps):
-        return _lines(arms, maps, column, is_wide(every), phone)
+        return _lines(arms, tables, column, is_wide(every), phone)
     norm = LogNorm(low, high) if is_wide(every) else Normalize(low, high if high > low else low + 1)
     look = matplotlib.colormaps["cividis"].with_extremes(over=PALETTE[0])
     panels = {arms.name(cell): [cell] for cell, _ in maps}
@@ -93,23 +93,14 @@ def _map(
     return image
 
 
-def _lines(
-    arms: Arms,
-    maps: Sequence[tuple[Cell, tuple[Floats, Floats, list[Floats]]]],
-    column: str,
-    wide: bool,
-    phone: bool,
-) -> Figure:
-    of_cells = {id(cell): of_cell for cell, of_cell in maps}
-    panels = {name: [cell for cell in of if id(cell) in of_cells] for name, of in arms.panels().items()}
-    figure, grid = panel_grid({name: of for name, of in panels.items() if of}, phone)
+def _lines(arms: Arms, tables: Mapping[str, Recorded], column: str, wide: bool, phone: bool) -> Figure:
+    figure, grid = panel_grid(arms.panels(tables), phone)
     with matplotlib.rc_context(STYLE):
         for axes, cells in grid:
             for cell in cells:
-                _, depths, seeds = of_cells[id(cell)]
                 color = arms.drawing.colors[cell.arm]
-                for of in seeds:
-                    axes.plot(depths, of[:, 0], color=color, linewidth=1.2, alpha=0.8)
+                for of in (tables[run.run] for run in cell.results if run.run in tables):
+                    axes.plot(of.of[DEPTH], of.of[column], color=color, linewidth=1.2, alpha=0.8)
             axes.set(xlabel="block", ylabel=column.replace("_", " "))
             if wide:
                 logarithmic(axes, "y")

@@ -39,9 +39,10 @@ def label(arms: Arms, axis: Axis | None = None) -> str:
     """What the dots are of."""
     if _is_error(arms, axis):
         return "validation error"
-    if arms.claim.measure.table:
-        return str(arms.claim.measure.column).replace("_", " ")
-    return SCORES.get(_column(arms), _column(arms).replace("_", " "))
+    if column := _of_row(arms):
+        return SCORES.get(column, column.replace("_", " "))
+    measure = arms.claim.measure
+    return f"{'log10 of ' if measure.log10 else ''}{measure.column}".replace("_", " ")
 
 
 def against(arms: Arms, values: Values, axis: Axis, *, phone: bool = False) -> Figure:
@@ -101,13 +102,13 @@ def of_cells(arms: Arms, values: Values, *, phone: bool = False) -> Figure | Non
     return figure
 
 
-def _column(arms: Arms) -> str:
-    measure = arms.claim.measure
-    return TOP1 if measure.largest else str(measure.column)
+def _of_row(arms: Arms) -> str | None:
+    """The column of results.csv that the dots are of, if they are of one."""
+    return TOP1 if arms.claim.measure.largest else arms.claim.measure.of_row
 
 
 def _is_error(arms: Arms, axis: Axis | None) -> bool:
-    return axis is BATCH_SIZE and _column(arms) == TOP1 and not arms.claim.measure.table
+    return axis is BATCH_SIZE and _of_row(arms) == TOP1
 
 
 def _line(axes: Axes, line: list[tuple[float, Cell]], shown: Values, look: Any) -> bool:
@@ -127,7 +128,7 @@ def _dress(axes: Axes, side: Literal["x", "y"], arms: Arms, over: Axis | None, d
     """The side that the values are on."""
     axis = axes.xaxis if side == "x" else axes.yaxis
     axis.set_label_text(label(arms, over))
-    if _column(arms) in SHARES and not arms.claim.measure.table:
+    if _of_row(arms) in SHARES:
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=PERCENT))
     elif is_wide(np.array(drawn)):
         logarithmic(axes, side)

@@ -57,15 +57,20 @@ class OfSeeds:
         return Estimate(value, low, high)
 
     def needs(self, decides: Decides) -> str:
-        now = len(self.values)
-        enough = first_enough(
-            range(now + 1, MOST_SEEDS),
-            lambda count: decides(lambda confidence: self.interval(confidence, count)),
-        )
         finer = "; values between those that were tried, or beyond, might"
-        if enough is None:
-            return f"{MOST_SEEDS:,} seeds would not do{finer if (self.least < self.most).any() else ''}"
-        return f"at least about {counted(enough - now, 'more seed')} would be needed"
+        return _more_seeds(
+            len(self.values),
+            lambda count: decides(lambda confidence: self.interval(confidence, count)),
+            finer if (self.least < self.most).any() else "",
+        )
+
+
+def _more_seeds(now: int, enough: Callable[[int], bool], otherwise: str = "") -> str:
+    """What to add to ``now`` seeds; where no number is enough, what else might do."""
+    count = first_enough(range(now + 1, MOST_SEEDS), enough)
+    if count is None:
+        return f"{MOST_SEEDS:,} seeds would not do{otherwise}"
+    return f"at least about {counted(count - now, 'more seed')} would be needed"
 
 
 def _student(values: NDArray[np.float64], confidence: float, seeds: int | None) -> tuple[float, float]:
@@ -79,12 +84,20 @@ def _student(values: NDArray[np.float64], confidence: float, seeds: int | None) 
 
 @dataclass(frozen=True)
 class OfVideos:
-    """A difference in top-1 on the same videos; see ``videonorm.differences``."""
+    """A difference in top-1 on the same videos; see ``videonorm.differences``.
+
+    Args:
+        most: that it can be, either way: a difference of differences may be more than 1.
+    """
 
     difference: Difference
+    most: float = 1.0
 
     def interval(self, confidence: float) -> Estimate:
-        return self.difference.estimate(confidence)
+        if self.most <= 1:
+            return self.difference.estimate(confidence)
+        found = self.difference.imagined(confidence)
+        return Estimate(found.value, max(-self.most, found.low), min(self.most, found.high))
 
     def needs(self, decides: Decides) -> str:
         lead = self.difference
@@ -141,10 +154,6 @@ class Hazards:
         if self._score[1] <= 0:
             return "a target that runs reach within the budget"
         now = int(self.is_of.sum())
-        enough = first_enough(
-            range(now + 1, MOST_SEEDS),
-            lambda count: decides(lambda confidence: self.interval(confidence, count / now)),
+        return _more_seeds(
+            now, lambda count: decides(lambda confidence: self.interval(confidence, count / now))
         )
-        if enough is None:
-            return f"{MOST_SEEDS:,} seeds would not do"
-        return f"at least about {counted(enough - now, 'more seed')} would be needed"

@@ -74,7 +74,7 @@ def evidence(
     if largest:
         effect: Effect | None = _between_steps(claim, grid, largest, weights, of_place, seeds, measured)
         return Evidence(runs, count, effect)
-    if claim.measure.is_row and claim.measure.column == TOP1 and claim.statistic != "ratio":
+    if claim.measure.of_row == TOP1 and claim.statistic != "ratio":
         if not any(_is_above_chance([by[seed][0] for seed in seeds]) for by in of_place.values()):
             return Evidence(runs, count, None, "training that ends above chance: no cell does")
         effect = _of_videos(weights, of_place, seeds, scores)
@@ -162,6 +162,7 @@ def _of_videos(
     """
     runs = {place: [by[seed][0] for seed in seeds] for place, by in of_place.items()}
     every = [run for of in runs.values() for run in of]
+    shares = [sum(w for w in weights.values() if w * sign > 0) for sign in (1, -1)]
     if all(run.run in scores.runs for run in every):
         top1 = {
             place: np.stack([scores.runs[run.run].top1[0] for run in of]).astype(np.float64)
@@ -176,8 +177,8 @@ def _of_videos(
         first, second = (side[:, scored].astype(np.float32) for side in sides)
         resampled = resampled_top1(np.concatenate([first, second]))
         count = len(seeds)
-        return OfVideos(paired(Tested(first, resampled[:count]), Tested(second, resampled[count:])))
-    shares = [sum(w for w in weights.values() if w * sign > 0) for sign in (1, -1)]
+        found = paired(Tested(first, resampled[:count]), Tested(second, resampled[count:]))
+        return OfVideos(found, most=max(map(abs, shares)))
     if not np.allclose(shares, (1, -1)):
         return None
     of_seed = {place: np.array([run.val_top1 for run in of]) for place, of in runs.items()}

@@ -55,7 +55,7 @@ def place(verdict: Verdict, claim: Claim, *, towards: bool = False) -> Place | N
     """
     if verdict.low is None or verdict.high is None:
         return None
-    ratio = is_ratio(verdict)
+    ratio = verdict.is_ratio
     effect = math.nan if verdict.effect is None else verdict.effect
     low, value, high = (_log(of) if ratio else of for of in (verdict.low, effect, verdict.high))
     margin = math.log1p(verdict.margin) if ratio else verdict.margin
@@ -78,11 +78,6 @@ def place(verdict: Verdict, claim: Claim, *, towards: bool = False) -> Place | N
         claimed,
         within,
     )
-
-
-def is_ratio(verdict: Verdict) -> bool:
-    """Whether no effect is 1 and not 0."""
-    return verdict.statistic in ("ratio", "log_rank")
 
 
 def _log(value: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from videonorm.messages import counted
 from videonorm.study.result import StudyResult
 from videonorm.study.study_file import Claim
 from videonorm.study.verdicts import Verdict
@@ -56,7 +57,7 @@ def effect(verdict: Verdict) -> str:
 def _number(value: float, verdict: Verdict) -> str:
     if math.isinf(value):
         text = "+∞" if value > 0 else "-∞"
-    elif verdict.statistic in ("ratio", "log_rank"):
+    elif verdict.is_ratio:
         return f"{value:.3g}"
     else:
         text = f"{value:+.1f}" if verdict.unit.startswith("points") else f"{value:+.3g}"
@@ -125,8 +126,7 @@ def headline(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return "No claim."
     counts = ", ".join(f"{len(found)} {group}" for (_, group), found in grouped(verdicts).items())
-    claims = "1 claim" if len(verdicts) == 1 else f"{len(verdicts)} claims"
-    return f"{claims}: {counts}."
+    return f"{counted(len(verdicts), 'claim')}: {counts}."
 
 
 def as_markdown(verdicts: Sequence[Verdict]) -> str:

@@ -26,7 +26,7 @@ def over_steps(arms: Arms, tables: Mapping[str, Recorded], *, phone: bool = Fals
     curves = {run: curve for run, curve in curves.items() if len(curve[0])}
     if all(len(steps) < 2 for steps, _ in curves.values()):
         return None
-    panels = _panels_with(arms, curves)
+    panels = arms.panels(curves)
     figure, grid = panel_grid(panels, phone)
     wide = is_wide(np.concatenate([values for _, values in curves.values()]))
     with matplotlib.rc_context(STYLE):
@@ -100,7 +100,7 @@ def _band(axes: Axes, runs: list[Recorded], step: float, column: str, color: str
 
 def until_target(arms: Arms, *, phone: bool = False) -> Figure | None:
     """The share of the runs that have not reached the target, against steps."""
-    panels = _panels_with(arms, arms.measured)
+    panels = arms.panels(arms.measured)
     if not panels:
         return None
     figure, grid = panel_grid(panels, phone)
@@ -123,12 +123,3 @@ def until_target(arms: Arms, *, phone: bool = False) -> Figure | None:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=PERCENT))
         arms.drawing.legend(figure)
     return figure
-
-
-def _panels_with(arms: Arms, runs: Mapping[str, object]) -> dict[str, list[Cell]]:
-    """The panels of the cells that have some of these runs."""
-    found = {
-        name: [cell for cell in of if any(run.run in runs for run in cell.results)]
-        for name, of in arms.panels().items()
-    }
-    return {name: of for name, of in found.items() if of}

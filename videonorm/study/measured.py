@@ -1,12 +1,11 @@
 """What was measured of the runs, measures.csv: a row for each run and claim, kept where run folders go."""
 
-import csv
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from videonorm.errors import UserError
-from videonorm.files import from_cell, open_new, to_cell
+from videonorm.files import from_cell
+from videonorm.sweep.csv_table import read_table, write_table
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,8 @@ class Measured:
 
 
 def write_measures(path: Path, measures: Iterable[Measured]) -> None:
-    with open_new(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([of.name for of in fields(Measured)])
-        for claim, run, value, censored in map(astuple, measures):
-            writer.writerow([to_cell(claim), to_cell(run), value, int(censored)])
+    rows = ({**asdict(of), "censored": int(of.censored)} for of in measures)
+    write_table(path, [of.name for of in fields(Measured)], rows)
 
 
 def read_measures(path: Path) -> list[Measured]:
@@ -41,18 +37,9 @@ def read_measures(path: Path) -> list[Measured]:
     Raises:
         UserError: the file is missing, or is not a table of measures.
     """
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [
-                Measured(
-                    from_cell(row["claim"]),
-                    from_cell(row["run"]),
-                    float(row["value"]),
-                    bool(int(row["censored"])),
-                )
-                for row in csv.DictReader(file)
-            ]
-    except OSError as error:
-        raise UserError(f"measures ({path}) must be a readable file: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"measures ({path}) must have the columns of a study: {error}") from error
+    return read_table(path, "measures", "study", _measured)
+
+
+def _measured(row: dict[str, str]) -> Measured:
+    censored = bool(int(row["censored"]))
+    return Measured(from_cell(row["claim"]), from_cell(row["run"]), float(row["value"]), censored)

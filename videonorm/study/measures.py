@@ -2,22 +2,21 @@
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 from videonorm.errors import UserError
 from videonorm.study.contrasts import Grid, contrast
 from videonorm.study.measured import Measured
-from videonorm.study.study_file import Measure, StudyFile
+from videonorm.study.study_file import Claim, Measure, StudyFile
 from videonorm.sweep.axes import as_text
 from videonorm.sweep.records import read_json
 from videonorm.sweep.results import Result
 
 METRICS = "metrics"
 OVER: dict[str, Callable[[Sequence[float]], float]] = {"mean": fmean, "median": median, "max": max}
-
-Rows = tuple[dict[str, str], ...]
 
 
 def measure(
@@ -34,19 +33,32 @@ def measure(
     Raises:
         UserError: a table is not as a recorder writes it.
     """
-    known = {(of.claim, of.run): of for of in kept}
+    kept = list(kept)
     found: list[Measured | None] = []
     for claim in study.claims:
+        known = {of.run: of for of in kept if of.claim == claim.id}
         largest = grid.name(claim.measure.largest) if claim.measure.largest else None
         places = contrast(claim, grid)
-        for result in results:
-            if grid.without(grid.place(result), largest) in places:
-                run = folder / Path(result.run).name
-                at_hand = run.exists() or not (claim.measure.table or claim.measure.time_to is not None)
-                number = of_run(claim.measure, run, result) if at_hand else None
-                here = Measured(claim.id, result.run, *number) if number else None
-                found.append(here if at_hand else known.get((claim.id, result.run)))
+        found += [
+            measured(claim, folder, result, known)
+            for result in results
+            if grid.without(grid.place(result), largest) in places
+        ]
     return [of for of in found if of]
+
+
+def measured(claim: Claim, folder: Path, result: Result, kept: Mapping[str, Measured]) -> Measured | None:
+    """The number of a run for a claim; where its folder is gone and held it, the one that was kept.
+
+    Args:
+        folder: of the study.
+        kept: numbers for the claim, by run.
+    """
+    run, of = folder / Path(result.run).name, claim.measure
+    if (of.table or of.time_to is not None) and not run.exists():
+        return kept.get(result.run)
+    number = of_run(of, run, result)
+    return Measured(claim.id, result.run, *number) if number else None
 
 
 def of_run(of: Measure, run: Path, result: Result) -> tuple[float, bool] | None:
@@ -72,11 +84,7 @@ def _of_table(of: Measure, run: Path, result: Result) -> float | None:
     assert of.table and of.column
     if of.step == "last" and not result.done:
         return None
-    rows = [
-        row
-        for row in _table(run / f"{of.table}.csv")
-        if row.get(of.column) and all(row.get(name) == as_text(value) for name, value in of.where.items())
-    ]
+    rows = rows_with(run / f"{of.table}.csv", [of.column], of.where)
     if not rows:
         return None
     try:
@@ -93,7 +101,7 @@ def _of_table(of: Measure, run: Path, result: Result) -> float | None:
 def _time_to(column: str, target: float, side: str, run: Path, result: Result) -> tuple[float, bool] | None:
     table = run / f"{METRICS}.csv"
     try:
-        logged = [(int(row["step"]) + 1, float(row[column])) for row in _table(table) if row.get(column)]
+        logged = [(int(row["step"]) + 1, float(row[column])) for row in rows_with(table, [column])]
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{METRICS} ({table}) must be a table of numbers with the column step: {error}"
@@ -107,8 +115,19 @@ def _time_to(column: str, target: float, side: str, run: Path, result: Result) -
     return (float(budget), True) if budget else None
 
 
-def _table(path: Path) -> Rows:
+def rows_with(
+    path: Path, columns: Sequence[str], where: Mapping[str, Any] | None = None
+) -> list[dict[str, str]]:
+    """The rows of a table that have a value of each column, and those that ``where`` says of others.
+
+    A row of metrics.csv has what was logged at its step alone. Without a file there are none.
+    """
     if not path.exists():
-        return ()
+        return []
+    texts = {name: as_text(value) for name, value in (where or {}).items()}
     with path.open(newline="", encoding="utf-8") as file:
-        return tuple(csv.DictReader(file))
+        return [
+            row
+            for row in csv.DictReader(file)
+            if all(map(row.get, columns)) and all(row.get(name) == text for name, text in texts.items())
+        ]

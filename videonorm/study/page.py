@@ -11,7 +11,7 @@ from videonorm import files
 from videonorm.look import CI, as_png
 from videonorm.study.arm_table import arm_table
 from videonorm.study.figures import picture
-from videonorm.study.forest import Place, is_ratio, place, summary_figure
+from videonorm.study.forest import Place, place, summary_figure
 from videonorm.study.judgement import COLORS, Judged, as_markdown, grouped, headline, judged
 from videonorm.study.result import StudyResult
 from videonorm.sweep import drawing
@@ -51,7 +51,7 @@ class Section:
 
     Attributes:
         num_runs: that it has when it is over.
-        failed, diverged: its runs that have ended so.
+        diverged: its runs that have ended so.
         waiting: runs that have not begun.
         keys: of its file, as YAML.
         origins: the machines and versions that it was run on.
@@ -61,7 +61,6 @@ class Section:
     rows: list[Row]
     num_runs: int
     done: int
-    failed: list[Result]
     diverged: list[Result]
     unfinished: list[Unfinished]
     waiting: int
@@ -114,7 +113,6 @@ def write_page(studies: Sequence[StudyResult], output: Path) -> None:
 
 def _section(study: StudyResult, number: int) -> Section:
     about = read_json(study.folder / "sweep.json")
-    lost = [run for run in study.results if not run.done]
     begun = unfinished(study.folder, study.results)
     num_runs = about.get("num_runs", len(study.results))
     claims = judged([study])
@@ -122,9 +120,8 @@ def _section(study: StudyResult, number: int) -> Section:
         study,
         [_row(of, f"c{number}-{place}") for place, of in enumerate(claims)],
         num_runs,
-        len(study.results) - len(lost),
-        [run for run in lost if not run.diverged],
-        [run for run in lost if run.diverged],
+        sum(run.done for run in study.results),
+        [run for run in study.results if run.diverged],
         begun,
         max(0, num_runs - len(study.results) - len(begun)),
         read_recipes(study.folder, cells_of(study.results)),
@@ -155,7 +152,7 @@ def _rule(of: Judged) -> dict[str, str | None]:
 
 def _margin(of: Judged) -> str:
     margin = of.claim.margin
-    return f"a factor of {1 + margin:g}" if is_ratio(of.verdict) else f"{margin:g} {of.verdict.unit}"
+    return f"a factor of {1 + margin:g}" if of.verdict.is_ratio else f"{margin:g} {of.verdict.unit}"
 
 
 def _cell(cell: Mapping[str, Any]) -> str:

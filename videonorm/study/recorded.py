@@ -1,6 +1,5 @@
 """What recorders have written while the runs of a study trained: a table each, in the folders of the runs."""
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from videonorm.errors import UserError
-from videonorm.study.measures import OVER
+from videonorm.study.measures import OVER, rows_with
 from videonorm.study.study_file import Measure
-from videonorm.sweep.axes import as_text
 from videonorm.sweep.results import Result
 
 Floats = NDArray[np.float64]
@@ -43,7 +41,7 @@ def read_recorded(
     Args:
         folder: of the study.
         table: its file's name without .csv.
-        columns: of numbers. A run whose table lacks one is left out.
+        columns: of numbers. A row that lacks one is left out, and a run without such rows.
         where: values of other columns that a row must have.
 
     Raises:
@@ -52,23 +50,18 @@ def read_recorded(
     found = {}
     for result in results:
         path = folder / Path(result.run).name / f"{table}.csv"
-        if path.exists() and (of := _read(path, columns, where or {})):
+        if of := _read(path, columns, where):
             found[result.run] = of
     return found
 
 
-def _read(path: Path, columns: Sequence[str], where: Mapping[str, Any]) -> Recorded | None:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if all(row.get(name) == as_text(value) for name, value in where.items())
-        ]
-    if not rows or not rows[0].keys() >= {"step", *columns}:
+def _read(path: Path, columns: Sequence[str], where: Mapping[str, Any] | None) -> Recorded | None:
+    rows = rows_with(path, ("step", *columns), where)
+    if not rows:
         return None
     try:
         step, *of = (np.array([float(row[name]) for row in rows]) for name in ("step", *columns))
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{path.stem} ({path}) must be a table of numbers: {error}") from error
     return Recorded(step, dict(zip(columns, of, strict=True)))
 

@@ -28,3 +28,8 @@ class StudyResult:
     results: Sequence[Result]
     measures: Sequence[Measured]
     verdicts: Sequence[Verdict]
+
+    @property
+    def failed(self) -> list[Result]:
+        """Runs that have ended by other than divergence, which a study may be about."""
+        return [run for run in self.results if not run.done and not run.diverged]

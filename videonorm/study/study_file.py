@@ -3,7 +3,6 @@
 Paths are relative to its folder, or to that of the sweep file that it names.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from videonorm.sweep.sweep_file import SweepFile, read_yaml, sweep_of, typed
 Statistic = Literal[
     "difference", "equivalence", "non_inferiority", "interaction", "slope", "ratio", "log_rank"
 ]
+RATIOS = ("ratio", "log_rank")  # statistics whose effect is 1 where there is none
 T = TypeVar("T")
 Cell = Mapping[str, Any]  # coordinates of runs and their values: norm, num_frames, batch_size, or an axis
 
@@ -75,9 +75,9 @@ class Measure:
         return f"log10 of {name}" if self.log10 else name
 
     @property
-    def is_row(self) -> bool:
-        """Whether it is what results.csv says of a run, as it stands there."""
-        return not (self.table or self.largest or self.log10 or self.time_to is not None)
+    def of_row(self) -> str | None:
+        """The column of results.csv, where it is what that says of a run, as it stands there."""
+        return None if self.table or self.log10 or self.time_to is not None else self.column
 
 
 @dataclass(frozen=True)
@@ -190,8 +190,6 @@ def read_study(path: Path, *, quick: bool = False, num_seeds: int | None = None)
     """
     values = read_yaml("study", path)
     keys = typed(_Keys, {key: _outside(of) for key, of in values.items()}, path.name)
-    if not re.fullmatch(r"\w[\w.-]*", keys.name, re.ASCII):
-        raise UserError(f"name ({keys.name}) must be a folder name: letters, digits, '_', '-', '.'")
     folder, where, of_sweep = path.parent, f"{path.name} sweep", values["sweep"]
     if isinstance(of_sweep, str):
         file = path.parent / of_sweep

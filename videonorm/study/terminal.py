@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from videonorm.look import CI
+from videonorm.messages import counted
 from videonorm.study.arm_table import arm_table
 from videonorm.study.judgement import numbers, word
 from videonorm.study.result import StudyResult
@@ -30,7 +31,7 @@ def study_table(studies: Iterable[tuple[StudyFile, Plan, Plan]]) -> Table:
 def _cost(plan: Plan) -> str:
     """What all of its trainings are, searches and pretrainings with them."""
     runs = [run for of in (plan.search, plan.pretrain, plan) if of for run in of.runs]
-    count = f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'}"
+    count = counted(len(runs), "run")
     if any(run.steps is None for run in runs):
         return count
     return f"{count}, {_rounded(sum(run.frames_per_step * (run.steps or 0) for run in runs))} frames"

@@ -1,14 +1,13 @@
 """The table of verdicts, verdicts.csv: a row for each claim of a study, or of many."""
 
-import csv
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from videonorm.errors import UserError
-from videonorm.files import from_cell, open_new, to_cell
+from videonorm.study.study_file import RATIOS
+from videonorm.sweep.csv_table import from_text, read_table, write_table
 
 Decision = Literal["supported", "refuted", "equivalent", "not decided"]
 
@@ -53,15 +52,14 @@ class Verdict:
     core_minutes: float
     made_on: str = ""
 
+    @property
+    def is_ratio(self) -> bool:
+        """Whether no effect is 1 and not 0."""
+        return self.statistic in RATIOS
+
 
 def write_verdicts(path: Path, verdicts: Iterable[Verdict]) -> None:
-    """Write the table; see ``to_cell``."""
-    with open_new(path) as file:
-        writer = csv.DictWriter(file, [of.name for of in fields(Verdict)], lineterminator="\n")
-        writer.writeheader()
-        for verdict in verdicts:
-            row = asdict(verdict)
-            writer.writerow({key: to_cell(of) if isinstance(of, str) else of for key, of in row.items()})
+    write_table(path, [of.name for of in fields(Verdict)], map(asdict, verdicts))
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
@@ -70,26 +68,12 @@ def read_verdicts(path: Path) -> list[Verdict]:
     Raises:
         UserError: the file is missing, or is not a table of verdicts.
     """
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [_verdict(row) for row in csv.DictReader(file)]
-    except OSError as error:
-        raise UserError(f"verdicts ({path}) must be a readable file: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"verdicts ({path}) must have the columns of a study: {error}") from error
+    return read_table(path, "verdicts", "study", _verdict)
 
 
 def _verdict(row: dict[str, str]) -> Verdict:
-    kinds = typing.get_type_hints(Verdict)
-    verdict = Verdict(**{name: _value(kind, row[name]) for name, kind in kinds.items()})
+    kinds = {**typing.get_type_hints(Verdict), "verdict": str}
+    verdict = Verdict(**{name: from_text(kind, row[name]) for name, kind in kinds.items()})
     if verdict.verdict not in typing.get_args(Decision):
         raise ValueError(f"verdict ({verdict.verdict}) must be one of {', '.join(typing.get_args(Decision))}")
     return verdict
-
-
-def _value(kind: Any, text: str) -> Any:
-    """The text of a field as a ``kind`` of ``Verdict``."""
-    if kind in (str, Decision):
-        return from_cell(text)
-    wanted, *others = typing.get_args(kind) or (kind,)
-    return None if others and not text else wanted(text)

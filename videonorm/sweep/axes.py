@@ -5,6 +5,7 @@ tell it from the others.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -14,6 +15,20 @@ from typing import Any
 def as_text(value: Any) -> str:
     """A value as it is given to an option, and as results.csv has it."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def as_number(text: str | None) -> float | None:
+    """The value of a further axis, where it is a finite number."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def is_called(option: str, given: str) -> bool:
+    """Whether an axis is named so: by its option, or the end of it in whole parts."""
+    return option == given or option.endswith(f".{given}")
 
 
 def combinations(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

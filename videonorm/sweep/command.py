@@ -1,6 +1,8 @@
 """``videonorm sweep``: train arm x clip length x batch size x seed, and say what was found."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from videonorm.errors import UserError
@@ -45,16 +47,34 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--report", type=Path, metavar="DIR", help=report)
     output = "folder of the sweep (default: runs/NAME)"
     options.add_argument("--output", type=Path, metavar="DIR", help=output)
-    seeds = "seeds 0 to N-1, in place of the sweep file's"
-    options.add_argument("--seeds", type=positive_integer, metavar="N", help=seeds)
-    jobs = "runs at a time (default: the sweep file's; auto is one a GPU, or one a core without GPUs)"
-    options.add_argument("--jobs", type=positive_integer, metavar="N", help=jobs)
+    add_seeds_and_jobs(options, "sweep file")
     ray = "train as Ray tasks on the cluster at ADDRESS, or on one started here (extra [ray])"
     options.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
     part = "train part I of N, counted from 0; all may run at a time, on machines that share the folder"
     options.add_argument("--shard", type=shard, default=WHOLE, metavar="I/N", help=part)
     options.add_argument("--dry_run", action="store_true", help="train nothing: list the runs")
     return options
+
+
+def add_seeds_and_jobs(options: argparse.ArgumentParser, of: str) -> None:
+    """Args:
+    of: what says them without these options.
+    """
+    seeds = f"seeds 0 to N-1, in place of the {of}'s"
+    options.add_argument("--seeds", type=positive_integer, metavar="N", help=seeds)
+    jobs = f"runs at a time (default: the {of}'s; auto is one a GPU, or one a core without GPUs)"
+    options.add_argument("--jobs", type=positive_integer, metavar="N", help=jobs)
+
+
+@contextmanager
+def results_kept() -> Iterator[None]:
+    """A file that cannot be written is a UserError, which says that what was trained is not lost."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{of_file(error)}; the results so far are kept, and the same command goes on"
+        ) from error
 
 
 def main(argv: list[str]) -> None:
@@ -65,12 +85,8 @@ def main(argv: list[str]) -> None:
         SystemExit: 1 if a run failed; 128 + the signal's number if the sweep was stopped by one.
     """
     options = parser().parse_args(argv)
-    try:
+    with results_kept():
         _run(options)
-    except OSError as error:
-        raise UserError(
-            f"{of_file(error)}; the results so far are kept, and the same command goes on"
-        ) from error
 
 
 def _run(options: argparse.Namespace) -> None:

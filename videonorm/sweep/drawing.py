@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from videonorm.look import INK, MUTED, STYLE, arm_colors, span
-from videonorm.sweep.axes import in_words, short_names
+from videonorm.sweep.axes import as_number, in_words, short_names
 from videonorm.sweep.cells import (
     Cell,
     clips_seen,
@@ -70,15 +70,6 @@ class Axis:
 
 LENGTH = Axis("clip length", "T, frames per clip", "T", lambda cell: cell.shape[:2])
 BATCH_SIZE = Axis("batch size", "B, clips per step", "B", lambda cell: int(cell.shape.batch_size))
-
-
-def as_number(text: str | None) -> float | None:
-    """The value of a further axis, where it is a finite number."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 class Drawing:

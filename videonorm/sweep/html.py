@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
+from videonorm.messages import counted
 from videonorm.sweep import drawing
 
 
@@ -56,7 +57,7 @@ def render(template: Path, **values: Any) -> str:
     """A page from its template, which may use base.html.j2 and parts.html.j2.
 
     Args:
-        values: what the template names, beside ``format`` and ``written``, the time.
+        values: what the template names, beside ``format``, ``counted`` and ``written``, the time.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
@@ -66,4 +67,5 @@ def render(template: Path, **values: Any) -> str:
         lstrip_blocks=True,
     )
     written = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    return environment.get_template(template.name).render(format=format, written=written, **values)
+    known = {"format": format, "counted": counted, "written": written}
+    return environment.get_template(template.name).render(**known, **values)

@@ -1,14 +1,13 @@
 """The one table of a sweep, results.csv: a row for each run that has ended."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from videonorm.errors import UserError
-from videonorm.files import from_cell, open_new, to_cell
+from videonorm.files import from_cell
+from videonorm.sweep.csv_table import from_text, read_table, write_table
 from videonorm.sweep.shape import Shape
 
 DIVERGED = "the run has diverged"  # of an error, by `fit` or by `flaw`
@@ -98,16 +97,10 @@ def flaw(recorded: Mapping[str, Any]) -> str | None:
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Write the table; see ``to_cell``."""
     results = list(results)
     axes = list(dict.fromkeys(axis for result in results for axis in result.axes))
-    with open_new(path) as file:
-        writer = csv.DictWriter(file, [*COLUMNS, *axes], lineterminator="\n")
-        writer.writeheader()
-        for result in results:
-            row = asdict(result)
-            row |= row.pop("axes")
-            writer.writerow({key: to_cell(of) if isinstance(of, str) else of for key, of in row.items()})
+    rows = ({**{name: getattr(of, name) for name in COLUMNS}, **of.axes} for of in results)
+    write_table(path, [*COLUMNS, *axes], rows)
 
 
 def read_results(path: Path) -> list[Result]:
@@ -116,15 +109,7 @@ def read_results(path: Path) -> list[Result]:
     Raises:
         UserError: the file is missing, or is not a sweep's.
     """
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(f"results ({path}) must be a readable file: {error.strerror}") from error
-    try:
-        return [_result(row) for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"results ({path}) must have the columns of a sweep: {error}") from error
+    return read_table(path, "results", "sweep", _result)
 
 
 def _result(row: dict[str, str]) -> Result:
@@ -141,9 +126,6 @@ def _result(row: dict[str, str]) -> Result:
 
 
 def _value(kind: Any, text: str) -> Any:
-    """The text of a field as a ``kind`` of ``Result``, such as int or float | None."""
-    wanted, *others = getattr(kind, "__args__", (kind,))
-    if others and not text:
-        return None
-    value = wanted(from_cell(text) if wanted is str else text)
-    return None if others and wanted is float and not math.isfinite(value) else value
+    """Infinities and nan are what a run that has diverged has: no number."""
+    found = from_text(kind, text)
+    return None if isinstance(found, float) and not math.isfinite(found) else found

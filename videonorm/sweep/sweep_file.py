@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -281,13 +282,19 @@ def typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         if key not in keys:
             hint = did_you_mean(str(key), keys)
             raise UserError(f"{where} key ({key}) must be one of {', '.join(keys)}{hint}")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
     try:
-        parsed = parser.parse_object(deepcopy(dict(values)))  # it changes what it is given
+        # It changes what it is given. mypy: a class is hashable.
+        parsed = _parser(kind).parse_object(deepcopy(dict(values)))  # type: ignore[arg-type]
     except jsonargparse.ArgumentError as error:
         raise UserError(f"{where}: {one_sentence(str(error))}") from error
     return kind(**vars(parsed))
+
+
+@cache  # to make one takes longer than to parse with it, and a study has a claim and a measure many times
+def _parser(kind: type[Any]) -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    return parser
 
 
 def read_yaml(name: str, path: Path) -> dict[str, Any]:
