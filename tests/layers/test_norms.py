@@ -21,6 +21,7 @@ from videonorm.layers import (
     FilterResponseNorm3d,
     FrozenBatchNorm3d,
     GroupNorm3d,
+    ImposedBatchNorm3d,
     InstanceNorm3d,
     LayerNorm3d,
     MovingAverageBatchNorm3d,
@@ -40,6 +41,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def batch_norm(x, p):
     return F.batch_norm(x, None, None, p["weight"], p["bias"], training=True)
+
+
+def imposed_batch_norm(x, p):
+    weight, bias = p["weight"] * p["scale"], p["weight"] * p["shift"] + p["bias"]
+    return batch_norm(x, {"weight": weight, "bias": bias})
 
 
 def frozen_batch_norm(x, p):
@@ -137,6 +143,9 @@ NORMS = {
     "ln": Case(lambda: LayerNorm3d(C), group_norm(1)),
     "in": Case(lambda: InstanceNorm3d(C), group_norm(C)),
     "bn": Case(lambda: BatchNorm3d(C), batch_norm),
+    "imposed_bn": Case(
+        lambda: ImposedBatchNorm3d(C, spread_of_means=1.0, spread_of_scales=0.5), imposed_batch_norm
+    ),
     "sub_bn": Case(lambda: SubBatchNorm3d(C, 2), sub_batch_norm),
     "accumulated_bn": Case(lambda: AccumulatedBatchNorm3d(C), batch_norm),
     "sync_bn": Case(lambda: SyncBatchNorm3d(C), batch_norm),

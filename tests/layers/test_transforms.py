@@ -21,6 +21,7 @@ NORMS = {
     "batch": layers.BatchNorm3d,
     "batch_channel": partial(layers.BatchChannelNorm3d, num_groups=2),
     "batch_renorm": layers.BatchRenorm3d,
+    "imposed": partial(layers.ImposedBatchNorm3d, spread_of_means=1.0, spread_of_scales=0.5),
     "moving_average": layers.MovingAverageBatchNorm3d,
     "filter_response": layers.FilterResponseNorm3d,
     "proxy": partial(layers.ProxyNorm3d, num_groups=2),

@@ -219,6 +219,16 @@ def test_activations_with_parameters_move_and_a_proxy_does_not_keep_the_function
     assert ("tau",) in {change.dropped for change in report.changed} and not report.left
 
 
+def test_imposed_statistics_move_to_their_like_alone():
+    imposed = partial(layers.ImposedBatchNorm3d, spread_of_means=2.0, spread_of_scales=0.5)
+    model = nn.Sequential(nn.Conv3d(3, 4, 1), imposed(4)).eval()
+    expected = model(CLIPS)
+    assert all(change.keeps_function for change in convert(model, norm=imposed).changed)
+    assert torch.equal(model(CLIPS), expected)
+    assert not any(change.keeps_function for change in convert(model, norm=layers.FrozenBatchNorm3d).changed)
+    assert not any(change.keeps_function for change in convert(model, norm=imposed).changed)
+
+
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_device_dtype_memory_format_and_frozen_parameters_stay(device):
     model = small_network().to(device=device, dtype=torch.bfloat16, memory_format=torch.channels_last_3d)

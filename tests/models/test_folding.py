@@ -59,6 +59,7 @@ def test_in_float64_to_1e_12():
     "norm",
     [
         layers.SubBatchNorm3d,
+        partial(layers.ImposedBatchNorm3d, spread_of_means=1.0, spread_of_scales=0.5),
         pytest.param(layers.BatchRenorm3d, marks=pytest.mark.slow),
         pytest.param(layers.FrozenBatchNorm3d, marks=pytest.mark.slow),
         pytest.param(layers.SyncBatchNorm3d, marks=pytest.mark.slow),

@@ -22,6 +22,7 @@ NORMS = {
     "batch_channel": partial(layers.BatchChannelNorm3d, num_groups=4),
     "batch_channel_micro": partial(layers.BatchChannelNorm3d, num_groups=4, statistics="estimated"),
     "batch_renorm": layers.BatchRenorm3d,
+    "imposed_batch": partial(layers.ImposedBatchNorm3d, spread_of_means=1.0, spread_of_scales=0.5),
     "moving_average": layers.MovingAverageBatchNorm3d,
     "filter_response": layers.FilterResponseNorm3d,
     "proxy": partial(layers.ProxyNorm3d, num_groups=4),

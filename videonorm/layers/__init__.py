@@ -15,6 +15,7 @@ from videonorm.layers.filter_response_norm import FilterResponseNorm3d
 from videonorm.layers.frozen_batch_norm import FrozenBatchNorm3d
 from videonorm.layers.group_norm import GroupNorm3d, InstanceNorm3d, LayerNorm3d
 from videonorm.layers.grouped_standardization import group_weight_standardization
+from videonorm.layers.imposed_batch_norm import ImposedBatchNorm3d
 from videonorm.layers.max_pool import MaxPool3d
 from videonorm.layers.moving_average_batch_norm import MovingAverageBatchNorm3d
 from videonorm.layers.no_norm import NoNorm
@@ -39,6 +40,7 @@ __all__ = [
     "FilterResponseNorm3d",
     "FrozenBatchNorm3d",
     "GroupNorm3d",
+    "ImposedBatchNorm3d",
     "InstanceNorm3d",
     "LayerNorm3d",
     "MaxPool3d",

@@ -64,13 +64,17 @@ class BatchNorm3d(AffineNorm, nn.BatchNorm3d):
             " number; videonorm.layers.convert_sync_batch_norm makes a synchronized layer)"
         )
 
+    def affine_map(self) -> tuple[Tensor, Tensor]:
+        """What a normalized channel is multiplied by, and what is added to it: (C,), (C,)."""
+        return self.weight, self.bias
+
     def statistics_batch(self, batch_size: int) -> int:
         """How many clips share statistics in training, where every process has `batch_size` clips."""
         return batch_size
 
     def normalize(self, x: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
-            return batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+            return batch_norm(x, self.running_mean, self.running_var, *self.affine_map(), self.eps)
         clips = self.statistics_batch(x.shape[0])
         if self.training and 0 < clips < self.min_clips:
             raise ValueError(
@@ -86,7 +90,7 @@ class BatchNorm3d(AffineNorm, nn.BatchNorm3d):
         """Normalize by the statistics of this batch, which enter the running ones where these are tracked."""
         share = self._count_batch()
         mean, var = (None, None) if share is None else (self.running_mean, self.running_var)
-        return batch_norm(x, mean, var, self.weight, self.bias, self.eps, share)
+        return batch_norm(x, mean, var, *self.affine_map(), self.eps, share)
 
     def _count_batch(self) -> float | None:
         """Count the batch and return its share in the running statistics; None where these stay."""

@@ -19,6 +19,7 @@ from videonorm.layers import (
     EvoNormS0,
     FrozenBatchNorm3d,
     GroupNorm3d,
+    ImposedBatchNorm3d,
     NoNorm,
     ProxyNorm3d,
     ReparametrizedConv3d,
@@ -308,6 +309,8 @@ def _keeps_function(old: nn.Module, fresh: nn.Module) -> bool:
     if _groups(old) != _groups(fresh) or _proxy_eps(old) != _proxy_eps(fresh):
         return False
     before, after = _batch_norm(old), _batch_norm(fresh)
+    if isinstance(before, ImposedBatchNorm3d) or isinstance(after, ImposedBatchNorm3d):
+        return type(before) is type(after)  # whose buffers have moved
     if isinstance(before, BATCH_NORMS) and isinstance(after, BATCH_NORMS):
         return before.running_mean is not None and after.running_mean is not None
     return isinstance(before, GROUP_NORMS) and isinstance(after, GROUP_NORMS)

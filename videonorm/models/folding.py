@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from videonorm.layers import FrozenBatchNorm3d, NoNorm, ReparametrizedConv3d, is_norm
+from videonorm.layers import BatchNorm3d, FrozenBatchNorm3d, NoNorm, ReparametrizedConv3d, is_norm
 from videonorm.messages import one_line
 from videonorm.models.conversion import BATCH_NORMS, convert, title
 from videonorm.models.conversion_report import Change, ConversionReport, Left
@@ -213,12 +213,13 @@ def _fold_into(conv: nn.Conv3d, norm: nn.Module) -> None:
     assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
         var, mean = (statistic.double() for statistic in (norm.running_var, norm.running_mean))
+        of_norm, shift = norm.affine_map() if isinstance(norm, BatchNorm3d) else (norm.weight, norm.bias)
         scale = torch.rsqrt(var + norm.eps)
-        if norm.weight is not None:
-            scale = norm.weight.double() * scale
+        if of_norm is not None:
+            scale = of_norm.double() * scale
         bias = -mean * scale if conv.bias is None else (conv.bias.double() - mean) * scale
-        if norm.bias is not None:
-            bias = bias + norm.bias.double()
+        if shift is not None:
+            bias = bias + shift.double()
         weight = conv.weight.double() * scale.view(-1, 1, 1, 1, 1)
         learns = conv.weight.requires_grad
         conv.weight, conv.bias = (nn.Parameter(t.to(conv.weight.dtype), learns) for t in (weight, bias))

@@ -94,8 +94,6 @@ class OfVideos:
     most: float = 1.0
 
     def interval(self, confidence: float) -> Estimate:
-        if self.most <= 1:
-            return self.difference.estimate(confidence)
         found = self.difference.imagined(confidence)
         return Estimate(found.value, max(-self.most, found.low), min(self.most, found.high))
 
