@@ -69,6 +69,15 @@ def test_a_step_is_the_recipes(tiny):
         assert ours.grad is None
 
 
+def test_accumulated_batch_norm_has_another_step(tiny):
+    norm = {"class_path": "videonorm.layers.AccumulatedBatchNorm3d"}
+    init_args = {**tiny.backbone["init_args"], "norm": norm}
+    alone = replace(tiny, backbone={**tiny.backbone, "init_args": init_args})
+    assert build(alone)[0]()
+    with pytest.raises(UserError, match=r"accumulate_grad_batches \(2\) must be 1 for AccumulatedBatchNorm3d"):
+        build(replace(alone, accumulate=2))[0]()
+
+
 def holding(gib_of_clip, calls=None):
     """A device whose steps take memory in proportion to the clips, and a second for ten clips."""
 

@@ -63,6 +63,7 @@ def test_of_no_clips_the_micro_batch_form_takes_no_statistics(x):
 def test_errors(x):
     with pytest.raises(ValueError, match=r"num_groups \(32\) must divide num_channels \(48\)"):
         BatchChannelNorm3d(48)
+    assert BatchChannelNorm3d(48, 32, on_indivisible="divisor").weight.shape == (24,)
     with pytest.raises(ValueError, match=r"statistics \('running'\) must be 'batch' or 'estimated'"):
         BatchChannelNorm3d(32, statistics="running")
     with pytest.raises(ValueError, match=r"batch_size \(1\) must be at least 2 for BatchNorm3d in training"):

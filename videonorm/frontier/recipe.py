@@ -11,8 +11,10 @@ import yaml
 from torch import nn
 from torch.optim import Optimizer
 
+from videonorm.errors import UserError
 from videonorm.evaluation.checkpoint import build_backbone
 from videonorm.frontier.fitting import fit
+from videonorm.layers import accumulated_batch_norms
 
 # Of trainer.precision, as Lightning reads them.
 ALIASES = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -63,12 +65,23 @@ def read_recipe(configs: Sequence[Path]) -> Recipe:
 
 
 def build(recipe: Recipe) -> tuple[Callable[[], nn.Module], Callable[[Iterable[nn.Parameter]], Optimizer]]:
-    """What makes the network, and what makes the optimizer of its parameters."""
+    """What makes the network, and what makes the optimizer of its parameters.
+
+    Raises:
+        UserError: by the first, as a step of accumulated batch norm is other than one of micro-batches alone.
+    """
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--optimizer", type=Callable[[Iterable[nn.Parameter]], Optimizer])
     optimizer = parser.parse_object({"optimizer": copy.deepcopy(dict(recipe.optimizer))})
-    # The recipe is a person's own: it may name any class.
-    return (
-        lambda: build_backbone(recipe.backbone, "the recipe", trust=True),
-        parser.instantiate(optimizer).optimizer,
-    )
+
+    def network() -> nn.Module:
+        # The recipe is a person's own: it may name any class.
+        made = build_backbone(recipe.backbone, "the recipe", trust=True)
+        if recipe.accumulate > 1 and accumulated_batch_norms(made):
+            raise UserError(
+                f"trainer.accumulate_grad_batches ({recipe.accumulate}) must be 1 for AccumulatedBatchNorm3d "
+                "here: the passes that it makes of each micro-batch are not traced"
+            )
+        return made
+
+    return network, parser.instantiate(optimizer).optimizer

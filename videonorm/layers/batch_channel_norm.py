@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.layers.batch_norm import BatchNorm3d, batch_norm, statistics_dtype
+from videonorm.layers.group_norm import OnIndivisible, number_of_groups
 from videonorm.layers.leaf import is_traced, leaf
 from videonorm.layers.norm import Activation, Norm
 from videonorm.ops.group_norm import group_norm
@@ -46,6 +47,7 @@ class BatchChannelNorm3d(Norm):
     Args:
         num_channels: C.
         num_groups: G, a divisor of C.
+        on_indivisible: as in GroupNorm3d.
         statistics: "batch" or "estimated".
         momentum: the share of the newest batch in the running statistics; None for the mean over all batches.
             In the micro-batch form it is the "moving speed" of the paper's code, which begins there at 0 and
@@ -65,22 +67,21 @@ class BatchChannelNorm3d(Norm):
         momentum: float | None = 0.1,
         eps: float = 1e-5,
         min_clips: int = 2,
+        on_indivisible: OnIndivisible = "error",
         activation: Activation | None = None,
     ) -> None:
         super().__init__(num_channels, activation=activation)
         if statistics not in ("batch", "estimated"):
             raise ValueError(f"statistics ({statistics!r}) must be 'batch' or 'estimated'")
-        if num_groups < 1 or num_channels % num_groups:
-            raise ValueError(f"num_groups ({num_groups}) must divide num_channels ({num_channels})")
         self.batch_norm = (
             BatchNorm3d(num_channels, eps=eps, momentum=momentum, min_clips=min_clips)
             if statistics == "batch"
             else EstimatedBatchNorm3d(num_channels, eps=eps, momentum=momentum, min_clips=1)
         )
-        self.num_groups = num_groups
+        self.num_groups = number_of_groups(num_channels, num_groups, None, on_indivisible)
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(num_groups))
-        self.bias = nn.Parameter(torch.zeros(num_groups))
+        self.weight = nn.Parameter(torch.ones(self.num_groups))
+        self.bias = nn.Parameter(torch.zeros(self.num_groups))
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if is_traced(x):
