@@ -74,7 +74,7 @@ def test_accumulated_batch_norm_has_another_step(tiny):
     init_args = {**tiny.backbone["init_args"], "norm": norm}
     alone = replace(tiny, backbone={**tiny.backbone, "init_args": init_args})
     assert build(alone)[0]()
-    with pytest.raises(UserError, match=r"accumulate_grad_batches \(2\) must be 1 for AccumulatedBatchNorm3d"):
+    with pytest.raises(UserError, match=r"grad_batches \(2\) must be 1 for AccumulatedBatchNorm3d"):
         build(replace(alone, accumulate=2))[0]()
 
 
