@@ -91,7 +91,7 @@ def weight_standardize_layers(
     _check(weights, gains, formulas, dtype)
     center, scale, unbiased, eps_placement, _, _ = formulas[0]
     eps, multipliers = [f.eps for f in formulas], [f.multiplier for f in formulas]
-    operator = weight_standardize_reference if needs_reference() else torch.ops.videonorm.weight_standardize
+    operator = weight_standardize_reference if needs_reference() else _weight_standardize
     w_hats: list[Tensor] = operator(
         weights, gains, center, scale, unbiased, eps, eps_placement, multipliers, dtype
     )[0]
@@ -307,7 +307,7 @@ def _autograd(ctx: Any, grad_w_hats: list[Tensor | None], _mean: None, _var: Non
         if len(part) < len(weights):
             mean, var = (torch.cat(_take(values.split(filters), part)) for values in (mean, var))
         center, scale, unbiased, eps, eps_placement, multipliers = ctx.options
-        grads_of_part, grad_gain = torch.ops.videonorm.weight_standardize_backward(
+        grads_of_part, grad_gain = _weight_standardize_backward(
             _take(grad_w_hats, part),
             _take(weights, part),
             _take(gains, part) if gains else [],
@@ -332,7 +332,7 @@ def _take(values: Sequence[Any], indices: list[int]) -> list[Any]:
     return [values[index] for index in indices]
 
 
-register(
+_weight_standardize = register(
     "weight_standardize",
     weight_standardize_reference,
     cpu=weight_standardize_reference,
@@ -341,7 +341,7 @@ register(
     backward=_autograd,
     setup_context=_setup_context,
 )
-register(
+_weight_standardize_backward = register(
     "weight_standardize_backward",
     _backward_reference,
     cpu=_backward_reference,
