@@ -40,12 +40,21 @@ def _groups(model: nn.Module) -> Iterator[nn.Module]:
         # nn.Module has one that raises, and the class of a scripted module has none.
         if getattr(type(child), "forward", None) is nn.Module.forward:
             yield from _groups(child)
-        elif not isinstance(child, StandardizedConv3d) and any(_convolutions(child)):
+        elif not isinstance(child, StandardizedConv3d) and _convolutions(child):
             yield child
 
 
-def _convolutions(group: nn.Module) -> Iterator[StandardizedConv3d]:
-    return (module for module in group.modules() if isinstance(module, StandardizedConv3d))
+def _convolutions(group: nn.Module) -> list[StandardizedConv3d]:
+    """In the order of ``group.modules()``, which takes five times as long."""
+    found: dict[StandardizedConv3d, None] = {}  # each once
+    waiting: list[nn.Module | None] = [group]
+    while waiting:
+        module = waiting.pop()
+        if isinstance(module, StandardizedConv3d):
+            found[module] = None
+        elif module is not None:
+            waiting += reversed(module._modules.values())
+    return list(found)
 
 
 # The hooks look for the convolutions anew, which may have been copied, swapped or cast since.
@@ -53,8 +62,9 @@ def _standardize(group: nn.Module, arguments: tuple[Any, ...]) -> None:
     if is_traced(*arguments):
         return  # a graph that torch.fx traces has no groups: each convolution is a node of its own
     alike: dict[Hashable, list[StandardizedConv3d]] = defaultdict(list)
-    for conv in filter(_has_its_weight, _convolutions(group)):
-        alike[_kind(conv)].append(conv)
+    for conv in _convolutions(group):
+        if _has_its_weight(conv):
+            alike[_kind(conv)].append(conv)
     for convs in alike.values():
         w_hats = weight_standardize_layers(
             [conv.weight for conv in convs],

@@ -260,6 +260,6 @@ def _has_float64(arguments: Sequence[Any]) -> bool:
     for argument in arguments:
         if getattr(argument, "dtype", argument) is torch.float64:
             return True
-        if type(argument) is list and _has_float64(argument):
+        if type(argument) is list and argument and isinstance(argument[0], Tensor) and _has_float64(argument):
             return True
     return False
