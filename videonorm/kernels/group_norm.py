@@ -331,7 +331,8 @@ def backward(
         grad_x = torch.empty_like(source)
         addresses |= grad_x.data_ptr()
     if weight_wanted or bias_wanted:  # each is come upon by the way to the other
-        grad_weight, grad_bias = mean.new_empty((2, x.shape[1])).unbind()
+        channels = x.shape[1]
+        grad_weight, grad_bias = mean.new_empty(channels), mean.new_empty(channels)  # faster than two views
     kernel, last_kernel = "sums_relu" if relu else "sums", "grad_x_relu" if relu else "grad_x"
     if y is not None:
         y, grad_residual = in_order_of(source, y), torch.empty_like(source)

@@ -364,19 +364,19 @@ def _autograd(
     grad_x, grad_weight, grad_bias, grad_residual = _group_norm_backward(
         grad_y, x, weight, bias, mean, rstd, y, ctx.eps, ctx.relu, wanted
     )
+    if weight_wanted and grad_weight.dtype != weight.dtype:  # `to` takes its time to find nothing to do
+        grad_weight = grad_weight.to(weight.dtype)
+    if bias_wanted and grad_bias.dtype != ctx.bias_dtype:
+        grad_bias = grad_bias.to(ctx.bias_dtype)
     return (
         grad_x if x_wanted else None,
-        _cast(grad_weight, weight.dtype) if weight_wanted else None,
-        _cast(grad_bias, ctx.bias_dtype) if bias_wanted else None,
+        grad_weight if weight_wanted else None,
+        grad_bias if bias_wanted else None,
         (grad_residual if ctx.relu else grad_y) if residual_wanted else None,
         None,
         None,
         None,
     )
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # which takes its time to find that it is so
 
 
 _group_norm = register(
