@@ -1,6 +1,7 @@
 """The launcher, with the driver and the device replaced."""
 
 import ctypes
+import pickle
 import sys
 import threading
 from types import SimpleNamespace
@@ -123,6 +124,12 @@ def launch(
     gpu: Gpu, unit: Unit = UNIT, kernel: str = "apply", grid: int = 5, shared_bytes: int = 256
 ) -> None:
     gpu.launch(unit, kernel, grid, 128, shared_bytes, Params(0xABC, 2**40, 1e-5))
+
+
+def test_equal_units_are_one_key():
+    again = pickle.loads(pickle.dumps(UNIT))
+    assert again == UNIT and hash(again) == hash(UNIT) == hash(Unit(UNIT.source, UNIT.macros))
+    assert UNIT.__reduce__() == (Unit, (UNIT.source, UNIT.macros)) and UNIT != OTHER
 
 
 def test_the_driver_gets_what_was_asked_for(machine):
