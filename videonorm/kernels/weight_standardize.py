@@ -70,8 +70,7 @@ def forward(
     w_hats = [torch.empty_like(source, dtype=dtype) for source in sources]
     mean = weights[0].new_empty(sum(weight.shape[0] for weight in weights), dtype=torch.float32)
     var = torch.empty_like(mean)
-    tensors = sources, gains, w_hats, []
-    _launch(machine, "weight_standardize", tensors, (mean, var, None), *options)
+    _launch(machine, "weight_standardize", (sources, gains, w_hats, []), (mean, var, None), *options)
     return _as_in(weights, sources, w_hats), mean, var
 
 
