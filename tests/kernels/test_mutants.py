@@ -76,7 +76,7 @@ def masks(edit: Edit) -> None:
 WIDE = values((1, 921, 1, 2, 3), 1)
 SAMPLES = values((9, 264, 1, 2, 4), 8)
 EMPTY = values((1, 108, 4, 19, 19), 4, multiprocessors=13)
-ROW = "(static_cast<long long>(sample) * p.chunks + chunk) * p.channels"
+ROW = "(static_cast<long long>(sample) * p.chunks + chunk) * p.places"
 START = "const long long start = static_cast<long long>(filter) * layer.n;"
 
 MUTANTS = {
@@ -98,23 +98,23 @@ MUTANTS = {
         "offset = (sample * p.sites +", "offset = (sample * static_cast<int>(p.sites) +", last_blocks
     ),
     "int_first_site": Mutant(
-        "offset = (sample * p.sites + first_site + rank) * p.channels",
-        "offset = static_cast<int>(sample * p.sites + first_site + rank) * p.channels",
+        "offset = (sample * p.sites + first_site + rank) * p.places",
+        "offset = static_cast<int>(sample * p.sites + first_site + rank) * p.places",
         last_blocks,
     ),
     "int_channel": Mutant(
-        "offset = (static_cast<long long>(sample) * p.channels + channel) * p.sites",
-        "offset = (sample * p.channels + channel) * static_cast<int>(p.sites)",
+        "offset = (static_cast<long long>(sample) * p.places + place) * p.sites",
+        "offset = (sample * p.places + place) * static_cast<int>(p.sites)",
         last_blocks,
     ),
     "int_row": Mutant(
-        "offset = (static_cast<long long>(sample) * p.channels + channel)",
-        "offset = (sample * p.channels + channel)",
+        "offset = (static_cast<long long>(sample) * p.places + place)",
+        "offset = (sample * p.places + place)",
         last_blocks,
     ),
     "int_at": Mutant("long long at(int index)", "int at(int index)", last_blocks),
-    "int_row_of": Mutant(ROW, "(sample * p.chunks + chunk) * p.channels", last_blocks),
-    "int_row_of_a_merge": Mutant(ROW, "(sample * p.chunks + chunk) * p.channels", last_groups),
+    "int_row_of": Mutant(ROW, "(sample * p.chunks + chunk) * p.places", last_blocks),
+    "int_row_of_a_merge": Mutant(ROW, "(sample * p.chunks + chunk) * p.places", last_groups),
     "int_filter": Mutant(START, "const int start = filter * layer.n;", last_filter),
     "int_filter_of_gradient": Mutant(START, "const int start = filter * layer.n;", last_filter, 1),
 }

@@ -22,6 +22,7 @@ ACCESSES = 4  # of a thread at least, where there is so much to do
 BLOCKS_PER_MULTIPROCESSOR = 6
 MERGED_BY_A_BLOCK = 4 * 8 * THREADS  # pairs at most: its threads wait for 8 of them each, four times
 MAX_BLOCKS = 2**31 - 1
+MAX_FOLDED = 2**24  # channels of which several sites may be a row: places are counted in an int
 MAX_CHUNK = 2**30  # sites; a thread counts its accesses in an int
 
 
@@ -48,6 +49,7 @@ class Params(ctypes.Structure):
         ("sites_per_chunk", ctypes.c_int),
         ("samples", ctypes.c_int),
         ("channels", ctypes.c_int),
+        ("places", ctypes.c_int),
         ("channels_per_group", ctypes.c_int),
         ("chunks", ctypes.c_int),
         ("columns", ctypes.c_int),
@@ -73,7 +75,7 @@ class Geometry:
 
 
 def geometry(
-    samples: int, channels: int, sites: int, *, channels_last: bool, vector: int, multiprocessors: int
+    samples: int, places: int, sites: int, *, channels_last: bool, vector: int, multiprocessors: int
 ) -> Geometry:
     """Blocks that fill the machine from one sample, with rows of memory as long as a warp reads at once.
 
@@ -81,16 +83,16 @@ def geometry(
         ValueError: there are more blocks than a grid holds.
     """
     if channels_last:
-        vectors = channels // vector
-        width = min(vectors, LANES)
-        columns = -(-vectors // width)
+        vectors = places // vector
+        columns = -(-vectors // LANES)
+        width = -(-vectors // columns)  # alike in all columns: then they hold whole groups more often, too
         depth = min(THREADS // width, sites)
         sites_per_step = depth
     else:
         accesses = sites // vector
         depth = min(THREADS, 2 ** math.ceil(math.log2(accesses)))
-        width = min(THREADS // depth, channels)
-        columns = -(-channels // width)
+        width = min(THREADS // depth, places)
+        columns = -(-places // width)
         sites_per_step = depth * vector
     wanted = multiprocessors * BLOCKS_PER_MULTIPROCESSOR // (samples * columns)
     chunks = max(1, min(wanted, sites // (sites_per_step * ACCESSES)), -(-sites // MAX_CHUNK))
@@ -157,15 +159,19 @@ def plan_for(
         ValueError: there are more blocks than a grid holds.
     """
     _check_grid(samples, groups)
+    sites_of_row = vector // math.gcd(vector, channels) if channels_last else 1
+    places, sites = channels * sites_of_row, sites // sites_of_row
     cut = geometry(
-        samples, channels, sites, channels_last=channels_last, vector=vector, multiprocessors=multiprocessors
+        samples, places, sites, channels_last=channels_last, vector=vector, multiprocessors=multiprocessors
     )
     per_group = channels // groups
     slots = vector if channels_last else 1
-    channels_of_column = cut.width * slots
-    columns_per_band = min(math.lcm(channels_of_column, per_group) // channels_of_column, cut.columns)
+    places_of_column = cut.width * slots
+    columns_per_band = cut.columns  # the fewest with whole groups: where places are channels, maybe not all
+    if sites_of_row == 1:
+        columns_per_band = min(math.lcm(places_of_column, per_group) // places_of_column, cut.columns)
     bands = -(-cut.columns // columns_per_band)
-    pairs_of_band = cut.chunks * min(columns_per_band * channels_of_column, channels)
+    pairs_of_band = cut.chunks * min(columns_per_band * places_of_column, places)
     chunks_per_segment = 1 if pairs_of_band <= MERGED_BY_A_BLOCK else math.isqrt(cut.chunks - 1) + 1
     counters = bands  # with three numbers of blocks that meet there: a counter for one is not used
     if cut.chunks > 1 or columns_per_band > 1:
@@ -181,6 +187,7 @@ def plan_for(
             sites_per_chunk=cut.sites_per_chunk,
             samples=samples,
             channels=channels,
+            places=places,
             channels_per_group=per_group,
             chunks=cut.chunks,
             columns=cut.columns,
@@ -193,7 +200,7 @@ def plan_for(
         block=block,
         moments_bytes=4 * max(to_merge * (2 * slots + 1), block * 3),
         sums_bytes=4 * max(to_merge * 2 * slots, block * 2),
-        partials=samples * cut.chunks * channels,
+        partials=samples * cut.chunks * places,
         counters=counters,
     )
 
@@ -214,11 +221,12 @@ def _plan_and_params(
     """
     sites = math.prod(x.shape[2:])
     channels_last = sites == 1 or not x.is_contiguous()
-    row_bytes = (x.shape[1] if channels_last else sites) * x.itemsize
+    channels = x.shape[1]
+    row = sites if not channels_last else channels * sites if channels <= MAX_FOLDED else channels
     # An access is a power of two of bytes that divides the rows of memory and all addresses.
-    access_bytes = math.gcd(row_bytes, ACCESS_BYTES, x.data_ptr(), *(t.data_ptr() for t in others))
+    access_bytes = math.gcd(row * x.itemsize, ACCESS_BYTES, x.data_ptr(), *(t.data_ptr() for t in others))
     plan = plan_for(
-        *(x.shape[0], x.shape[1], sites, mean.shape[1]),
+        *(x.shape[0], channels, sites, mean.shape[1]),
         *(x.dtype, channels_last, access_bytes // x.itemsize, machine.multiprocessors),
     )
     params = Params.from_buffer_copy(plan.template)
