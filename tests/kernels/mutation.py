@@ -1,0 +1,332 @@
+"""Does a mistake in a kernel show? Makes one at a time, by mutation_rules, and runs tests until one fails.
+
+    nice python -m tests.kernels.mutation [--source group_norm.cu] [--out mutants.csv]
+
+Each mutant has a process of its own, forked where pytest has collected the tests, so that it costs a
+compilation and a test or two: without optimization, of those units that its tests launch, with the shim's
+header compiled before. Tests that kill most mutants a second come first. What hangs is killed when a test
+takes ten times what it takes otherwise. The exit code is 1 where a mutant survives all tests and is not in
+equivalents.toml, or an entry there fits none that survives.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: what is forked must have one thread
+
+import pytest
+
+from .mutation_rules import Mutant, mutants  # noqa: E402
+
+HERE = Path(__file__).parent
+TESTS = [HERE / f"test_{name}.py" for name in ("group_norm", "weight_standardize", "offsets", "shim")]
+EQUIVALENTS = HERE / "equivalents.toml"
+COMPILATION_SECONDS = 0.3
+WAITING_SECONDS = 300  # a process may last no longer, whatever it waits for
+
+
+class Outcome(IntEnum):
+    """Also the exit code of a mutant's process; whatever else ends that, it is KILLED."""
+
+    SURVIVED = 10
+    KILLED = 11
+    NO_MUTANT = 12  # it does not compile
+    EQUIVALENT = 13
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """Mutants of a line that do the same, or whose results are as good."""
+
+    file: str
+    line: str
+    become: tuple[str, ...]  # () for whatever the rules make of it
+    reason: str
+
+    def covers(self, fate: "Fate") -> bool:
+        where = self.file == fate.mutant.file and self.line == fate.before
+        return where and (not self.become or fate.after in self.become)
+
+
+def equivalents() -> list[Equivalent]:
+    entries = tomllib.loads(EQUIVALENTS.read_text())["equivalent"]
+    return [Equivalent(e["file"], e["line"], tuple(e.get("become", ())), e["reason"]) for e in entries]
+
+
+@dataclass
+class Test:
+    """A test that launches kernels as they are in their files."""
+
+    item: pytest.Item
+    seconds: float  # without compilation
+    units: frozenset[str]
+    kills: Counter[str] = field(default_factory=Counter)  # by file
+
+    def sees(self, file: str) -> bool:
+        return file.endswith(".cuh") or any(Path(unit.split()[0]).name == file for unit in self.units)
+
+
+class Fate(NamedTuple):
+    mutant: Mutant
+    line: int
+    before: str
+    after: str
+    outcome: Outcome
+    killer: str
+
+
+class Machine:
+    """The shim's module in a process that is to run other kernels than those of the package."""
+
+    def __init__(self, shim: ModuleType, folder: Path) -> None:
+        self.shim, self.folder = shim, folder
+        self.kernels: Path = shim.KERNELS
+        self.flags = ["-O0" if flag == "-O1" else flag for flag in shim.FLAGS]
+        header = folder / "header" / "cuda_shim.h"
+        header.parent.mkdir()
+        shutil.copy(shim.HERE / header.name, header)
+        command = ["g++", "-x", "c++-header", header, "-o", f"{header}.gch", *self.flags, "-w"]
+        subprocess.run(command, check=True)
+
+    def folder_with(self, file: str = "", text: str = "") -> Path:
+        """The kernel files, one of them with another text."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        for path in self.kernels.glob("*.cu*"):
+            shutil.copy(path, folder)
+        if file:
+            (folder / file).write_text(text)
+        return folder
+
+    def use(self, folder: Path) -> None:
+        """From now on in this process; libraries are compiled when they are launched, not before."""
+        shim = self.shim
+        shim.KERNELS, shim.CACHE, shim.HERE = folder, folder / "libraries", self.folder / "header"
+        shim.FLAGS = self.flags
+        shim.Shim.build = lambda self, units: None
+        shim._compile.cache_clear()
+
+    def record(self, units: set[str], edited: list[bool]) -> None:
+        """What is launched in this process from now on."""
+        shim = self.shim
+        launch = shim.Shim.launch
+
+        def recorded(self, unit, *rest):
+            units.add(str(unit))
+            edited.append(bool(self._edit))
+            launch(self, unit, *rest)
+
+        shim.Shim.launch = recorded
+
+
+def fork(work: Callable[[], int]) -> int:
+    """The id of a process that does it, without output, and ends with its result."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    signal.alarm(WAITING_SECONDS)
+    try:
+        os._exit(work())
+    finally:
+        os._exit(1)
+
+
+class Run:
+    """A plugin of pytest that runs the tests for every mutant in place of once."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.fates: list[Fate] = []
+        self.errors: list[str] = []  # of the test that runs
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.errors.append(report.longreprtext)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            shim = sys.modules[session.items[0].module.Shim.__module__]
+            machine = Machine(shim, Path(folder))
+            tests = self.tests_of(machine, session.items)
+            for fate in self.run(machine, tests):
+                self.fates.append(fate)
+        return True
+
+    def fails(self, item: pytest.Item) -> bool:
+        self.errors.clear()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+        return bool(self.errors)
+
+    def tests_of(self, machine: Machine, items: list[pytest.Item]) -> list[Test]:
+        """Those that launch kernels as they are, which they must pass: tried out in another process."""
+        found = machine.folder / "tests"
+
+        def work() -> int:
+            machine.use(machine.folder_with())
+            units: set[str] = set()
+            edited: list[bool] = []
+            machine.record(units, edited)
+            signal.alarm(0)
+            with found.open("w", buffering=1) as file:
+                for index, item in enumerate(items):
+                    units.clear()
+                    edited.clear()
+                    start = time.process_time()
+                    if self.fails(item):
+                        print(index, self.errors, sep="\t", file=file)
+                        return 1
+                    if units and not any(edited):
+                        print(index, time.process_time() - start, *units, sep="\t", file=file)
+            return 0
+
+        status = os.waitpid(fork(work), 0)[1]
+        rows = [line.split("\t") for line in found.read_text().splitlines()]
+        if status:
+            raise RuntimeError(f"{items[int(rows[-1][0])].nodeid} fails as it is: {rows[-1][1]}")
+        tests = [Test(items[int(index)], float(seconds), frozenset(units)) for index, seconds, *units in rows]
+        print(f"{len(tests)} tests, {sum(test.seconds for test in tests):.0f} s")
+        return tests
+
+    def run(self, machine: Machine, tests: list[Test]) -> Iterator[Fate]:
+        """Some at a time, in the order in which they end."""
+        waiting = [
+            (number, mutant, text)
+            for number, (mutant, text) in enumerate(all_mutants(machine.kernels))
+            if mutant.file in (self.options.source or [mutant.file])
+            and number in (self.options.only or [number])
+        ]
+        running: dict[int, tuple[int, Mutant, str, list[Test], Path]] = {}
+        while waiting or running:
+            if waiting and len(running) < self.options.jobs:
+                number, mutant, text = waiting.pop(0)
+                chosen = in_order(mutant.file, tests)
+                folder = machine.folder_with(mutant.file, mutant.of(text))
+                pid = fork(lambda: self.outcome_of(machine, folder, chosen))  # noqa: B023
+                running[pid] = number, mutant, text, chosen, folder
+                continue
+            pid, status = os.wait()
+            number, mutant, text, chosen, folder = running.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            outcome = Outcome(code) if code in list(Outcome) else Outcome.KILLED
+            last = chosen[int((folder / "test").read_text())]
+            shutil.rmtree(folder)
+            if outcome is Outcome.KILLED:
+                last.kills[mutant.file] += 1
+            killer = last.item.name if outcome is Outcome.KILLED else ""
+            fate = Fate(mutant, mutant.line(text), *mutant.change(text), outcome, killer)
+            if outcome is Outcome.SURVIVED:
+                entry = next((entry for entry in equivalents() if entry.covers(fate)), None)
+                fate = fate._replace(outcome=Outcome.EQUIVALENT) if entry else fate
+            yield fate
+            if self.options.only or fate.outcome is Outcome.SURVIVED:
+                print(number, describe(fate), flush=True)
+
+    def outcome_of(self, machine: Machine, folder: Path, tests: list[Test]) -> Outcome:
+        """Of the kernels in a folder, in which the index of the last test is left."""
+        machine.use(folder)
+        for index, test in enumerate(tests):
+            (folder / "test").write_text(str(index))
+            signal.setitimer(signal.ITIMER_PROF, 1 + 10 * test.seconds)  # of this process's own, not of g++'s
+            if self.fails(test.item):
+                return Outcome.NO_MUTANT if "g++ cannot compile" in str(self.errors) else Outcome.KILLED
+        return Outcome.SURVIVED
+
+
+def all_mutants(kernels: Path) -> Iterator[tuple[Mutant, str]]:
+    """Of all kernel files, each with the text that it is of."""
+    for path in sorted(kernels.glob("*.cu*")):
+        text = path.read_text()
+        for mutant in mutants(path.name, text):
+            yield mutant, text
+
+
+def in_order(file: str, tests: Iterable[Test]) -> list[Test]:
+    """Those that launch a kernel of the file: first what has killed most of its mutants for the time it
+    takes, with the units to compile that those before it do not launch.
+    """
+    left, units, chosen = [test for test in tests if test.sees(file)], set(), []
+    while left:
+
+        def rate(test: Test) -> float:
+            seconds = test.seconds + COMPILATION_SECONDS * len(test.units - units)  # noqa: B023
+            return (test.kills[file] + 0.1) / (seconds + 0.01)
+
+        best = max(left, key=rate)
+        left.remove(best)
+        chosen.append(best)
+        units |= best.units
+    return chosen
+
+
+def describe(fate: Fate) -> str:
+    where = f"{fate.mutant.file}:{fate.line} {fate.outcome.name.lower()}"
+    return f"{where} {fate.killer}\n    {fate.before[:200]}\n    {fate.after[:200]}"
+
+
+def report(fates: list[Fate]) -> None:
+    for file in sorted({fate.mutant.file for fate in fates}):
+        of_file = Counter(fate.outcome for fate in fates if fate.mutant.file == file)
+        killed, equal = of_file[Outcome.KILLED], of_file[Outcome.EQUIVALENT]
+        all_of_them = killed + equal + of_file[Outcome.SURVIVED]
+        share = killed / max(1, all_of_them - equal)
+        print(
+            f"{file}: {all_of_them} mutants, {killed} killed, {equal} equivalent,"
+            f" {of_file[Outcome.SURVIVED]} survived: of those not equivalent {100 * share:.1f} % died;"
+            f" {of_file[Outcome.NO_MUTANT]} more do not compile"
+        )
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", action="append", help="a kernel file; all if none is given")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of mutants, as a run prints them")
+    parser.add_argument("--out", type=Path, help="a CSV with a row for every mutant")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
+    parser.add_argument("tests", nargs="*", default=TESTS, help="files, or other names that pytest knows")
+    options = parser.parse_args(argv)
+    start, run = time.perf_counter(), Run(options)
+    code = pytest.main(["-p", "no:cacheprovider", "-s", "-q", *map(str, options.tests)], plugins=[run])
+    if code:
+        return int(code)
+    if options.out:
+        with options.out.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["file", "line", "rule", "before", "after", "outcome", "killer"])
+            for fate in sorted(run.fates, key=lambda fate: (fate.mutant.file, fate.mutant.start)):
+                mutant, *rest, outcome, killer = fate
+                rows.writerow([mutant.file, fate.line, mutant.rule, *rest[1:], outcome.name.lower(), killer])
+    report(run.fates)
+    print(f"{(time.perf_counter() - start) / 60:.1f} minutes")
+    files = {fate.mutant.file for fate in run.fates}
+    stale = [] if options.only else [
+        entry
+        for entry in equivalents()
+        if entry.file in files
+        and not any(entry.covers(fate) and fate.outcome is Outcome.EQUIVALENT for fate in run.fates)
+    ]  # fmt: skip
+    for entry in stale:
+        print(f"{EQUIVALENTS.name}: {entry.line} of {entry.file} has no mutant that survives")
+    return int(bool(stale) or any(fate.outcome is Outcome.SURVIVED for fate in run.fates))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
