@@ -1,12 +1,13 @@
-"""Does a mistake in a kernel show? Makes one at a time, by mutation_rules, and runs tests until one fails.
+"""Does a mistake in a kernel show? Makes one at a time, and runs tests until one fails.
 
     nice python -m tests.kernels.mutation [--source group_norm.cu] [--out mutants.csv]
 
-Each mutant has a process of its own, forked where pytest has collected the tests, so that it costs a
-compilation and a test or two: without optimization, of those units that its tests launch, with the shim's
-header compiled before. Tests that kill most mutants a second come first. What hangs is killed when a test
-takes ten times what it takes otherwise. The exit code is 1 where a mutant survives all tests and is not in
-equivalents.toml, or an entry there fits none that survives.
+Most mutants are made by mutation_rules.py, some by hand in mutants.toml, which lists the equivalent ones too.
+Each has a process of its own, forked where pytest has collected the tests, so that it costs a compilation and
+a test or two: without optimization, of those units that its tests launch, with the shim's header compiled
+before. Tests that kill most mutants a second come first. What hangs is killed when a test takes ten times as
+long as otherwise. The equivalent ones are not run, but with --equivalent they alone. The exit code is 1 where
+one survives that should die, or the other way round.
 """
 
 import argparse
@@ -34,10 +35,8 @@ import pytest
 from .mutation_rules import Mutant, mutants  # noqa: E402
 
 HERE = Path(__file__).parent
-TESTS = [HERE / f"test_{name}.py" for name in ("group_norm", "weight_standardize", "offsets", "shim")]
-EQUIVALENTS = HERE / "equivalents.toml"
+LISTED = HERE / "mutants.toml"
 COMPILATION_SECONDS = 0.3
-WAITING_SECONDS = 300  # a process may last no longer, whatever it waits for
 
 
 class Outcome(IntEnum):
@@ -58,14 +57,25 @@ class Equivalent:
     become: tuple[str, ...]  # () for whatever the rules make of it
     reason: str
 
-    def covers(self, fate: "Fate") -> bool:
-        where = self.file == fate.mutant.file and self.line == fate.before
-        return where and (not self.become or fate.after in self.become)
+    def covers(self, mutant: Mutant, text: str) -> bool:
+        """Of a file with this text."""
+        before, after = mutant.change(text)
+        where = self.file == mutant.file and self.line == before
+        return where and (not self.become or after in self.become)
 
 
 def equivalents() -> list[Equivalent]:
-    entries = tomllib.loads(EQUIVALENTS.read_text())["equivalent"]
+    entries = tomllib.loads(LISTED.read_text()).get("equivalent", [])
     return [Equivalent(e["file"], e["line"], tuple(e.get("become", ())), e["reason"]) for e in entries]
+
+
+def by_hand(file: str, text: str) -> Iterator[Mutant]:
+    for entry in tomllib.loads(LISTED.read_text())["by_hand"]:
+        if entry["file"] == file:
+            before, right, after = text.partition(entry["right"])
+            if not right or right in after:
+                raise ValueError(f"{right or entry['right']!r} of {LISTED.name} must stand once in {file}")
+            yield Mutant(file, "by_hand", len(before), len(before + right), entry["wrong"])
 
 
 @dataclass
@@ -99,7 +109,8 @@ class Machine:
         self.flags = ["-O0" if flag == "-O1" else flag for flag in shim.FLAGS]
         header = folder / "header" / "cuda_shim.h"
         header.parent.mkdir()
-        shutil.copy(shim.HERE / header.name, header)
+        for path in shim.HERE.glob("*.h"):
+            shutil.copy(path, header.parent)
         command = ["g++", "-x", "c++-header", header, "-o", f"{header}.gch", *self.flags, "-w"]
         subprocess.run(command, check=True)
 
@@ -141,7 +152,6 @@ def fork(work: Callable[[], int]) -> int:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    signal.alarm(WAITING_SECONDS)
     try:
         os._exit(work())
     finally:
@@ -161,12 +171,12 @@ class Run:
             self.errors.append(report.longreprtext)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        items = [item for item in session.items if hasattr(item.module, "Shim")]
+        items = [item for item in items if "run_with_asan" not in item.fixturenames]  # in other processes
         with tempfile.TemporaryDirectory() as folder:
-            shim = sys.modules[session.items[0].module.Shim.__module__]
-            machine = Machine(shim, Path(folder))
-            tests = self.tests_of(machine, session.items)
-            for fate in self.run(machine, tests):
-                self.fates.append(fate)
+            machine = Machine(sys.modules[items[0].module.Shim.__module__], Path(folder))
+            tests = self.tests_of(machine, items)
+            self.fates += self.run(machine, tests)
         return True
 
     def fails(self, item: pytest.Item) -> bool:
@@ -183,7 +193,6 @@ class Run:
             units: set[str] = set()
             edited: list[bool] = []
             machine.record(units, edited)
-            signal.alarm(0)
             with found.open("w", buffering=1) as file:
                 for index, item in enumerate(items):
                     units.clear()
@@ -212,6 +221,14 @@ class Run:
             if mutant.file in (self.options.source or [mutant.file])
             and number in (self.options.only or [number])
         ]
+        listed = equivalents()
+        equal = {number: any(e.covers(mutant, text) for e in listed) for number, mutant, text in waiting}
+        if not self.options.equivalent:
+            for number, mutant, text in waiting:
+                if equal[number]:
+                    yield fate_of(mutant, text, Outcome.EQUIVALENT)
+        waiting = [each for each in waiting if equal[each[0]] == self.options.equivalent]
+        print(f"{len(waiting)} mutants", flush=True)
         running: dict[int, tuple[int, Mutant, str, list[Test], Path]] = {}
         while waiting or running:
             if waiting and len(running) < self.options.jobs:
@@ -229,14 +246,15 @@ class Run:
             shutil.rmtree(folder)
             if outcome is Outcome.KILLED:
                 last.kills[mutant.file] += 1
-            killer = last.item.name if outcome is Outcome.KILLED else ""
-            fate = Fate(mutant, mutant.line(text), *mutant.change(text), outcome, killer)
-            if outcome is Outcome.SURVIVED:
-                entry = next((entry for entry in equivalents() if entry.covers(fate)), None)
-                fate = fate._replace(outcome=Outcome.EQUIVALENT) if entry else fate
+            if outcome is Outcome.SURVIVED and equal[number]:
+                outcome = Outcome.EQUIVALENT
+            fate = fate_of(mutant, text, outcome, last.item.name if outcome is Outcome.KILLED else "")
             yield fate
-            if self.options.only or fate.outcome is Outcome.SURVIVED:
+            if self.options.only or self.is_wrong(fate):
                 print(number, describe(fate), flush=True)
+
+    def is_wrong(self, fate: Fate) -> bool:
+        return fate.outcome is (Outcome.KILLED if self.options.equivalent else Outcome.SURVIVED)
 
     def outcome_of(self, machine: Machine, folder: Path, tests: list[Test]) -> Outcome:
         """Of the kernels in a folder, in which the index of the last test is left."""
@@ -253,7 +271,7 @@ def all_mutants(kernels: Path) -> Iterator[tuple[Mutant, str]]:
     """Of all kernel files, each with the text that it is of."""
     for path in sorted(kernels.glob("*.cu*")):
         text = path.read_text()
-        for mutant in mutants(path.name, text):
+        for mutant in (*mutants(path.name, text), *by_hand(path.name, text)):
             yield mutant, text
 
 
@@ -273,6 +291,10 @@ def in_order(file: str, tests: Iterable[Test]) -> list[Test]:
         chosen.append(best)
         units |= best.units
     return chosen
+
+
+def fate_of(mutant: Mutant, text: str, outcome: Outcome, killer: str = "") -> Fate:
+    return Fate(mutant, mutant.line(text), *mutant.change(text), outcome, killer)
 
 
 def describe(fate: Fate) -> str:
@@ -299,9 +321,10 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--source", action="append", help="a kernel file; all if none is given")
     parser.add_argument("--only", type=int, nargs="+", help="numbers of mutants, as a run prints them")
+    parser.add_argument("--equivalent", action="store_true", help="run those that are listed as such")
     parser.add_argument("--out", type=Path, help="a CSV with a row for every mutant")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
-    parser.add_argument("tests", nargs="*", default=TESTS, help="files, or other names that pytest knows")
+    parser.add_argument("tests", nargs="*", default=[HERE], help="as pytest knows them; all if none is given")
     options = parser.parse_args(argv)
     start, run = time.perf_counter(), Run(options)
     code = pytest.main(["-p", "no:cacheprovider", "-s", "-q", *map(str, options.tests)], plugins=[run])
@@ -316,16 +339,7 @@ def main(argv: list[str]) -> int:
                 rows.writerow([mutant.file, fate.line, mutant.rule, *rest[1:], outcome.name.lower(), killer])
     report(run.fates)
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes")
-    files = {fate.mutant.file for fate in run.fates}
-    stale = [] if options.only else [
-        entry
-        for entry in equivalents()
-        if entry.file in files
-        and not any(entry.covers(fate) and fate.outcome is Outcome.EQUIVALENT for fate in run.fates)
-    ]  # fmt: skip
-    for entry in stale:
-        print(f"{EQUIVALENTS.name}: {entry.line} of {entry.file} has no mutant that survives")
-    return int(bool(stale) or any(fate.outcome is Outcome.SURVIVED for fate in run.fates))
+    return int(any(map(run.is_wrong, run.fates)))
 
 
 if __name__ == "__main__":
