@@ -29,7 +29,7 @@ COMMON_FLAGS = [
 FLAGS = [
     *COMMON_FLAGS,
     "-fwrapv",  # an int that is too small wraps, and is not made a wider one in a loop
-    "-fsanitize=alignment",  # without libubsan, in whose place the header reports
+    "-fsanitize=alignment,bounds",  # without libubsan, in whose place the header reports
 ]
 ASAN_FLAGS = [*COMMON_FLAGS, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
