@@ -46,11 +46,12 @@ def test_in_order_of(layout, other):
 
 
 def test_aligned():
-    memory = torch.arange(16.0)
-    for vector in (memory[1:5], memory[::2]):
-        got = aligned(vector)
-        assert torch.equal(got, vector) and got.is_contiguous() and got.data_ptr() % ACCESS_BYTES == 0
-        assert aligned(got) is got
+    memory = torch.arange(64.0)
+    last = memory[3:63].view(2, 2, 5, 3, 1).movedim(-2, 1)  # channels last
+    for tensor in (memory[1:5], memory[2:62].view(3, 20), last):
+        got = aligned(tensor)
+        assert torch.equal(got, tensor) and got.stride() == tensor.stride()
+        assert got.data_ptr() % ACCESS_BYTES == 0 and aligned(got) is got
 
 
 @pytest.fixture

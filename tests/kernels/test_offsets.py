@@ -88,7 +88,7 @@ class Launch:
 
 
 def check_passes(shim: Shim, case: Case) -> None:
-    """moments, apply_add_relu, sums_add_relu, sums_relu and grad_x of the last block, by the definition."""
+    """All kernels, for the last block, by the definition."""
     plan = case.plan()
     big = {name: case.tensor() for name in ("x", "residual", "y", "grad_y", "grad_x", "grad_residual")}
     statistics = {name: sparse(case.samples, GROUPS) for name in ("mean", "rstd")}
@@ -121,21 +121,28 @@ def check_passes(shim: Shim, case: Case) -> None:
     )
     x_hat = (x - mean) * rstd
     z = x_hat * weight[-width:] + bias[-width:]
-    start("apply_add_relu", 0)
-    close(of_block["y"], F.relu(z + residual))
+    for kernel, y in {
+        "apply": z,
+        "apply_relu": F.relu(z),
+        "apply_add": z + residual,
+        "apply_add_relu": F.relu(z + residual),  # the last one: sums_add_relu reads it
+    }.items():
+        start(kernel, 0)
+        close(of_block["y"], y)
 
-    start("sums_add_relu", plan.sums_bytes)
-    dz = grad_y * (of_block["y"] > 0)
+    passing = {"sums": torch.ones_like(z), "sums_relu": z > 0, "sums_add_relu": of_block["y"] > 0}
+    for kernel, passes in passing.items():
+        start(kernel, plan.sums_bytes)
+        dz = grad_y * passes
+        close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
     close(of_block["grad_residual"], dz)
-    close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
-    start("sums_relu", plan.sums_bytes)
-    dz = grad_y * (z > 0)
-    close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
 
     pairs["slopes"][-1] = torch.randn(GROUPS, 2)
     slope, constant = pairs["slopes"][-1].repeat_interleave(case.channels // GROUPS, 0)[-width:].double().T
-    start("grad_x", 0)
-    close(of_block["grad_x"], rstd * weight[-width:] * grad_y + slope * (x - mean) + constant)
+    for kernel, passes in {"grad_x": passing["sums"], "grad_x_relu": passing["sums_relu"]}.items():
+        start(kernel, 0)
+        dz = grad_y * passes
+        close(of_block["grad_x"], rstd * weight[-width:] * dz + slope * (x - mean) + constant)
 
 
 def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:

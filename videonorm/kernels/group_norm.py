@@ -205,18 +205,12 @@ def _plan_and_params(
     bias: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
-    others: tuple[Tensor, ...],
 ) -> tuple[Plan, Params]:
-    """The plan for dense x, and parameters that know x, weight, bias, mean and rstd.
-
-    Args:
-        others: what is read and written beside x, as it is.
-    """
+    """The plan for dense and aligned x, and parameters that know x, weight, bias, mean and rstd."""
     sites = math.prod(x.shape[2:])
     channels_last = sites == 1 or not x.is_contiguous()
     row_bytes = (x.shape[1] if channels_last else sites) * x.itemsize
-    # An access is a power of two of bytes that divides the rows of memory and all addresses.
-    access_bytes = math.gcd(row_bytes, ACCESS_BYTES, x.data_ptr(), *(t.data_ptr() for t in others))
+    access_bytes = math.gcd(row_bytes, ACCESS_BYTES)  # so that all rows of memory begin where one may
     plan = plan_for(
         *(x.shape[0], x.shape[1], sites, mean.shape[1]),
         *(x.dtype, channels_last, access_bytes // x.itemsize, machine.multiprocessors),
@@ -273,11 +267,11 @@ def _normalize(
     eps: float | None = None,
 ) -> Tensor:
     """y; with an eps, the statistics too, into the tensors given."""
-    source = dense(x)
-    weight, bias = (None if vector is None else aligned(vector) for vector in affine)
+    source = aligned(dense(x))
+    weight, bias = (None if vector is None else aligned(vector.contiguous()) for vector in affine)
     y = torch.empty_like(source)
-    added = () if residual is None else (in_order_of(source, residual),)
-    plan, params = _plan_and_params(machine, source, weight, bias, *statistics, (y, *added))
+    added = () if residual is None else (aligned(in_order_of(source, residual)),)
+    plan, params = _plan_and_params(machine, source, weight, bias, *statistics)
     if eps is not None:
         partial, counters = statistics[0].new_empty(plan.partials * 2), machine.counters(plan.counters)
         params.partial, params.counters, params.eps = partial.data_ptr(), counters.address, eps
@@ -308,19 +302,17 @@ def backward(
     Args:
         y: given where there were a residual and a ReLU; without it a ReLU's mask is computed from x.
     """
-    source = dense(x)
-    grad_y = in_order_of(source, grad_y)
-    weight, bias = (None if vector is None else aligned(vector) for vector in (weight, bias))
+    source = aligned(dense(x))
+    grad_y = aligned(in_order_of(source, grad_y))
+    weight, bias = (None if vector is None else aligned(vector.contiguous()) for vector in (weight, bias))
     empty = mean.new_empty(0)
     grad_x = torch.empty_like(source) if wanted[0] else empty
     grad_weight = grad_bias = grad_residual = empty
     if wanted[1] or wanted[2]:  # each is come upon by the way to the other
         grad_weight, grad_bias = mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
-    others: tuple[Tensor, ...] = (grad_y, grad_x)
     if y is not None:
-        y, grad_residual = in_order_of(source, y), torch.empty_like(source)
-        others = (*others, y, grad_residual)
-    plan, params = _plan_and_params(machine, source, weight, bias, mean, rstd, others)
+        y, grad_residual = aligned(in_order_of(source, y)), torch.empty_like(source)
+    plan, params = _plan_and_params(machine, source, weight, bias, mean, rstd)
     scratch, counters = mean.new_empty((plan.partials + mean.numel()) * 2), machine.counters(plan.counters)
     params.partial, params.counters = scratch.data_ptr(), counters.address
     params.slopes = params.partial + plan.partials * 8

@@ -151,4 +151,4 @@ def _address(tensor: Tensor | None, index: int = 0) -> int:
 
 def _vectors(gains: Sequence[Tensor]) -> Iterable[Tensor | None]:
     """The gains as the kernels read them; None for every layer where there are none."""
-    return [aligned(gain.float()) for gain in gains] if gains else itertools.repeat(None)
+    return [aligned(gain.float().contiguous()) for gain in gains] if gains else itertools.repeat(None)
