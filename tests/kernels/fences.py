@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+aten = torch.ops.aten
 ALIGNMENT = 16  # bytes, of a kernel's accesses
 PROT_NONE = 0
 
@@ -28,11 +29,10 @@ def fenced(like: Tensor) -> Tensor:
 
 
 class Fenced(TorchDispatchMode):
-    """Whatever is allocated meanwhile lies before a fence."""
+    """Whatever is allocated meanwhile lies before a fence, and is NaN where it has no value."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in (torch.ops.aten.empty_like, torch.ops.aten.new_empty, torch.ops.aten.clone):
-            nan = result.is_floating_point() and func.overloadpacket is not torch.ops.aten.clone
-            return fenced(result.fill_(math.nan) if nan else result)
-        return result
+        if func.overloadpacket in (aten.empty_like, aten.new_empty):
+            return fenced(result.fill_(math.nan))
+        return fenced(result) if func.overloadpacket in (aten.clone, aten.zeros) else result

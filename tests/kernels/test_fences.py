@@ -13,6 +13,14 @@ from .fences import Fenced, fenced
 from .group_norm_passes import FORMATS, FUSED, make_inputs, run
 from .shim import Shim
 
+SHAPES = [
+    ((2, 24, 2, 7, 9), 3),
+    ((1, 40, 3, 11, 16), 5),
+    ((4, 8, 2, 3, 5), 2),  # the statistics' memory ends at the fence, as they are 8
+    ((1, 921, 1, 1, 3), 1),  # more channels than threads
+    ((2, 1, 1, 1, 1), 1),
+]
+
 
 def test_a_fence_ends_the_process():
     values = fenced(torch.ones(3))
@@ -35,7 +43,7 @@ def test_a_fence_ends_the_process():
 @pytest.mark.parametrize("fused", FUSED)
 def test_group_norm(fused, memory_format, dtype):
     relu, add = FUSED[fused]
-    for shape, groups in (((2, 24, 2, 7, 9), 3), ((1, 40, 3, 11, 16), 5), ((3, 5, 1, 3, 3), 1)):
+    for shape, groups in SHAPES:
         x, weight, bias, residual, grad_y = make_inputs(shape, dtype, memory_format)
         inputs = [x, weight, bias, residual if add else None, grad_y]
         want = run(Shim(), *inputs, groups, relu)
