@@ -3,36 +3,37 @@
     nice python -m tests.kernels.mutation [--source group_norm.cu] [--out mutants.csv]
 
 Most mutants are made by mutation_rules.py, some by hand in mutants.toml, which lists the equivalent ones too.
-Each has a process of its own, forked where pytest has collected the tests, so that it costs a compilation and
-a test or two: without optimization, of those units that its tests launch, with the shim's header compiled
-before. Tests that kill most mutants a second come first. What hangs is killed when a test takes ten times as
-long as otherwise. The equivalent ones are not run, but with --equivalent they alone. The exit code is 1 where
-one survives that should die, or the other way round.
+Each has a process of its own, forked where pytest has collected the tests. Most are compiled together, by
+mutation_switch.py, the others alone: both without optimization, and the shim's header before. Tests that kill
+most mutants a second come first. What hangs is killed when a test takes twenty times as long as otherwise.
+The equivalent ones are not run, but with --equivalent they alone. The exit code is 1 where one survives that
+should die, or the other way round.
 """
 
 import argparse
 import csv
+import functools
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: what is forked must have one thread
 
 import pytest
 
+from .mutation_machine import Machine, fork  # noqa: E402
 from .mutation_rules import Mutant, mutants  # noqa: E402
+from .mutation_switch import can_be_switched, switched, without_errors  # noqa: E402
 
 HERE = Path(__file__).parent
 LISTED = HERE / "mutants.toml"
@@ -84,11 +85,11 @@ class Test:
 
     item: pytest.Item
     seconds: float  # without compilation
-    units: frozenset[str]
+    units: frozenset[str]  # "kind source macro=value ..."
     kills: Counter[str] = field(default_factory=Counter)  # by file
 
     def sees(self, file: str) -> bool:
-        return file.endswith(".cuh") or any(Path(unit.split()[0]).name == file for unit in self.units)
+        return file.endswith(".cuh") or any(Path(unit.split()[1]).name == file for unit in self.units)
 
 
 class Fate(NamedTuple):
@@ -98,64 +99,6 @@ class Fate(NamedTuple):
     after: str
     outcome: Outcome
     killer: str
-
-
-class Machine:
-    """The shim's module in a process that is to run other kernels than those of the package."""
-
-    def __init__(self, shim: ModuleType, folder: Path) -> None:
-        self.shim, self.folder = shim, folder
-        self.kernels: Path = shim.KERNELS
-        self.flags = ["-O0" if flag == "-O1" else flag for flag in shim.FLAGS]
-        header = folder / "header" / "cuda_shim.h"
-        header.parent.mkdir()
-        for path in shim.HERE.glob("*.h"):
-            shutil.copy(path, header.parent)
-        command = ["g++", "-x", "c++-header", header, "-o", f"{header}.gch", *self.flags, "-w"]
-        subprocess.run(command, check=True)
-
-    def folder_with(self, file: str = "", text: str = "") -> Path:
-        """The kernel files, one of them with another text."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        for path in self.kernels.glob("*.cu*"):
-            shutil.copy(path, folder)
-        if file:
-            (folder / file).write_text(text)
-        return folder
-
-    def use(self, folder: Path) -> None:
-        """From now on in this process; libraries are compiled when they are launched, not before."""
-        shim = self.shim
-        shim.KERNELS, shim.CACHE, shim.HERE = folder, folder / "libraries", self.folder / "header"
-        shim.FLAGS = self.flags
-        shim.Shim.build = lambda self, units: None
-        shim._compile.cache_clear()
-
-    def record(self, units: set[str], edited: list[bool]) -> None:
-        """What is launched in this process from now on."""
-        shim = self.shim
-        launch = shim.Shim.launch
-
-        def recorded(self, unit, *rest):
-            units.add(str(unit))
-            edited.append(bool(self._edit))
-            launch(self, unit, *rest)
-
-        shim.Shim.launch = recorded
-
-
-def fork(work: Callable[[], int]) -> int:
-    """The id of a process that does it, without output, and ends with its result."""
-    sys.stdout.flush()
-    if pid := os.fork():
-        return pid
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    try:
-        os._exit(work())
-    finally:
-        os._exit(1)
 
 
 class Run:
@@ -175,8 +118,7 @@ class Run:
         items = [item for item in items if "run_with_asan" not in item.fixturenames]  # in other processes
         with tempfile.TemporaryDirectory() as folder:
             machine = Machine(sys.modules[items[0].module.Shim.__module__], Path(folder))
-            tests = self.tests_of(machine, items)
-            self.fates += self.run(machine, tests)
+            self.fates += self.run(machine, items)
         return True
 
     def fails(self, item: pytest.Item) -> bool:
@@ -184,40 +126,58 @@ class Run:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         return bool(self.errors)
 
-    def tests_of(self, machine: Machine, items: list[pytest.Item]) -> list[Test]:
-        """Those that launch kernels as they are, which they must pass: tried out in another process."""
-        found = machine.folder / "tests"
+    def try_out(self, machine: Machine, items: list[pytest.Item], folder: Path) -> list[Test]:
+        """The tests that launch the kernels of a folder as they are there, which all of them must pass."""
 
         def work() -> int:
-            machine.use(machine.folder_with())
+            machine.use(folder, 0)
             units: set[str] = set()
             edited: list[bool] = []
             machine.record(units, edited)
-            with found.open("w", buffering=1) as file:
+            with (folder / "tests").open("w") as file:
                 for index, item in enumerate(items):
                     units.clear()
                     edited.clear()
                     start = time.process_time()
                     if self.fails(item):
-                        print(index, self.errors, sep="\t", file=file)
+                        (folder / "error").write_text("\n".join([item.nodeid, *self.errors]))
                         return 1
                     if units and not any(edited):
                         print(index, time.process_time() - start, *units, sep="\t", file=file)
             return 0
 
-        status = os.waitpid(fork(work), 0)[1]
-        rows = [line.split("\t") for line in found.read_text().splitlines()]
-        if status:
-            raise RuntimeError(f"{items[int(rows[-1][0])].nodeid} fails as it is: {rows[-1][1]}")
-        tests = [Test(items[int(index)], float(seconds), frozenset(units)) for index, seconds, *units in rows]
-        print(f"{len(tests)} tests, {sum(test.seconds for test in tests):.0f} s")
-        return tests
+        if os.waitpid(fork(work), 0)[1]:
+            raise RuntimeError((folder / "error").read_text())
+        rows = [line.split("\t") for line in (folder / "tests").read_text().splitlines()]
+        return [Test(items[int(index)], float(seconds), frozenset(units)) for index, seconds, *units in rows]
 
-    def run(self, machine: Machine, tests: list[Test]) -> Iterator[Fate]:
+    def compile_together(
+        self, machine: Machine, items: list[pytest.Item], waiting: list[tuple[int, Mutant, str]]
+    ) -> tuple[list[Test], dict[int, Path]]:
+        """The tests, tried out; and of all mutants that can be compiled together the folder, by number."""
+        texts = {mutant.file: text for _, mutant, text in waiting}
+        numbered: dict[str, list[tuple[int, Mutant]]] = {file: [] for file in texts}
+        for number, mutant, text in waiting:
+            if can_be_switched(mutant, text):
+                numbered[mutant.file].append((number, mutant))
+        while True:
+            numbered = {file: together for file, together in numbered.items() if together}
+            switching = {file: switched(texts[file], together) for file, together in numbered.items()}
+            folder = machine.folder_with(switching)
+            try:
+                tests = self.try_out(machine, items, folder)
+                return tests, {number: folder for each in numbered.values() for number, _ in each}
+            except RuntimeError as error:
+                left = {file: without_errors(texts[file], numbered[file], str(error)) for file in numbered}
+                if left == numbered:
+                    raise
+                numbered = left
+
+    def run(self, machine: Machine, items: list[pytest.Item]) -> Iterator[Fate]:
         """Some at a time, in the order in which they end."""
         waiting = [
             (number, mutant, text)
-            for number, (mutant, text) in enumerate(all_mutants(machine.kernels))
+            for number, (mutant, text) in enumerate(all_mutants(machine.kernels), 1)
             if mutant.file in (self.options.source or [mutant.file])
             and number in (self.options.only or [number])
         ]
@@ -228,22 +188,25 @@ class Run:
                 if equal[number]:
                     yield fate_of(mutant, text, Outcome.EQUIVALENT)
         waiting = [each for each in waiting if equal[each[0]] == self.options.equivalent]
-        print(f"{len(waiting)} mutants", flush=True)
+        tests, together = self.compile_together(machine, items, waiting)
+        print(f"{len(tests)} tests of {sum(test.seconds for test in tests):.0f} s", flush=True)
+        print(f"{len(waiting)} mutants, {len(together)} of them compiled together", flush=True)
         running: dict[int, tuple[int, Mutant, str, list[Test], Path]] = {}
         while waiting or running:
             if waiting and len(running) < self.options.jobs:
                 number, mutant, text = waiting.pop(0)
-                chosen = in_order(mutant.file, tests)
-                folder = machine.folder_with(mutant.file, mutant.of(text))
-                pid = fork(lambda: self.outcome_of(machine, folder, chosen))  # noqa: B023
-                running[pid] = number, mutant, text, chosen, folder
+                folder = together.get(number) or machine.folder_with({mutant.file: mutant.of(text)})
+                chosen = in_order(mutant.file, tests, 0 if number in together else COMPILATION_SECONDS)
+                work = functools.partial(self.outcome_of, machine, folder, chosen, number)
+                running[fork(work)] = number, mutant, text, chosen, folder
                 continue
             pid, status = os.wait()
             number, mutant, text, chosen, folder = running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
             outcome = Outcome(code) if code in list(Outcome) else Outcome.KILLED
-            last = chosen[int((folder / "test").read_text())]
-            shutil.rmtree(folder)
+            last = chosen[int((folder / str(number)).read_text())]
+            if number not in together:
+                shutil.rmtree(folder)
             if outcome is Outcome.KILLED:
                 last.kills[mutant.file] += 1
             if outcome is Outcome.SURVIVED and equal[number]:
@@ -256,12 +219,12 @@ class Run:
     def is_wrong(self, fate: Fate) -> bool:
         return fate.outcome is (Outcome.KILLED if self.options.equivalent else Outcome.SURVIVED)
 
-    def outcome_of(self, machine: Machine, folder: Path, tests: list[Test]) -> Outcome:
-        """Of the kernels in a folder, in which the index of the last test is left."""
-        machine.use(folder)
+    def outcome_of(self, machine: Machine, folder: Path, tests: list[Test], number: int) -> Outcome:
+        """Of the kernels in a folder, in which the index of the last test is left by the number."""
+        machine.use(folder, number)
         for index, test in enumerate(tests):
-            (folder / "test").write_text(str(index))
-            signal.setitimer(signal.ITIMER_PROF, 1 + 10 * test.seconds)  # of this process's own, not of g++'s
+            (folder / str(number)).write_text(str(index))
+            signal.setitimer(signal.ITIMER_PROF, 2 + 20 * test.seconds)  # of this process's own, not of g++'s
             if self.fails(test.item):
                 return Outcome.NO_MUTANT if "g++ cannot compile" in str(self.errors) else Outcome.KILLED
         return Outcome.SURVIVED
@@ -275,7 +238,7 @@ def all_mutants(kernels: Path) -> Iterator[tuple[Mutant, str]]:
             yield mutant, text
 
 
-def in_order(file: str, tests: Iterable[Test]) -> list[Test]:
+def in_order(file: str, tests: Iterable[Test], compilation_seconds: float) -> list[Test]:
     """Those that launch a kernel of the file: first what has killed most of its mutants for the time it
     takes, with the units to compile that those before it do not launch.
     """
@@ -283,7 +246,7 @@ def in_order(file: str, tests: Iterable[Test]) -> list[Test]:
     while left:
 
         def rate(test: Test) -> float:
-            seconds = test.seconds + COMPILATION_SECONDS * len(test.units - units)  # noqa: B023
+            seconds = test.seconds + compilation_seconds * len(test.units - units)  # noqa: B023
             return (test.kills[file] + 0.1) / (seconds + 0.01)
 
         best = max(left, key=rate)

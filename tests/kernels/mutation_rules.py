@@ -43,7 +43,7 @@ NOT_A_STATEMENT = {
     *("const", "constexpr", "static", "extern", "inline", "template", "typename", "using", "typedef"),
     *("struct", "class", "enum", "explicit", "static_assert", "auto", "void", "bool", "char", "int"),
     *("unsigned", "long", "float", "double", "if", "else", "for", "while", "do", "switch", "case", "break"),
-    *("continue", "return"),
+    *("continue", "return", "decltype"),
 }
 """What begins a declaration or a control statement."""
 
