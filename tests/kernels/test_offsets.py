@@ -19,6 +19,7 @@ from .shim import Shim
 
 MAP_NORESERVE = 0x4000  # on Linux; Python names it since 3.13
 LAST_BLOCK = slice(-1, None)
+FIRST_BLOCK = slice(1)  # of reductions, which go backwards: it has the end of the tensor
 GROUPS = 4
 
 
@@ -104,6 +105,7 @@ def check_passes(shim: Shim, case: Case) -> None:
 
     def start(kernel: str, shared_bytes: int) -> None:
         counters.zero_()
+        shim.blocks = LAST_BLOCK if kernel.startswith(("apply", "grad_x")) else FIRST_BLOCK
         shim.launch(plan.unit, kernel, plan.grid, plan.block, shared_bytes, launch.params)
 
     of_block = {name: case.of_last_block(tensor) for name, tensor in big.items()}
@@ -161,6 +163,7 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int, sites_per
         sites_per_chunk=sites_per_chunk,
         samples=samples,
         channels=channels,
+        places=channels,
         channels_per_group=per_group,
         chunks=chunks,
         columns=columns,
@@ -192,6 +195,7 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int, sites_per
     def start(kernel: str) -> None:
         counters[columns - 1], counters[-1] = samples - 1, per_segment - 1
         counters[columns * (1 + samples) - 1] = segments - 1
+        shim.blocks = FIRST_BLOCK
         shim.launch(unit, kernel, samples * columns * chunks, width, 4 * 3 * width, launch.params)
 
     x[-1, -1, -per_group:], grad_y[-1, -1, -per_group:] = torch.randn(2, per_group)

@@ -1,5 +1,6 @@
 """The last block merges: in any order of the blocks, behind every launch before, and never too early."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -12,14 +13,17 @@ from videonorm.kernels.group_norm import plan_for
 from .group_norm_passes import FORMATS, make_inputs, run
 from .shim import Edit, Shim
 
-# Two samples of one band, which has two columns of two segments of chunks: all that blocks wait for.
-SHAPE, GROUPS, MULTIPROCESSORS = (2, 160, 5, 6, 6), 2, 60
+LAST = torch.channels_last_3d
+# Two samples of one band, which has two columns of two segments of chunks, and several places a channel: all
+# that blocks wait for, and all that they do then.
+SHAPE, GROUPS, MULTIPROCESSORS = (2, 45, 5, 8, 8), 3, 60
 
 
 @pytest.fixture(autouse=True)
 def _few_pairs_for_a_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """So that there are segments; and what was not written is NaN, not what an earlier call has left."""
     monkeypatch.setattr(kernels, "MERGED_BY_A_BLOCK", 256)
+    monkeypatch.setattr(kernels, "ACCESSES", 1)
     plan_for.cache_clear()
     torch.use_deterministic_algorithms(True)  # in which PyTorch fills empty tensors
     yield
@@ -27,18 +31,17 @@ def _few_pairs_for_a_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     plan_for.cache_clear()
 
 
-def passes(shim: Shim, memory_format: torch.memory_format = torch.channels_last_3d) -> list[Tensor]:
+def passes(shim: Shim, memory_format: torch.memory_format = LAST) -> list[Tensor]:
     shim.multiprocessors = MULTIPROCESSORS
-    return run(shim, *make_inputs(SHAPE, torch.float32, memory_format), GROUPS, relu=True)
+    return run(shim, *make_inputs(SHAPE, torch.bfloat16, memory_format), GROUPS, relu=True)
 
 
 def test_the_shape_has_all_levels():
     samples, channels, *sizes = SHAPE
-    sites = sizes[0] * sizes[1] * sizes[2]
-    plan = plan_for(samples, channels, sites, GROUPS, torch.float32, True, 4, MULTIPROCESSORS)
+    plan = plan_for(samples, channels, math.prod(sizes), GROUPS, torch.bfloat16, True, 8, MULTIPROCESSORS)
     params = plan.template
-    assert params.columns == params.columns_per_band == 2
-    assert (params.chunks, params.chunks_per_segment) == (5, 3)
+    assert params.columns == params.columns_per_band == 2 and params.places == 8 * channels
+    assert (params.chunks, params.chunks_per_segment) == (3, 2)
     assert plan.counters == 1 + 2 + 2 * 2 * 2
 
 
@@ -59,13 +62,13 @@ def test_a_failed_launch_leaves_nothing_behind():
     launch = shim.launch
 
     def half(unit, kernel, grid, block, shared_bytes, params):
-        shim._blocks = slice(grid // 2)
+        shim.blocks = slice(grid // 2)
         launch(unit, kernel, grid, block, 4, params)  # too little shared memory
 
     shim.launch = half
     with pytest.raises(RuntimeError, match="wrote behind its 4 bytes of shared memory"):
         passes(shim)
-    shim.launch, shim._blocks = launch, slice(None)
+    shim.launch, shim.blocks = launch, slice(None)
     assert all(map(torch.equal, passes(shim), want))
 
 
@@ -84,7 +87,8 @@ RACES = {
     "no_fence_before_the_ticket": changed("__threadfence();", ""),
     "no_fence_behind_the_ticket": changed("__threadfence();", "", 1),
     "no_barrier_before_the_ticket": changed("__syncthreads();\n    if (number == 1)", "if (number == 1)"),
-    "no_barrier_behind_what_was_merged": changed("__syncthreads();\n    return true;", "return true;"),
+    "no_barrier_behind_merged_rows": changed("__syncthreads();\n    if (p.places", "if (p.places"),
+    "no_barrier_behind_merged_places": changed("__syncthreads();\n}", "}"),
     "no_ticket": changed("return __syncthreads_or(last);", "return __syncthreads_or(true);"),
     "a_ticket_too_early": changed(TICKET, "atomicInc(counter, number - 1) == number - 2"),
 }
@@ -100,7 +104,7 @@ def test_no_barrier_or_fence_is_forgotten_here():
     """Two of the barriers are among the mutations of test_group_norm."""
     with open((kernels.__file__ or "").removesuffix(".py") + ".cu") as source:
         text = source.read()
-    assert (text.count("__syncthreads();"), text.count("__threadfence();")) == (4, 2)
+    assert (text.count("__syncthreads();"), text.count("__threadfence();")) == (5, 2)
 
 
 @pytest.mark.parametrize("edit", RACES.values(), ids=RACES)

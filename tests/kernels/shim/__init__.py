@@ -70,7 +70,7 @@ class Shim:
         self._seeds = random.Random(seed)
         self._edit = edit
         self._kind = "asan" if asan else "races" if races else "plain"
-        self._blocks = blocks
+        self.blocks = blocks
         self._counters = torch.zeros(0, dtype=torch.int32)
 
     def build(self, units: Iterable[Unit]) -> None:
@@ -98,7 +98,7 @@ class Shim:
             )
         function = ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
         seed = self._seeds.getrandbits(64) | 1
-        first, end, _ = self._blocks.indices(grid)
+        first, end, _ = self.blocks.indices(grid)
         error = library.shim_launch(
             function, grid, first, end, block, shared_bytes, seed, ctypes.byref(params)
         )
@@ -107,7 +107,7 @@ class Shim:
             self._counters = torch.zeros_like(self._counters)
         if error:
             raise RuntimeError(f"{kernel}: {error.decode()}")
-        if left and self._blocks == slice(None):
+        if left and self.blocks == slice(None):
             raise RuntimeError(f"{kernel} left counters other than 0: {left}")
 
     def counters(self, number: int) -> Counters:

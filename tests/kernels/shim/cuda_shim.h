@@ -1,5 +1,5 @@
-// Runs CUDA kernels on the CPU: blocks one after another, up, down or mixed; the threads of a block as fibers,
-// in random orders, some of which let a warp run far ahead.
+// Runs CUDA kernels on the CPU: blocks one after another, up, down or mixed; the threads of a block as
+// fibers, in random orders, some of which let a warp run far ahead.
 //
 // What a GPU leaves undefined shows here. A barrier or a shuffle that not all its threads reach, a misaligned
 // access, one behind the end of an array and a write behind the shared memory are errors; what a block did not
