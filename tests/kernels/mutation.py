@@ -56,18 +56,24 @@ class Equivalent:
     file: str
     line: str
     become: tuple[str, ...]  # () for whatever the rules make of it
+    above: str | None  # the line before, where there are several like it
     reason: str
 
     def covers(self, mutant: Mutant, text: str) -> bool:
         """Of a file with this text."""
         before, after = mutant.change(text)
-        where = self.file == mutant.file and self.line == before
-        return where and (not self.become or after in self.become)
+        if self.file != mutant.file or self.line != before or (self.become and after not in self.become):
+            return False
+        above = text[: mutant.start].splitlines()[-2:][0]
+        return self.above in (None, " ".join(above.split()))
 
 
 def equivalents() -> list[Equivalent]:
     entries = tomllib.loads(LISTED.read_text()).get("equivalent", [])
-    return [Equivalent(e["file"], e["line"], tuple(e.get("become", ())), e["reason"]) for e in entries]
+    return [
+        Equivalent(e["file"], e["line"], tuple(e.get("become", ())), e.get("above"), e["reason"])
+        for e in entries
+    ]
 
 
 def by_hand(file: str, text: str) -> Iterator[Mutant]:
