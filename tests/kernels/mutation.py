@@ -122,9 +122,15 @@ class Run:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = [item for item in session.items if hasattr(item.module, "Shim")]
         items = [item for item in items if "run_with_asan" not in item.fixturenames]  # in other processes
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, open(self.options.out, "w", newline="") as file:
             machine = Machine(sys.modules[items[0].module.Shim.__module__], Path(folder))
-            self.fates += self.run(machine, items)
+            rows = csv.writer(file)
+            rows.writerow(["file", "line", "rule", "before", "after", "outcome", "killer"])
+            for fate in self.run(machine, items):
+                self.fates.append(fate)
+                mutant, line, before, after, outcome, killer = fate
+                rows.writerow([mutant.file, line, mutant.rule, before, after, outcome.name.lower(), killer])
+                file.flush()
         return True
 
     def fails(self, item: pytest.Item) -> bool:
@@ -197,6 +203,7 @@ class Run:
         tests, together = self.compile_together(machine, items, waiting)
         print(f"{len(tests)} tests of {sum(test.seconds for test in tests):.0f} s", flush=True)
         print(f"{len(waiting)} mutants, {len(together)} of them compiled together", flush=True)
+        waiting.sort(key=lambda each: each[0] not in together)  # stable
         running: dict[int, tuple[int, Mutant, str, list[Test], Path]] = {}
         while waiting or running:
             if waiting and len(running) < self.options.jobs:
@@ -291,21 +298,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--source", action="append", help="a kernel file; all if none is given")
     parser.add_argument("--only", type=int, nargs="+", help="numbers of mutants, as a run prints them")
     parser.add_argument("--equivalent", action="store_true", help="run those that are listed as such")
-    parser.add_argument("--out", type=Path, help="a CSV with a row for every mutant")
+    parser.add_argument("--out", default=os.devnull, help="a CSV with a row for every mutant, as they end")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
     parser.add_argument("tests", nargs="*", default=[HERE], help="as pytest knows them; all if none is given")
     options = parser.parse_args(argv)
     start, run = time.perf_counter(), Run(options)
-    code = pytest.main(["-p", "no:cacheprovider", "-s", "-q", *map(str, options.tests)], plugins=[run])
-    if code:
+    plain = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "-s", "-q"]
+    if code := pytest.main([*plain, *map(str, options.tests)], plugins=[run]):
         return int(code)
-    if options.out:
-        with options.out.open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["file", "line", "rule", "before", "after", "outcome", "killer"])
-            for fate in sorted(run.fates, key=lambda fate: (fate.mutant.file, fate.mutant.start)):
-                mutant, *rest, outcome, killer = fate
-                rows.writerow([mutant.file, fate.line, mutant.rule, *rest[1:], outcome.name.lower(), killer])
     report(run.fates)
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes")
     return int(any(map(run.is_wrong, run.fates)))
