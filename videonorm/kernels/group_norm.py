@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_order_of
+from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_one_run, in_order_of
 from videonorm.kernels.unit import SCALARS, Machine, Unit
 
 THREADS = 256  # of a block at most
@@ -205,18 +205,14 @@ def plan_for(
     )
 
 
-def _plan(machine: Machine, x: Tensor, num_groups: int, addresses: int) -> Plan:
-    """The plan for dense x.
-
-    Args:
-        addresses: those of x and of all that is read or written beside it, or-ed.
-    """
+def _plan(machine: Machine, x: Tensor, num_groups: int) -> Plan:
+    """The plan for dense x; it and all that is read or written beside it begins where any access may."""
     samples, channels = x.shape[:2]
     sites = x.numel() // (samples * channels)
     channels_last = sites == 1 or not x.is_contiguous()
     row = sites if not channels_last else channels * sites if channels <= MAX_FOLDED else channels
-    # An access is a power of two of bytes that divides the rows of memory and all addresses.
-    bits = row * x.itemsize | addresses | ACCESS_BYTES
+    # An access is a power of two of bytes that divides the rows of memory.
+    bits = row * x.itemsize | ACCESS_BYTES
     vector = (bits & -bits) // x.itemsize
     return plan_for(
         samples, channels, sites, num_groups, x.dtype, channels_last, vector, machine.multiprocessors
@@ -286,23 +282,20 @@ def _normalize(
     eps: float | None = None,
 ) -> Tensor:
     """y; with an eps, the statistics too, into the tensors given."""
-    source = dense(x)
-    weight = None if weight is None else aligned(weight)
-    bias = None if bias is None else aligned(bias)
+    source = aligned(dense(x))
+    weight = None if weight is None else in_one_run(weight)
+    bias = None if bias is None else in_one_run(bias)
     y = torch.empty_like(source)
-    y_address = y.data_ptr()
-    addresses = source.data_ptr() | y_address
     if residual is not None:
-        residual = in_order_of(source, residual)
-        addresses |= residual.data_ptr()
-    plan = _plan(machine, source, mean.shape[1], addresses)
+        residual = aligned(in_order_of(source, residual))
+    plan = _plan(machine, source, mean.shape[1])
     params = _params(plan, source, weight, bias)
     params.mean, params.rstd = mean.data_ptr(), rstd.data_ptr()
     if eps is not None:
         partial, counters = mean.new_empty(plan.partials * 2), machine.counters(plan.counters)
         params.partial, params.counters, params.eps = partial.data_ptr(), counters.address, eps
         machine.launch(plan.unit, "moments", plan.grid, plan.block, plan.moments_bytes, params)
-    params.y = y_address
+    params.y = y.data_ptr()
     if residual is not None:
         params.residual = residual.data_ptr()
     machine.launch(plan.unit, APPLY[residual is not None, relu], plan.grid, plan.block, 0, params)
@@ -328,30 +321,26 @@ def backward(
         y: given where there were a residual and a ReLU; without it a ReLU's mask is computed from x.
     """
     x_wanted, weight_wanted, bias_wanted, residual_wanted = wanted
-    source = dense(x)
-    grad_y = in_order_of(source, grad_y)
-    weight = None if weight is None else aligned(weight)
-    bias = None if bias is None else aligned(bias)
+    source = aligned(dense(x))
+    grad_y = aligned(in_order_of(source, grad_y))
+    weight = None if weight is None else in_one_run(weight)
+    bias = None if bias is None else in_one_run(bias)
     empty = grad_x = grad_weight = grad_bias = grad_residual = mean.new_empty(0)
-    grad_y_address = grad_y.data_ptr()
-    addresses = source.data_ptr() | grad_y_address
     if x_wanted:
         grad_x = torch.empty_like(source)
-        addresses |= grad_x.data_ptr()
     if weight_wanted or bias_wanted:  # each is come upon by the way to the other
         grad_weight, grad_bias = mean.new_empty((2, x.shape[1])).unbind()
     kernel, last_kernel = "sums_relu" if relu else "sums", "grad_x_relu" if relu else "grad_x"
     if y is not None:
-        y, grad_residual = in_order_of(source, y), torch.empty_like(source)
-        addresses |= y.data_ptr() | grad_residual.data_ptr()
+        y, grad_residual = aligned(in_order_of(source, y)), torch.empty_like(source)
         kernel, last_kernel = "sums_add_relu", "grad_x"
-    plan = _plan(machine, source, mean.shape[1], addresses)
+    plan = _plan(machine, source, mean.shape[1])
     params = _params(plan, source, weight, bias)
     params.mean, params.rstd = mean.data_ptr(), rstd.data_ptr()
     scratch, counters = mean.new_empty((plan.partials + mean.numel()) * 2), machine.counters(plan.counters)
     partial = scratch.data_ptr()
     params.partial, params.slopes, params.counters = partial, partial + plan.partials * 8, counters.address
-    params.grad_y, params.grad_x = grad_y_address, grad_x.data_ptr()
+    params.grad_y, params.grad_x = grad_y.data_ptr(), grad_x.data_ptr()
     params.grad_weight, params.grad_bias = grad_weight.data_ptr(), grad_bias.data_ptr()
     if y is not None:
         params.y, params.grad_residual = y.data_ptr(), grad_residual.data_ptr()

@@ -23,6 +23,18 @@ KERNELS = Path(videonorm.kernels.__file__).parent
 CACHE = files.cache_folder() / "tests" / "shim"  # of libraries, by all that goes into them
 MAX_SHARED_BYTES = 227 * 1024
 
+COMMON_FLAGS = [
+    *("-std=c++20", "-O1", "-fPIC"),
+    "-march=native",  # fused multiply-add and fp16 conversions in hardware
+    "-fno-gnu-unique",  # no two libraries share a variable
+]
+ASAN_FLAGS = [*COMMON_FLAGS, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = [
+    *COMMON_FLAGS,
+    "-fwrapv",  # an int that is too small wraps, and is not made a wider one in a loop
+    "-fsanitize=alignment,bounds",  # without libubsan, in whose place the header reports
+]
+
 # What the header declares and cannot define, as it does not know Params.
 ENTRY = """
 void shim::run_thread() {
@@ -115,14 +127,9 @@ def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, kind: st
     if not shutil.which("g++"):
         raise RuntimeError("g++ was not found: it is needed to run kernels on the CPU")
     text = f'#include "cuda_shim.h"\n#line 1 "{name}"\n{text}\n{ENTRY}'
-    flags = ["-std=c++20", "-O1", "-fPIC", "-shared"]
-    flags += ["-march=native"]  # fused multiply-add and fp16 conversions in hardware
-    flags += ["-Wl,-Bsymbolic", "-fno-gnu-unique"]  # no two libraries share a variable
-    if kind == "asan":
-        flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    else:  # without libubsan, in whose place the header reports
-        flags += ["-fwrapv"]  # an int that is too small wraps, and is not made a wider one in a loop
-        flags += ["-fsanitize=alignment", "-nodefaultlibs", "-lm", "-lc", "-lgcc"]
+    flags = ["-shared", "-Wl,-Bsymbolic", *(ASAN_FLAGS if kind == "asan" else FLAGS)]
+    if kind != "asan":
+        flags += ["-nodefaultlibs", "-lm", "-lc", "-lgcc"]
     if kind == "races":  # without libtsan: races.h
         flags += ["-DWATCH_RACES", "-fsanitize=thread", "-lstdc++"]
     flags += [f"-D{macro}={value}" for macro, value in macros]
