@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_order_of
+from videonorm.kernels.layout import ACCESS_BYTES, dense, in_one_run, in_order_of
 from videonorm.kernels.unit import SCALARS, Machine, Unit
 
 THREADS = 128
@@ -113,7 +113,7 @@ def _launch(
         others: the operators' options.
     """
     weights, gains, w_hats, grad_weights = tensors
-    gains = [aligned(gain.float()) for gain in gains]  # they live until the launch
+    gains = [in_one_run(gain.float()) for gain in gains]  # they live until the launch
     weight_dtype, output_dtype = weights[0].dtype, w_hats[0].dtype
     unit = _unit(weight_dtype, output_dtype)
     vector = ACCESS_BYTES // max(weight_dtype.itemsize, output_dtype.itemsize)  # as in the kernel file
