@@ -19,6 +19,7 @@ from .shim import Shim
 
 MAP_NORESERVE = 0x4000  # on Linux; Python names it since 3.13
 LAST_BLOCK = slice(-1, None)
+FIRST_BLOCK = slice(1)  # of reductions, which go backwards: it has the end of the tensor
 GROUPS = 4
 
 
@@ -65,6 +66,8 @@ class Case:
 CASES = {
     "many_sites": Case(2, 16, 2**27 + 8 * 13, channels_last=False, vector=8),
     "many_sites_channels_last": Case(33, 4, 2**26 + 13, channels_last=True, vector=4),
+    "sites_beyond_an_int": Case(1, 4, 2**31 + 8 * 13, channels_last=False, vector=8),
+    "sites_beyond_an_int_channels_last": Case(1, 4, 2**31 + 13, channels_last=True, vector=4),
     "many_samples": Case(2**27 + 1, 16, 2, channels_last=False, vector=2),
     "many_samples_channels_last": Case(2**28 + 1, 16, 1, channels_last=True, vector=8),
 }
@@ -88,17 +91,22 @@ class Launch:
 
 
 def check_passes(shim: Shim, case: Case) -> None:
-    """moments, apply_add_relu, sums_add_relu, sums_relu and grad_x of the last block, by the definition."""
+    """All kernels, for the last block, by the definition."""
     plan = case.plan()
     big = {name: case.tensor() for name in ("x", "residual", "y", "grad_y", "grad_x", "grad_residual")}
     statistics = {name: sparse(case.samples, GROUPS) for name in ("mean", "rstd")}
     pairs = {"partial": sparse(case.samples, plan.template.chunks, case.channels, 2)}
     pairs["slopes"] = sparse(case.samples, GROUPS, 2)
+    counters = sparse(plan.counters, dtype=torch.int32)  # only where nothing else is run is a block the last
     weight, bias = torch.randn(2, case.channels)
-    launch = Launch.of(plan.template, **big, **statistics, **pairs, weight=weight, bias=bias)
+    launch = Launch.of(
+        plan.template, **big, **statistics, **pairs, counters=counters, weight=weight, bias=bias
+    )
 
     def start(kernel: str, shared_bytes: int) -> None:
-        shim.launch(plan.unit, kernel, plan.pass_grid, plan.pass_block, shared_bytes, launch.params)
+        counters.zero_()
+        shim.blocks = LAST_BLOCK if kernel.startswith(("apply", "grad_x")) else FIRST_BLOCK
+        shim.launch(plan.unit, kernel, plan.grid, plan.block, shared_bytes, launch.params)
 
     of_block = {name: case.of_last_block(tensor) for name, tensor in big.items()}
     for name in ("x", "residual", "grad_y"):
@@ -117,77 +125,117 @@ def check_passes(shim: Shim, case: Case) -> None:
     )
     x_hat = (x - mean) * rstd
     z = x_hat * weight[-width:] + bias[-width:]
-    start("apply_add_relu", 0)
-    close(of_block["y"], F.relu(z + residual))
+    for kernel, y in {
+        "apply": z,
+        "apply_relu": F.relu(z),
+        "apply_add": z + residual,
+        "apply_add_relu": F.relu(z + residual),  # the last one: sums_add_relu reads it
+    }.items():
+        start(kernel, 0)
+        close(of_block["y"], y)
 
-    start("sums_add_relu", plan.sums_bytes)
-    dz = grad_y * (of_block["y"] > 0)
+    passing = {"sums": torch.ones_like(z), "sums_relu": z > 0, "sums_add_relu": of_block["y"] > 0}
+    for kernel, passes in passing.items():
+        start(kernel, plan.sums_bytes)
+        dz = grad_y * passes
+        close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
     close(of_block["grad_residual"], dz)
-    close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
-    start("sums_relu", plan.sums_bytes)
-    dz = grad_y * (z > 0)
-    close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
 
     pairs["slopes"][-1] = torch.randn(GROUPS, 2)
     slope, constant = pairs["slopes"][-1].repeat_interleave(case.channels // GROUPS, 0)[-width:].double().T
-    start("grad_x", 0)
-    close(of_block["grad_x"], rstd * weight[-width:] * grad_y + slope * (x - mean) + constant)
+    for kernel, passes in {"grad_x": passing["sums"], "grad_x_relu": passing["sums_relu"]}.items():
+        start(kernel, 0)
+        dz = grad_y * passes
+        close(of_block["grad_x"], rstd * weight[-width:] * dz + slope * (x - mean) + constant)
 
 
-def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
-    """merge_moments, merge_sums and add_samples of the last group; every chunk is of one site."""
-    assert samples * chunks * channels > 2**31
-    per_group, groups = 4, channels // 4
-    depth = min(64, chunks)
+def check_merges(shim: Shim, samples: int, chunks: int, channels: int, sites_per_chunk: int) -> None:
+    """moments and sums of the last block, whose tickets are the last ones; its chunk is of one site."""
+    sites = (chunks - 1) * sites_per_chunk + 1
+    assert samples * sites * channels > 2**31
+    vector, per_group, groups = 8, 4, channels // 4
+    width = min(32, channels // vector)
+    columns = channels // (width * vector)  # and as many bands
+    per_segment = min(2, chunks)
+    segments = chunks // per_segment
     template = Params(
-        sites=chunks,
-        sites_per_chunk=1,
+        sites=sites,
+        sites_per_chunk=sites_per_chunk,
         samples=samples,
         channels=channels,
+        places=channels,
         channels_per_group=per_group,
         chunks=chunks,
-        merge_width=per_group,
-        merge_depth=depth,
+        columns=columns,
+        width=width,
+        depth=1,
+        chunks_per_segment=per_segment,
+        columns_per_band=1,
     )
+    x, grad_y = (sparse(samples, sites, channels, dtype=torch.bfloat16) for _ in range(2))
     statistics = {name: sparse(samples, groups) for name in ("mean", "rstd")}
-    partial, sums = sparse(samples, chunks, channels, 2), sparse(samples, channels, 2)
-    slopes, weight = sparse(samples, groups, 2), sparse(channels)
-    totals = {name: sparse(channels) for name in ("grad_weight", "grad_bias")}
-    launch = Launch.of(
-        template, **statistics, partial=partial, sums=sums, slopes=slopes, weight=weight, **totals
+    partial, slopes, weight = (
+        sparse(samples, chunks, channels, 2),
+        sparse(samples, groups, 2),
+        sparse(channels),
     )
-    unit, block = CASES["many_sites"].plan().unit, 256
-
+    counters = sparse(columns * (1 + samples * (1 + segments)), dtype=torch.int32)
+    few = samples < 10  # so that one block can add up all
+    totals = {name: sparse(channels) for name in ("grad_weight", "grad_bias")} if few else {}
+    launch = Launch.of(
+        template,
+        **statistics,
+        **{"x": x, "grad_y": grad_y, "weight": weight, "partial": partial, "slopes": slopes},
+        counters=counters,
+        **totals,
+    )
+    unit = CASES["many_samples_channels_last"].plan().unit
     own = partial[-1, :, -per_group:]  # (chunks, channels of a group, 2)
+
+    def start(kernel: str) -> None:
+        counters[columns - 1], counters[-1] = samples - 1, per_segment - 1
+        counters[columns * (1 + samples) - 1] = segments - 1
+        shim.blocks = FIRST_BLOCK
+        shim.launch(unit, kernel, samples * columns * chunks, width, 4 * 3 * width, launch.params)
+
+    x[-1, -1, -per_group:], grad_y[-1, -1, -per_group:] = torch.randn(2, per_group)
+    weight[-per_group:] = torch.randn(per_group)
+    last_x, last_grad = x[-1, -1, -per_group:].double(), grad_y[-1, -1, -per_group:].double()
     own.copy_(torch.randn(own.shape))
     own[..., 1].abs_()
-    shim.launch(unit, "merge_moments", samples * groups, block, block // 32 * 4, launch.params)
-    means, squares = own.double().unbind(-1)
-    mean = means.mean()
-    var = (squares + (means - mean) ** 2).mean()
+    # Rows of the last segment are of a chunk, of each other one the first is of all.
+    rows = [*range(0, chunks - per_segment, per_segment), *range(chunks - per_segment, chunks)]
+    of_rows = [per_segment * sites_per_chunk] * (segments - 1) + [sites_per_chunk] * (per_segment - 1) + [1]
+    shares = (torch.tensor(of_rows, dtype=torch.float64) / sites).unsqueeze(1)
+    means, squares = own[rows].double().unbind(-1)
+    means[-1], squares[-1] = last_x, 0
+    start("moments")
+    mean = (shares * means).sum() / per_group
+    var = (squares / sites + shares * (means - mean) ** 2).sum() / per_group
     close(statistics["mean"][-1, -1], mean)
     close(statistics["rstd"][-1, -1], (var + 1e-5).rsqrt())
 
-    weight[-per_group:] = torch.randn(per_group)
-    shared_bytes = 4 * max(block // 32, (depth + 1) // 2 * per_group * 2)
-    shim.launch(unit, "merge_sums", samples * groups, block, shared_bytes, launch.params)
-    close(sums[-1, -per_group:], own.double().sum(0))
-    gradient, projection = weight[-per_group:].double() @ own.double().sum(0)
-    rstd = statistics["rstd"][-1, -1].double()
-    want = torch.stack([-(rstd**2) * projection, -rstd * gradient]) / (chunks * per_group)
+    own.copy_(torch.randn(own.shape))
+    others = partial[:-1, 0, -per_group:] if few else partial[:0, 0, -per_group:]
+    others.copy_(torch.randn(others.shape))
+    mean, rstd = (values[-1, -1].double() for values in statistics.values())
+    sums = own[rows].double()
+    sums[-1] = torch.stack([last_grad, last_grad * (last_x - mean) * rstd], -1)
+    sums = sums.sum(0)
+    start("sums")
+    gradient, projection = weight[-per_group:].double() @ sums
+    want = torch.stack([-(rstd**2) * projection, -rstd * gradient]) / (sites * per_group)
     close(slopes[-1, -1], want)
-
-    if samples < 10:  # one thread adds up all samples of a channel
-        sums[:, -per_group:] = torch.randn(samples, per_group, 2)
-        shim.launch(unit, "add_samples", -(-channels // block), block, 0, launch.params)
-        bias, weight = sums[:, -per_group:].double().sum(0).T
+    if few:
+        bias, weight = (others.double().sum(0) + sums).T
         close(totals["grad_bias"][-per_group:], bias)
         close(totals["grad_weight"][-per_group:], weight)
 
 
-MERGES = {  # samples, chunks, channels
-    "many_samples": (2**28 + 1, 1, 16),
-    "many_channels": (3, 3, 2**30),
+MERGES = {  # samples, chunks, channels, sites of a chunk
+    "many_samples": (2**28 + 1, 1, 16, 1),
+    "many_channels": (3, 4, 2**30, 1),
+    "long_chunks": (1, 4, 16, 2**30),
 }
 
 

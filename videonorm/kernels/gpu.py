@@ -2,11 +2,14 @@
 
 import ctypes
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from videonorm.kernels.compiler import compile, cuda_core, nvrtc_version
+from videonorm.kernels.counters import Counters, StreamCounters
 from videonorm.kernels.unit import KernelError, Unit
 
 __all__ = ["Gpu", "KernelError", "gpu"]
@@ -57,6 +60,7 @@ class Gpu:
         self._functions: dict[tuple[Unit, str], Any] = {}
         self._modules: dict[Unit, Any] = {}  # kept, because the functions are in them
         self._loading = threading.Lock()
+        self._counters = StreamCounters(driver)
         self._thread = _Thread()
 
     def launch(
@@ -69,7 +73,7 @@ class Gpu:
             RuntimeError: CUDA refuses the launch; or it is the kernel's first on this device, and the stream
                 is being captured into a CUDA graph.
         """
-        if torch.cuda.current_device() != self._index:
+        if torch._C._cuda_getDevice() != self._index:
             with torch.cuda.device(self._index):
                 return self.launch(unit, kernel, grid, block, shared_bytes, params)
         if not self._thread.has_context:
@@ -85,10 +89,24 @@ class Gpu:
             function, grid, 1, 1, block, 1, 1, shared_bytes, stream, ctypes.addressof(pointer), 0
         )
         if status:
+            self._counters.forget(stream)
             raise RuntimeError(
                 f"{kernel} of {unit} (grid {grid}, block {block}, {shared_bytes} bytes shared)"
                 f" could not be launched on cuda:{self._index}: {status.name}"
             )
+
+    def counters(self, number: int) -> Counters:
+        """As ``Machine.counters``, of PyTorch's current stream of this device.
+
+        Raises:
+            RuntimeError: CUDA has no memory for them.
+        """
+        if torch._C._cuda_getDevice() != self._index:
+            with torch.cuda.device(self._index):
+                return self.counters(number)
+        if not self._thread.has_context:
+            self._take_context()
+        return self._counters.of_stream(torch._C._cuda_getCurrentRawStream(self._index), number)
 
     def _take_context(self) -> None:
         """Make the device's context the driver's current one, where a new thread has none.
@@ -113,9 +131,12 @@ class Gpu:
         with self._loading:
             try:
                 if unit not in self._modules:
-                    self._modules[unit] = self._object_code.from_cubin(compile(unit, self.arch).code)
-                handle = self._modules[unit].get_kernel(kernel).handle
-                status, function = self._driver.cuKernelGetFunction(handle)
+                    compiled = compile(unit, self.arch)
+                    take = self._object_code.from_ptx if compiled.is_ptx else self._object_code.from_cubin
+                    self._modules[unit] = take(compiled.code)  # loaded with its first kernel
+                with self._beside_captures():
+                    handle = self._modules[unit].get_kernel(kernel).handle
+                    status, function = self._driver.cuKernelGetFunction(handle)
                 if status:
                     raise RuntimeError(status.name)
             except KernelError:
@@ -128,3 +149,18 @@ class Gpu:
                 ) from error
             self._functions[unit, kernel] = function
             return function
+
+    @contextmanager
+    def _beside_captures(self) -> Iterator[None]:
+        """Load in this thread, and let the capture of a CUDA graph in another go on.
+
+        A capture in the mode "global", torch's default, forbids all threads what might be meant to be in its
+        graph, such as loading a kernel, and is lost with the first that does it. In the mode "relaxed" a
+        thread is not asked (CUDA Driver API, cuThreadExchangeStreamCaptureMode).
+        """
+        relaxed = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        _, before = self._driver.cuThreadExchangeStreamCaptureMode(relaxed)
+        try:
+            yield
+        finally:
+            self._driver.cuThreadExchangeStreamCaptureMode(before)

@@ -15,6 +15,8 @@ def dense(x: Tensor) -> Tensor:
     """x (N, C, ...) itself where it is contiguous or channels-last, else a copy in the nearer of the two."""
     if x.is_contiguous():
         return x
+    if x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d):  # faster than to make a view
+        return x
     channels_last = x.movedim(1, -1)
     if channels_last.is_contiguous():
         return x
@@ -28,10 +30,15 @@ def in_order_of(like: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
 
 
-def aligned(vector: Tensor) -> Tensor:
-    """A vector in one run of memory that begins where the widest access may: itself where it does so already.
+def aligned(tensor: Tensor) -> Tensor:
+    """A dense tensor in memory that begins where the widest access may: itself where it does so already.
 
-    The caller holds it until the launch.
+    Which kernels run, and so what they round, then depends on the shape alone, and not on where a view begins
+    in a larger tensor. The caller holds it until the launch.
     """
-    vector = vector.contiguous()
-    return vector if vector.data_ptr() % ACCESS_BYTES == 0 else vector.clone()
+    return tensor if tensor.data_ptr() % ACCESS_BYTES == 0 else tensor.clone()
+
+
+def in_one_run(vector: Tensor) -> Tensor:
+    """A vector without gaps, aligned: itself where it is so already. The caller holds it until the launch."""
+    return aligned(vector if vector.is_contiguous() else vector.contiguous())
