@@ -74,6 +74,7 @@ COLUMNS = ORIGIN | {
     "minimal_bytes": "large tensors that the operation needs, read or written once",
     "gb_per_second": "10^9 minimal bytes a second",
     "copy_gb_per_second": "10^9 bytes, read and written, a second, of a large plain copy in the same run",
+    "read_gb_per_second": "10^9 bytes a second of torch.sum of a large tensor in the same run",
     "share_of_copy_rate": "gb_per_second / copy_gb_per_second",
     "share_of_same_size_copy": "gb_per_second / that of a plain copy of x",
     **{f"speedup_over_{peer}": f"microseconds of {peer} / microseconds" for peer in PEERS},
@@ -275,6 +276,7 @@ def _rates(case: Case, what: str, microseconds: float, clock: Clock, copy: float
         "minimal_bytes": count,
         "gb_per_second": rate,
         "copy_gb_per_second": clock.copy_gb_per_second,
+        "read_gb_per_second": clock.read_gb_per_second,
         "share_of_copy_rate": rate / clock.copy_gb_per_second,
         "share_of_same_size_copy": rate / (case.minimal_bytes("copy") / copy / 1e3) if copy else None,
     }
