@@ -12,3 +12,13 @@ PEERS = {
 }
 PASSES = ("moments", "apply", "sums", "grad_x")  # of our group norm
 NORMS = ("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute")  # of a training step
+
+# Of the host's time: what is queued, and by which norms and convolutions.
+HOST_ARMS = tuple(name for name in NORMS if name != "gn_torch")
+PARTS = {
+    "gn": ("bn", "gn"),
+    "gn_relu": ("bn", "gn"),
+    "gn_add_relu": ("bn", "gn"),
+    "ws": ("bn", "gn_ws"),
+    "step": HOST_ARMS,
+}

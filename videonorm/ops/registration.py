@@ -1,8 +1,8 @@
 """Registering an operator of the namespace `videonorm` with torch.library; choosing what runs on a GPU."""
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal, NoReturn, get_args
 
 import torch
@@ -18,6 +18,7 @@ DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {}
 
 Implementation = Literal["auto", "cuda", "reference"]
 
+_on_cuda: dict[str, Callable[..., Any]] = {}  # what the dispatcher runs for CUDA tensors, by operator
 _chosen: Implementation = "auto"
 _without_kernels: set[torch.device] = set()
 
@@ -93,6 +94,7 @@ def register(
     LIBRARY.define(schema)  # type: ignore[no-untyped-call]
     LIBRARY.impl(name, cpu, "CPU")  # type: ignore[no-untyped-call]
     LIBRARY.impl(name, on_cuda, "CUDA")  # type: ignore[no-untyped-call]
+    _on_cuda[name] = on_cuda
     torch.library.register_fake(f"videonorm::{name}", fake, lib=LIBRARY)
     if "Tensor[]" in schema:  # of whose lists torch.autograd.Function sees nothing
         torch.library.register_autograd(
@@ -101,6 +103,20 @@ def register(
     else:
         LIBRARY.impl(name, _differentiable(name, backward, setup_context), "Autograd")  # type: ignore[no-untyped-call]
     DECOMPOSITIONS[getattr(torch.ops.videonorm, name).default] = reference
+
+
+@contextmanager
+def cpu_as_cuda() -> Iterator[None]:
+    """In this context CPU tensors take the way of CUDA tensors, to `kernels.gpu`'s Gpu of device 0."""
+    library = torch.library.Library("videonorm", "IMPL")  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():  # torch warns of what is asked for here
+            warnings.simplefilter("ignore")
+            for name, on_cuda in _on_cuda.items():
+                library.impl(name, on_cuda, "CPU", allow_override=True)  # type: ignore[no-untyped-call]
+        yield
+    finally:
+        library._destroy()  # type: ignore[no-untyped-call]
 
 
 def needs_reference() -> bool:
