@@ -1,10 +1,11 @@
 """The options of a benchmark: defaults that --quick makes small, help that is the module's docstring."""
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from videonorm.options import Parser
+from videonorm.options import Parser, positive_integer
 
 
 class Default(NamedTuple):
@@ -49,11 +50,32 @@ class BenchmarkParser(Parser):
         self.add_argument(flag, default=default, help=f"{text} (default: {'; quick: '.join(shown)})", **how)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options; `given` names those that were not left to their defaults."""
         options = super().parse_args(args, namespace)
-        for name, value in vars(options).items():
-            if isinstance(value, Default):
-                setattr(options, name, value[options.quick])
+        left = {name: value for name, value in vars(options).items() if isinstance(value, Default)}
+        options.given = vars(options).keys() - left
+        for name, value in left.items():
+            setattr(options, name, value[options.quick])
         return options
+
+
+def product_of(count: int, form: str) -> Callable[[str], tuple[int, ...]]:
+    """The type of an option that is so many whole numbers with an x between them.
+
+    Args:
+        form: what they are, with an example.
+    """
+
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            numbers = tuple(map(positive_integer, text.split("x")))
+        except argparse.ArgumentTypeError:
+            numbers = ()
+        if len(numbers) != count:
+            raise argparse.ArgumentTypeError(f"({text}) must be {form}")
+        return numbers
+
+    return parse
 
 
 def _text(value: Any) -> str:
