@@ -76,8 +76,9 @@ def run(options: argparse.Namespace) -> None:
         runner = Runner(summary, begin, seconds, environment, keep_open)
         with stops(f"{summary.path} has what there is, and the same command goes on"):
             summary.write()
-            where = f"{made_on['device']}; results in {options.out}"
-            print(f"{counted(len(asked), 'stage')} in {options.minutes:g} minutes on {where}\n")
+            what = f"{counted(len(asked), 'stage')} in {options.minutes:g} minutes on {made_on['device']}"
+            tiny = ", with tiny shapes, for a try" if device == "cpu" else ""
+            print(f"{what}{tiny}; results in {options.out}\n")
             runner.tell_plan(asked)
             try:
                 runner.run(asked)

@@ -71,7 +71,7 @@ def new_stages(out: Path, device: str) -> list[Stage]:
         bench(
             *("step", "a training step of i3d-50, norm beside norm: time and memory", 140, "step"),
             "--net i3d-50 --size 8x16 64x1 32x4 64x2 --repeats 4",
-            "--quick --size 2x2 --repeats 1 --contender bn gn gn_ws gn_ws_recompute",
+            "--quick --size 2x2 --repeats 1 --contender bn gn_ws gn_ws_recompute",
         ),
         bench("host", "the time in which the host queues a norm and a step", 60, "host", "", "--quick"),
         bench(
@@ -82,7 +82,7 @@ def new_stages(out: Path, device: str) -> list[Stage]:
         bench(
             *("profile", "where the time of a step goes, by kind of kernel", 50, "profile"),
             "--net i3d-50 --size 8x16 64x1 --repeats 2",
-            "--quick --size 2x2 --repeats 1",
+            "--quick --size 2x2 --repeats 1 --contender bn gn_ws",
         ),
         *(_sanitizer(tool, device) for tool in SANITIZERS),
         bench(

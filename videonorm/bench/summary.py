@@ -98,6 +98,10 @@ class Summary:
                 return [row for row in read_rows(path) if None not in row.values()]
         return []
 
+    def is_complete(self, name: str) -> bool:
+        """Whether a stage has written all its rows: they then have their own name."""
+        return self._files(name)[0].exists()
+
     def log(self, name: str) -> Path:
         return self.path.with_name(f"{name}.log")
 
