@@ -64,13 +64,11 @@ class Summary:
             about, outcomes = record["made_on"], [Outcome(**stage) for stage in record["stages"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} must be a summary of `videonorm bench all`: {error!r}") from error
-        for name in [name for name in {**self.about, **about} if self.about.get(name) != about.get(name)]:
-            now, then = self.about.get(name), about.get(name)
-            raise UserError(f"{own}: what it holds was made with {name} {then}, and here it is {now}")
+        if others := [name for name in {**self.about, **about} if self.about.get(name) != about.get(name)]:
+            then, now = (what.get(others[0]) for what in (about, self.about))
+            raise UserError(f"{own}: what it holds was made with {others[0]} {then}, and here it is {now}")
         if str(about["commit"]).endswith("-dirty"):
-            raise UserError(
-                f"{own}: what it holds was made with files that no commit has, others perhaps now"
-            )
+            raise UserError(f"{own}: what it holds was made with changed files, which may be others now")
         return {outcome.name: outcome for outcome in outcomes}
 
     def clear(self, name: str) -> None:
