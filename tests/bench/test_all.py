@@ -153,7 +153,8 @@ def test_a_stage_costs_only_itself(day):
     assert verdicts.count("unmeasured") == len(verdicts) - 3  # and that of host
 
     plan, _, progress = day.said.partition("\n\n[0:00]")
-    assert plan.startswith(f"8 stages in 10 minutes on a GPU; results in {day.out}\n")
+    head = f"looking at the device (auto)\n8 stages in 10 minutes on a GPU; results in {day.out}\n"
+    assert plan.startswith(head)
     assert "replay    is not for this machine: skipped: needs a GPU" in plan
     assert "doctor: done in" in progress and "clips: in part in" in progress and ", 3 rows: ended" in progress
     assert "Made on a GPU; torch 2.11, cuda 13.0, driver 580.1" in progress

@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
     begin, seconds = time.monotonic(), 60 * options.minutes - RESERVED_SECONDS
     with _holding(options.out) as keep_open:
         with stops("nothing was measured"):
+            print(f"looking at the device ({options.device})", flush=True)
             device, environment, made_on = here.ask(options.device, max(1.0, seconds))
         stages = new_stages(options.out, device)
         asked = [stage for stage in stages if stage.name in options.stage]

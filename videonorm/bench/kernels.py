@@ -43,10 +43,10 @@ from typing import TYPE_CHECKING
 
 from videonorm.bench import compute
 from videonorm.bench.names import NUM_GROUPS, OPS, PASSES, PEERS
-from videonorm.bench.options import BenchmarkParser, product_of
+from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import ORIGIN, Row
 from videonorm.errors import UserError
-from videonorm.options import positive_integer
+from videonorm.options import positive_integer, product_of
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     import torch

@@ -1,11 +1,10 @@
 """The options of a benchmark: defaults that --quick makes small, help that is the module's docstring."""
 
-import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from videonorm.options import Parser, positive_integer
+from videonorm.options import Parser
 
 
 class Default(NamedTuple):
@@ -57,25 +56,6 @@ class BenchmarkParser(Parser):
         for name, value in left.items():
             setattr(options, name, value[options.quick])
         return options
-
-
-def product_of(count: int, form: str) -> Callable[[str], tuple[int, ...]]:
-    """The type of an option that is so many whole numbers with an x between them.
-
-    Args:
-        form: what they are, with an example.
-    """
-
-    def parse(text: str) -> tuple[int, ...]:
-        try:
-            numbers = tuple(map(positive_integer, text.split("x")))
-        except argparse.ArgumentTypeError:
-            numbers = ()
-        if len(numbers) != count:
-            raise argparse.ArgumentTypeError(f"({text}) must be {form}")
-        return numbers
-
-    return parse
 
 
 def _text(value: Any) -> str:

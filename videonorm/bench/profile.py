@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from videonorm.bench import compute
 from videonorm.bench.names import NORMS, PASSES
-from videonorm.bench.options import BenchmarkParser, product_of
+from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import ORIGIN, Row
 from videonorm.bench.step import NETS, QUICK_SIZES, new_cases
+from videonorm.options import product_of
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     import torch

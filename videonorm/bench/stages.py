@@ -60,6 +60,7 @@ def new_stages(out: Path, device: str) -> list[Stage]:
     shapes, peers = " ".join(SHAPES), " ".join(PEERS)
     replayed = "--contender bn_replayed gn_replayed gn_ws_replayed"
     return [
+        # Compiling is slow, and what is compiled the others find.
         Stage("doctor", "what the machine has; compiles every kernel", 90, doctor, has_rows=False),
         _tests(on_gpu),
         bench(

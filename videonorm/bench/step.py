@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING
 
 from videonorm.bench import compute
 from videonorm.bench.names import NORMS, REPLAYED, STEPS
-from videonorm.bench.options import BenchmarkParser, product_of
+from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import ORIGIN, Row
 from videonorm.errors import UserError
+from videonorm.options import product_of
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     import torch
