@@ -20,6 +20,7 @@ THREADS = 256  # of a block at most
 LANES = 32  # channel vectors that a block takes at most: rows of 512 bytes
 ACCESSES = 4  # of a thread at least, where there is so much to do
 BLOCKS_PER_MULTIPROCESSOR = 6
+MERGED_BY_A_BLOCK = 4 * 8 * THREADS  # pairs at most: its threads wait for 8 of them each, four times
 MAX_BLOCKS = 2**31 - 1
 MAX_CHUNK = 2**30  # sites; a thread counts its accesses in an int
 
@@ -39,8 +40,8 @@ class Params(ctypes.Structure):
         ("mean", ctypes.c_void_p),
         ("rstd", ctypes.c_void_p),
         ("partial", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
         ("slopes", ctypes.c_void_p),
+        ("counters", ctypes.c_void_p),
         ("grad_weight", ctypes.c_void_p),
         ("grad_bias", ctypes.c_void_p),
         ("sites", ctypes.c_longlong),
@@ -52,8 +53,8 @@ class Params(ctypes.Structure):
         ("columns", ctypes.c_int),
         ("width", ctypes.c_int),
         ("depth", ctypes.c_int),
-        ("merge_width", ctypes.c_int),
-        ("merge_depth", ctypes.c_int),
+        ("chunks_per_segment", ctypes.c_int),
+        ("columns_per_band", ctypes.c_int),
         ("weight_is_float32", ctypes.c_int),
         ("bias_is_float32", ctypes.c_int),
         ("eps", ctypes.c_float),
@@ -131,15 +132,12 @@ class Plan:
 
     unit: Unit
     template: Params
-    pass_grid: int
-    pass_block: int
-    merge_grid: int
-    merge_moments_block: int
-    merge_sums_block: int
-    moments_bytes: int  # of shared memory, as the following
+    grid: int
+    block: int
+    moments_bytes: int  # of shared memory, as the next
     sums_bytes: int
-    merge_sums_bytes: int
     partials: int  # pairs of floats
+    counters: int
 
 
 @functools.lru_cache(maxsize=4096)
@@ -164,10 +162,18 @@ def plan_for(
     )
     per_group = channels // groups
     slots = vector if channels_last else 1
+    channels_of_column = cut.width * slots
+    columns_per_band = min(math.lcm(channels_of_column, per_group) // channels_of_column, cut.columns)
+    bands = -(-cut.columns // columns_per_band)
+    pairs_of_band = cut.chunks * min(columns_per_band * channels_of_column, channels)
+    chunks_per_segment = 1 if pairs_of_band <= MERGED_BY_A_BLOCK else math.isqrt(cut.chunks - 1) + 1
+    counters = bands  # with three numbers of blocks that meet there: a counter for one is not used
+    if cut.chunks > 1 or columns_per_band > 1:
+        counters += samples * bands
+    if chunks_per_segment > 1:
+        counters += samples * cut.columns * -(-cut.chunks // chunks_per_segment)
+    block = cut.width * cut.depth
     to_merge = (cut.depth + 1) // 2 * cut.width  # records of a block's threads, in shared memory at a time
-    merge_width = min(per_group, THREADS)
-    merge_depth = min(THREADS // merge_width, cut.chunks)
-    merge_sums_block = _whole_warps(merge_width * merge_depth)
     return Plan(
         unit=_unit(dtype, vector, channels_last),
         template=Params(
@@ -180,23 +186,16 @@ def plan_for(
             columns=cut.columns,
             width=cut.width,
             depth=cut.depth,
-            merge_width=merge_width,
-            merge_depth=merge_depth,
+            chunks_per_segment=chunks_per_segment,
+            columns_per_band=columns_per_band,
         ),
-        pass_grid=samples * cut.columns * cut.chunks,
-        pass_block=cut.width * cut.depth,
-        merge_grid=samples * groups,
-        merge_moments_block=_whole_warps(cut.chunks * per_group),
-        merge_sums_block=merge_sums_block,
-        moments_bytes=4 * to_merge * (2 * slots + 1),
-        sums_bytes=4 * to_merge * 2 * slots,
-        merge_sums_bytes=4 * max(merge_sums_block // 32, (merge_depth + 1) // 2 * merge_width * 2),
+        grid=samples * cut.columns * cut.chunks,
+        block=block,
+        moments_bytes=4 * max(to_merge * (2 * slots + 1), block * 3),
+        sums_bytes=4 * max(to_merge * 2 * slots, block * 2),
         partials=samples * cut.chunks * channels,
+        counters=counters,
     )
-
-
-def _whole_warps(threads: int) -> int:
-    return min(THREADS, -(-threads // 32) * 32)
 
 
 def _plan_and_params(
@@ -280,16 +279,14 @@ def _normalize(
     added = () if residual is None else (in_order_of(source, residual),)
     plan, params = _plan_and_params(machine, source, weight, bias, *statistics, (y, *added))
     if eps is not None:
-        partial = statistics[0].new_empty(plan.partials * 2)
-        params.partial, params.eps = partial.data_ptr(), eps
-        machine.launch(plan.unit, "moments", plan.pass_grid, plan.pass_block, plan.moments_bytes, params)
-        block = plan.merge_moments_block
-        machine.launch(plan.unit, "merge_moments", plan.merge_grid, block, block // 32 * 4, params)
+        partial, counters = statistics[0].new_empty(plan.partials * 2), machine.counters(plan.counters)
+        params.partial, params.counters, params.eps = partial.data_ptr(), counters.address, eps
+        machine.launch(plan.unit, "moments", plan.grid, plan.block, plan.moments_bytes, params)
     params.y = y.data_ptr()
     if added:
         params.residual = added[0].data_ptr()
     kernel = "apply" + "_add" * len(added) + "_relu" * relu
-    machine.launch(plan.unit, kernel, plan.pass_grid, plan.pass_block, 0, params)
+    machine.launch(plan.unit, kernel, plan.grid, plan.block, 0, params)
     return in_order_of(x, y)
 
 
@@ -314,21 +311,19 @@ def backward(
     source = dense(x)
     grad_y = in_order_of(source, grad_y)
     weight, bias = (None if vector is None else aligned(vector) for vector in (weight, bias))
-    samples, channels = x.shape[:2]
     empty = mean.new_empty(0)
     grad_x = torch.empty_like(source) if wanted[0] else empty
     grad_weight = grad_bias = grad_residual = empty
     if wanted[1] or wanted[2]:  # each is come upon by the way to the other
-        grad_weight, grad_bias = mean.new_empty(channels), mean.new_empty(channels)
+        grad_weight, grad_bias = mean.new_empty(x.shape[1]), mean.new_empty(x.shape[1])
     others: tuple[Tensor, ...] = (grad_y, grad_x)
     if y is not None:
         y, grad_residual = in_order_of(source, y), torch.empty_like(source)
         others = (*others, y, grad_residual)
     plan, params = _plan_and_params(machine, source, weight, bias, mean, rstd, others)
-    scratch = mean.new_empty((plan.partials + samples * channels + mean.numel()) * 2)
-    params.partial = scratch.data_ptr()
-    params.sums = params.partial + plan.partials * 8
-    params.slopes = params.sums + samples * channels * 8
+    scratch, counters = mean.new_empty((plan.partials + mean.numel()) * 2), machine.counters(plan.counters)
+    params.partial, params.counters = scratch.data_ptr(), counters.address
+    params.slopes = params.partial + plan.partials * 8
     params.grad_y, params.grad_x = grad_y.data_ptr(), grad_x.data_ptr()
     params.grad_weight, params.grad_bias = grad_weight.data_ptr(), grad_bias.data_ptr()
     kernels = ("sums", "grad_x")
@@ -338,16 +333,11 @@ def backward(
     elif relu:
         kernels = ("sums_relu", "grad_x_relu")
 
-    machine.launch(plan.unit, kernels[0], plan.pass_grid, plan.pass_block, plan.sums_bytes, params)
-    if any(wanted[:3]):
-        block = plan.merge_sums_block
-        machine.launch(plan.unit, "merge_sums", plan.merge_grid, block, plan.merge_sums_bytes, params)
-    if wanted[1] or wanted[2]:
-        machine.launch(plan.unit, "add_samples", -(-channels // THREADS), THREADS, 0, params)
+    machine.launch(plan.unit, kernels[0], plan.grid, plan.block, plan.sums_bytes, params)
     if wanted[0]:
         if y is not None:  # masked already
             params.grad_y = grad_residual.data_ptr()
-        machine.launch(plan.unit, kernels[1], plan.pass_grid, plan.pass_block, 0, params)
+        machine.launch(plan.unit, kernels[1], plan.grid, plan.block, 0, params)
     return (
         in_order_of(x, grad_x) if wanted[0] else empty,
         grad_weight if wanted[1] else empty,

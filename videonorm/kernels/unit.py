@@ -6,6 +6,8 @@ from typing import Protocol
 
 import torch
 
+from videonorm.kernels.counters import Counters
+
 SCALARS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 """The types of scalar.cuh."""
 
@@ -38,3 +40,6 @@ class Machine(Protocol):
 
         `params` is the kernel's one argument, passed by value. Returns without waiting for the kernel.
         """
+
+    def counters(self, number: int) -> Counters:
+        """At least `number` counters for the next launch, which must leave them 0."""
