@@ -20,7 +20,7 @@ CASE = Case("r3d-18", crop_size=16, num_frames=2, batch_size=2, width=16, num_gr
     "name, kind",
     [
         ("grad_x_relu", "our group norm"),
-        ("merge_sums", "our group norm"),
+        ("moments", "our group norm"),
         ("weight_standardize_backward", "our weight standardization"),
         ("void at::native::batch_norm_backward_reduce_channels_last_kernel<float>", "batch norm"),
         ("void cudnn::bn_fw_tr_1C11_kernel_NCHW<float, float, int, 512>", "batch norm"),

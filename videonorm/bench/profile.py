@@ -34,7 +34,7 @@ CONTENDERS = ("bn", "gn", "gn_ws")
 
 # In the order in which they are tried: names of kernels hold more than one of these words.
 KINDS = {
-    "our group norm": rf"^((merge_)?({'|'.join(PASSES)})|add_samples)|(videonorm::|^|: )group_norm",
+    "our group norm": rf"^({'|'.join(PASSES)})|(videonorm::|^|: )group_norm",
     "our weight standardization": r"weight_standardize",
     "batch norm": r"batch_?norm|::bn_",
     "torch's group norm": r"group_?norm|RowwiseMoments|ComputeFusedParams|ComputeInternalGradients",
