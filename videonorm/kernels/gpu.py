@@ -71,7 +71,7 @@ class Gpu:
             RuntimeError: CUDA refuses the launch; or it is the kernel's first on this device, and the stream
                 is being captured into a CUDA graph.
         """
-        if torch.cuda.current_device() != self._index:
+        if torch._C._cuda_getDevice() != self._index:
             with torch.cuda.device(self._index):
                 return self.launch(unit, kernel, grid, block, shared_bytes, params)
         if not self._thread.has_context:
@@ -99,7 +99,7 @@ class Gpu:
         Raises:
             RuntimeError: CUDA has no memory for them.
         """
-        if torch.cuda.current_device() != self._index:
+        if torch._C._cuda_getDevice() != self._index:
             with torch.cuda.device(self._index):
                 return self.counters(number)
         if not self._thread.has_context:

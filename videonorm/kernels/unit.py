@@ -23,6 +23,12 @@ class Unit:
     source: str  # "group_norm.cu"; an absolute path is taken as it is
     macros: tuple[tuple[str, str], ...]  # (("SCALAR", "bfloat16"), ("VECTOR", "8"), ...)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.source, self.macros)))  # asked for at every launch
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined, no-any-return]
+
     def __str__(self) -> str:
         return " ".join([self.source, *(f"{name}={value}" for name, value in self.macros)])
 

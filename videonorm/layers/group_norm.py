@@ -2,13 +2,12 @@
 
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from videonorm.layers.leaf import is_traced, leaf
 from videonorm.layers.norm import Activation, AffineNorm
-from videonorm.layers.recomputation import offer_recipe
-from videonorm.ops.group_norm import group_norm_and_statistics
+from videonorm.layers.recomputation import is_recomputing, offer_recipe
+from videonorm.ops.group_norm import group_norm_and_statistics, group_norm_apply
 
 OnIndivisible = Literal["error", "divisor"]
 
@@ -56,12 +55,12 @@ class GroupNorm3d(AffineNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if is_traced(x):
             return leaf(self, x, residual)
+        weight, bias = self.weight, self.bias
         num_groups, eps, relu = self.num_groups, self.eps, self.activation == "relu"
-        y, mean, rstd = group_norm_and_statistics(x, self.weight, self.bias, num_groups, eps, residual, relu)
-        if residual is None:
-            apply = torch.ops.videonorm.group_norm_apply
-            inputs = x, self.weight, self.bias, None, mean, rstd
-            offer_recipe(y, lambda *tensors: apply(*tensors, eps, relu), *inputs)
+        y, mean, rstd = group_norm_and_statistics(x, weight, bias, num_groups, eps, residual, relu)
+        if residual is None and is_recomputing():
+            inputs = x, weight, bias, None, mean, rstd
+            offer_recipe(y, lambda *tensors: group_norm_apply(*tensors, eps, relu), *inputs)
         return y
 
     def extra_repr(self) -> str:

@@ -10,10 +10,12 @@ from unittest.mock import patch
 import torch
 
 from videonorm.kernels import gpu
+from videonorm.kernels.counters import Counters, StreamCounters
 from videonorm.kernels.unit import Unit
 from videonorm.ops.registration import cpu_as_cuda
 
 MULTIPROCESSORS = 132  # of an H100
+STREAM = 0
 
 
 class IdleGpu(gpu.Gpu):
@@ -26,6 +28,8 @@ class IdleGpu(gpu.Gpu):
         self._thread = gpu._Thread()
         self._thread.has_context = True
         self._launch = lambda *_: (0,)
+        self._counters = StreamCounters(None)
+        self._counters._of_streams[STREAM] = Counters(0, 2**31, None)
 
     def _load(self, unit: Unit, kernel: str) -> object:
         return self._functions.setdefault((unit, kernel), object())
@@ -38,9 +42,10 @@ def idle_gpu() -> Iterator[None]:
         stack.enter_context(patch.dict(gpu._gpus, {0: IdleGpu()}))
         # What is asked of CUDA at every launch.
         stack.enter_context(patch.object(torch.cuda, "_initialized", True))
+        stack.enter_context(patch.object(torch.cuda, "is_current_stream_capturing", lambda: False))
         answers: dict[str, Any] = {
             "_cuda_getDevice": lambda: 0,
-            "_cuda_getCurrentRawStream": lambda index: 0,
+            "_cuda_getCurrentRawStream": lambda index: STREAM,
         }
         for name, answer in answers.items():
             stack.enter_context(patch.object(torch._C, name, answer, create=True))
