@@ -61,7 +61,7 @@ def new_stages(out: Path, device: str) -> list[Stage]:
     replayed = "--contender bn_replayed gn_replayed gn_ws_replayed"
     return [
         # Compiling is slow, and what is compiled the others find.
-        Stage("doctor", "what the machine has; compiles every kernel", 90, doctor, has_rows=False),
+        Stage("doctor", "what the machine has; compiles every kernel", 150, doctor, has_rows=False),
         _tests(on_gpu),
         bench(
             *("kernels", "the shapes that tell most: ours beside its peers, pass by pass", 80, "kernels"),
