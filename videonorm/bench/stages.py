@@ -74,7 +74,7 @@ def new_stages(out: Path, device: str) -> list[Stage]:
             "--net i3d-50 --size 8x16 64x1 32x4 64x2 --repeats 4",
             "--quick --size 2x2 --repeats 1 --contender bn gn_ws gn_ws_recompute",
         ),
-        bench("host", "the time in which the host queues a norm and a step", 60, "host", "", "--quick"),
+        bench("host", "the time in which the host queues a norm and a step", 80, "host", "", "--repeats 9"),
         bench(
             *("replay", "the same steps as CUDA graphs: what the host costs", 60, "step"),
             f"--net i3d-50 --size 8x16 64x1 --repeats 4 {replayed}",
