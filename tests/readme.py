@@ -21,6 +21,7 @@ FEW = {  # contenders, or cases
     "step": ["--net", "r3d-18", "--contender", "bn", "gn_ws"],
     "loader": ["--loader", "ours_pyav", "--memory_clips", "40"],
     "decode": ["--loader", "limit_disposable", "ours_pyav"],
+    "all": ["--device", "cpu", "--stage", "replay"],  # which a CPU skips
     "views": ["--loader", "ours", "--num_clips", "2"],
     "plan": ["--norms", "gn_ws_recompute", "--num_frames", "16"],
     "measure": ["--num_frames", "2", "--memory_gib", "0.04"],

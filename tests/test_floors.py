@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 STATISTICS = {"differences", "intervals"}  # of a sweep and of an evaluation
 EVERYWHERE = {"errors", "files", "interruption", "look", "machine", "messages", "options", "__version__"}
-EVERYWHERE |= STATISTICS | {"step_table"}
+EVERYWHERE |= STATISTICS | {"processes", "step_table"}
 
 
 def imports(path: Path) -> set[str]:

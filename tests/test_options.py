@@ -5,7 +5,9 @@ import argparse
 import pytest
 
 from videonorm.errors import UserError
-from videonorm.options import Parser, clip, fraction, positive_integer, seconds, whole_number
+from videonorm.options import Parser, fraction, positive_integer, product_of, seconds, whole_number
+
+clip = product_of(2, "frames x stride, as 8x8")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from videonorm.errors import UserError
@@ -130,13 +130,23 @@ def fraction(text: str) -> float:
     return value
 
 
-def clip(text: str) -> tuple[int, int]:
-    """Frames of a clip and the source frames from one to the next, as 8x8."""
-    num_frames, _, frame_stride = text.partition("x")
-    try:
-        return positive_integer(num_frames), positive_integer(frame_stride)
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"({text}) must be frames x stride, as 8x8") from None
+def product_of(count: int, form: str) -> Callable[[str], tuple[int, ...]]:
+    """The type of an option that is so many whole numbers with an x between them.
+
+    Args:
+        form: what they are, with an example.
+    """
+
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            numbers = tuple(map(positive_integer, text.split("x")))
+        except argparse.ArgumentTypeError:
+            numbers = ()
+        if len(numbers) != count:
+            raise argparse.ArgumentTypeError(f"({text}) must be {form}")
+        return numbers
+
+    return parse
 
 
 def _whole_number(text: str, least: int) -> int:

@@ -21,13 +21,24 @@ def test_help(arguments):
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     shown = ("--quick", "--out FILE.csv") if arguments[:-1] else tuple(BENCHMARKS)
+    if arguments[:-1] == ["all"]:
+        shown = (
+            "--minutes M",
+            "--out DIR",
+            "--stage NAME",
+            "memcheck",
+            "step of i3d-50, GN + WS over BN: at",
+        )
     assert all(text in result.stdout for text in shown)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["kernel"], r"must be one of kernels, step, host, decode, loader, views; did you mean kernels\?"),
+        (
+            ["kernel"],
+            r"must be one of kernels, step, profile, host, decode, loader, views, all; did you mean kernels",
+        ),
         (
             ["kernels", "--quik"],
             r"--quik is no option here; did you mean --quick\? \(see videonorm bench kernels --help\)",
@@ -35,11 +46,29 @@ def test_help(arguments):
         (["kernels", "--op", "bn"], "argument --op: invalid choice: 'bn'"),
         (["kernels", "--batch_size", "0"], r"--batch_size: \(0\) must be a whole number, 1 or more"),
         (["step", "--repeats", "x"], r"--repeats: \(x\) must be a whole number, 1 or more"),
+        (["all", "--minutes", "0"], r"--minutes: \(0\) must be a number above 0"),
+        (["all", "--stage", "stepp"], "argument --stage: invalid choice: 'stepp'"),
         (["decode", "--clip", "8*8"], r"--clip: \(8\*8\) must be frames x stride, as 8x8"),
         (["views", "--num_crops", "2"], "argument --num_crops: invalid choice: 2"),
         (["kernels", "--device", "cpu", "--quick", "--num_frames", "8"], "--quick has shapes of its own"),
         (["step", "--device", "gpu"], r"device \(gpu\) must be auto, cpu or cuda"),
         (["step", "--device", "cpu", "--max_clips"], "--max_clips must be asked of a GPU: --device is cpu"),
+        (["step", "--size", "8*16"], r"--size: \(8\*16\) must be frames x clips, as 8x16"),
+        (["step", "--device", "cpu", "--size"], "--size must have a size, or stand with --max_clips"),
+        (
+            ["step", "--device", "cpu", "--contender", "bn", "gn_replayed"],
+            r"--contender \(gn_replayed\) must be asked of a GPU: --device is cpu",
+        ),
+        (["profile", "--size", "8x0"], r"--size: \(8x0\) must be frames x clips, as 8x16"),
+        (["kernels", "--shape", "8x64"], r"--shape: \(8x64\) must be N x C x T x H x W, as 8x64x16x56x56"),
+        (
+            ["kernels", "--device", "cpu", "--shape", "1x54x2x3x3"],
+            r"--shape \(1x54x2x3x3\) must have a multiple of 32 channels, not 54",
+        ),
+        (
+            ["kernels", "--device", "cpu", "--shape", "1x64x2x3x3", "--batch_size", "2"],
+            "--shape is all of a shape: it must stand without --batch_size",
+        ),
     ],
 )
 def test_errors(arguments, message):

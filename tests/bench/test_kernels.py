@@ -194,3 +194,11 @@ def test_passes_are_read_from_the_profiler(cases, clock, monkeypatch):
     events.clear()
     (row,) = kernels._passes(case, ours[0], num_sets, clock)
     assert row["error"] == "the profiler saw no kernel of ours"
+
+
+def test_shapes_of_one_s_own():
+    options = ["--shape", "2x64x2x3x3", "1x32x1x2x2", "--op", "gn_add_relu", "ws", "--dtype", "float16"]
+    first, second, filters = select_cases(parser().parse_args([*options, "--net", "r3d-18"]))
+    assert (first.shape, first.about["shape"], first.about["nets"]) == ((2, 64, 2, 3, 3), "2x64x2x3x3", "")
+    assert second.shape == (1, 32, 1, 2, 2) and first.op == second.op == "gn_add_relu"
+    assert filters.op == "ws" and filters.about["nets"] == "r3d-18"

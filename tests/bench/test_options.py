@@ -2,7 +2,7 @@
 
 import pytest
 
-from videonorm.bench import command, decode, kernels, loader, step, views
+from videonorm.bench import command, decode, kernels, loader, profile, step, views
 from videonorm.bench.options import BenchmarkParser
 
 
@@ -26,6 +26,8 @@ def parser():
 def test_defaults(argv, values):
     options = parser().parse_args(argv)
     assert (options.rounds, options.clip, options.num_frames, options.name) == values
+    names = {"rounds", "clip", "num_frames", "name"}
+    assert options.given & names == {option[2:] for option in argv} & names
 
 
 def test_help():
@@ -41,7 +43,7 @@ def test_help():
     assert text.endswith("Columns of the results: error why")
 
 
-@pytest.mark.parametrize("module", [kernels, step, decode, loader, views])
+@pytest.mark.parametrize("module", [kernels, step, profile, decode, loader, views])
 def test_every_benchmark_tells_of_its_columns(module):
     assert module.__name__.rpartition(".")[2] in command.BENCHMARKS
     text = module.parser().format_help()

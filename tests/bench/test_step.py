@@ -1,5 +1,6 @@
 """`videonorm bench step` on the CPU, on networks that are as narrow as they can be."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -100,3 +101,61 @@ def test_most_clips(fitting, monkeypatch):
     assert (row["max_clips"], row["memory_limit_mib"], row["error"]) == (fitting, 20 * 1024, None)
     assert fractions == [0.25, 1.0]
     assert most_clips(replace(case, limit_gib=0), "bn", CPU)["memory_limit_mib"] == 80 * 1024
+
+
+def test_sizes():
+    def sizes(*options):
+        cases = step.select_cases(step.parser().parse_args(["--net", "r3d-18", *options]))
+        return [(case.num_frames, case.batch_size) for case in cases]
+
+    assert sizes() == list(step.SIZES) and sizes("--quick") == list(step.QUICK_SIZES)
+    assert sizes("--quick", "--size", "8x16", "2x1", "--max_clips") == [(8, 16), (2, 1), (32, 0)]
+    assert sizes("--size", "--max_clips", "24") == [(32, 0)]
+
+
+class Graphs:
+    """What torch.cuda has for a capture, on a machine without a GPU; `log` tells what was asked of it."""
+
+    def __init__(self, patch, fails=False):
+        self.log = []
+        patch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(wait_stream=lambda other: None))
+        patch.setattr(torch.cuda, "current_stream", torch.cuda.Stream)
+        patch.setattr(torch.cuda, "stream", lambda stream: self.block("side"))
+        graph = SimpleNamespace(replay=lambda: self.log.append("replay"))
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+        patch.setattr(torch.cuda, "graph", lambda graph: self.block("capture", fails))
+
+    @contextmanager
+    def block(self, name, fails=False):
+        self.log.append(name)
+        yield
+        self.log.append(f"{name} ends")
+        if fails:
+            raise torch.AcceleratorError("operation not permitted when stream is capturing")
+
+
+def test_a_step_is_captured_after_others_on_a_stream_of_their_own(monkeypatch):
+    graphs = Graphs(monkeypatch)
+    monkeypatch.setattr(trainer.Trainer, "step", lambda self: graphs.log.append("step"))
+    step_of_graph = trainer.new_step(CASE, "gn_ws_replayed", CPU)
+    step_of_graph()
+    steps = ["step"] * trainer.STEPS
+    assert graphs.log == ["side", *steps, "side ends", "capture", "step", "capture ends", "replay"]
+
+
+def test_what_is_replayed_is_compared_with_bn_replayed(monkeypatch):
+    monkeypatch.setattr(trainer.Trainer, "capture", lambda self: self.step)
+    monkeypatch.setattr(trainer.Trainer, "step", lambda self: None)
+    names = ("bn", "bn_replayed", "gn_replayed")
+    bn, bn_replayed, gn_replayed = measure(CASE, names, 1, CPU)
+    assert bn["ratio_to_bn"] == bn_replayed["ratio_to_bn"] == 1
+    assert gn_replayed["ratio_to_bn"] == gn_replayed["milliseconds"] / bn_replayed["milliseconds"]
+    assert "saved_bytes_per_clip" in bn and "saved_bytes_per_clip" not in gn_replayed
+
+
+def test_a_capture_that_fails_is_a_row(monkeypatch):
+    Graphs(monkeypatch, fails=True)
+    monkeypatch.setattr(trainer.Trainer, "step", lambda self: None)
+    bn, replayed = measure(CASE, ("bn", "bn_replayed"), 1, CPU)
+    assert bn["error"] is None
+    assert replayed["error"].startswith("RuntimeError: cannot be captured: operation not permitted")

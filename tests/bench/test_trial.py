@@ -7,7 +7,8 @@ import pytest
 
 from videonorm.bench import trial
 from videonorm.bench.terminal import new_progress
-from videonorm.bench.trial import Cost, Trial, family, library_path, take_turns
+from videonorm.bench.trial import Cost, Trial, library_path, take_turns
+from videonorm.processes import family
 
 CONTENDERS = """
 import os, sys

@@ -22,8 +22,8 @@ from videonorm.frontier.measure import Device, largest, measure, run_steps
 from videonorm.frontier.memory import Footprint
 from videonorm.frontier.plan import GIB, Question
 from videonorm.frontier.probe import Trainer
-from videonorm.frontier.processes import started
 from videonorm.frontier.recipe import build
+from videonorm.processes import started
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEVICE = Device("a device", 0.25, 0.0)

@@ -9,10 +9,12 @@ from videonorm.options import run_one_of
 BENCHMARKS = {
     "kernels": "single operators beside their peers",
     "step": "a whole training step, norm beside norm",
+    "profile": "where the time of a training step goes, by kind of kernel",
     "host": "the time in which the host queues a norm and a step, on any machine",
     "decode": "the frames of a clip out of a file",
     "loader": "whole training loaders",
     "views": "all views of a video for a test",
+    "all": "those that tell most of a GPU, in the minutes there are, and a summary",
 }
 
 

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from videonorm.bench.names import NUM_GROUPS
 from videonorm.bench.sites import Stages
 from videonorm.bench.timing import Clock, Contender
 from videonorm.ops.group_norm import group_norm
 from videonorm.ops.weight_standardize import Formula, weight_standardize, weight_standardize_layers
 
-NUM_GROUPS = 32
 EPS = 1e-5
 WS_EPS = 1e-10
 

@@ -1,9 +1,9 @@
 """``videonorm bench kernels``: group norm and weight standardization beside their peers.
 
-A case is an operator, a dtype and a shape; the shapes are those at which the norms of a network stand, with
-32 groups. All contenders of a case get the same tensors, of one dtype and memory format, and return theirs in
-these: where torch's group norm leaves it in another (fp32 under autocast, contiguous before torch 2.15), its
-time includes the conversion that the next convolution would make.
+A case is an operator, a dtype and a shape; the shapes are those at which the norms of a network stand, or
+those of --shape, with 32 groups. All contenders of a case get the same tensors, of one dtype and memory
+format, and return theirs in these: where torch's group norm leaves it in another (fp32 under autocast,
+contiguous before torch 2.15), its time includes the conversion that the next convolution would make.
 
     ours               videonorm.ops.group_norm, one operator; weight and bias fp32
     bn                 F.batch_norm in training, then +, then ReLU in place; weight and bias fp32
@@ -42,11 +42,11 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from videonorm.bench import compute
-from videonorm.bench.names import OPS, PASSES, PEERS
+from videonorm.bench.names import NUM_GROUPS, OPS, PASSES, PEERS
 from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import ORIGIN, Row
 from videonorm.errors import UserError
-from videonorm.options import positive_integer
+from videonorm.options import positive_integer, product_of
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     import torch
@@ -74,6 +74,7 @@ COLUMNS = ORIGIN | {
     "minimal_bytes": "large tensors that the operation needs, read or written once",
     "gb_per_second": "10^9 minimal bytes a second",
     "copy_gb_per_second": "10^9 bytes, read and written, a second, of a large plain copy in the same run",
+    "read_gb_per_second": "10^9 bytes a second of torch.sum of a large tensor in the same run",
     "share_of_copy_rate": "gb_per_second / copy_gb_per_second",
     "share_of_same_size_copy": "gb_per_second / that of a plain copy of x",
     **{f"speedup_over_{peer}": f"microseconds of {peer} / microseconds" for peer in PEERS},
@@ -134,10 +135,13 @@ def parser() -> BenchmarkParser:
     options.add("--dtype", "of x", DTYPES, DTYPES[:1], choices=DTYPES, metavar="NAME")
     quick = tuple(name for name in CONTENDERS if name != "torch_compile")
     options.add("--contender", "who takes part", CONTENDERS, quick, choices=CONTENDERS, metavar="NAME")
-    text = "frames of a clip; --quick has shapes of its own"
+    text = "frames of a clip; --quick and --shape have none"
     options.add("--num_frames", text, (8, 16, 32, 64), (), type=positive_integer, metavar="T")
     options.add("--crop_size", "pixels of its side", (112, 224), (), type=positive_integer, metavar="P")
     options.add("--batch_size", "clips", (1, 2, 8), (2,), type=positive_integer, metavar="N")
+    text = f"of x, in place of those at which a network's norms stand; C must be a multiple of {NUM_GROUPS}"
+    form = "N x C x T x H x W, as 8x64x16x56x56"
+    options.add("--shape", text, (), type=product_of(5, form), metavar="NxCxTxHxW")
     formats = ("channels_last_3d", "contiguous_format")
     options.add("--memory_format", "of x", formats[0], choices=formats)
     return options
@@ -164,11 +168,20 @@ def select_cases(options: argparse.Namespace) -> list[Case]:
 
     from videonorm.bench.sites import filter_stages, norm_sites
 
+    norms = [op for op in OPS if op != "ws"]
     if options.quick and (options.num_frames or options.crop_size):
         raise UserError("--quick has shapes of its own: it must stand without --num_frames and --crop_size")
-    found: dict[tuple[tuple[int, int, int, int], str], list[str]] = {}
-    if options.quick:
-        found = {(shape, op): [] for shape in QUICK_SHAPES for op in OPS if op != "ws"}
+    if options.shape and (others := options.given & {"num_frames", "crop_size", "batch_size"}):
+        raise UserError(f"--shape is all of a shape: it must stand without --{sorted(others)[0]}")
+    for shape in options.shape:
+        if shape[1] % NUM_GROUPS:
+            text = "x".join(map(str, shape))
+            raise UserError(f"--shape ({text}) must have a multiple of {NUM_GROUPS} channels, not {shape[1]}")
+    found: dict[tuple[tuple[int, ...], str], list[str]] = {}
+    if options.shape:
+        found = {(shape, op): [] for shape in options.shape for op in norms}
+    elif options.quick:
+        found = {(shape, op): [] for shape in QUICK_SHAPES for op in norms}
     else:
         for net, num_frames, crop_size in product(options.net, options.num_frames, options.crop_size):
             for (shape, op), count in norm_sites(net, num_frames, crop_size).items():
@@ -178,9 +191,10 @@ def select_cases(options: argparse.Namespace) -> list[Case]:
     cases = []
     for name in options.dtype:
         dtype, about = getattr(torch, name), {"dtype": name, "memory_format": options.memory_format}
-        for ((shape, op), places), batch_size in product(found.items(), options.batch_size):
+        batches = [()] if options.shape else [(batch_size,) for batch_size in options.batch_size]
+        for ((shape, op), places), batch in product(found.items(), batches):
             if op in options.op:
-                full = (batch_size, *shape)
+                full = (*batch, *shape)
                 case = {"nets": " ".join(places), "shape": "x".join(map(str, full)), "op": op}
                 cases.append(Case(about | case, op, dtype, memory_format, shape=full))
         for net in options.net if "ws" in options.op else ():
@@ -275,6 +289,7 @@ def _rates(case: Case, what: str, microseconds: float, clock: Clock, copy: float
         "minimal_bytes": count,
         "gb_per_second": rate,
         "copy_gb_per_second": clock.copy_gb_per_second,
+        "read_gb_per_second": clock.read_gb_per_second,
         "share_of_copy_rate": rate / clock.copy_gb_per_second,
         "share_of_same_size_copy": rate / (case.minimal_bytes("copy") / copy / 1e3) if copy else None,
     }

@@ -36,8 +36,9 @@ from videonorm.bench import loading
 from videonorm.bench.loading import add_ratio, crop_size, new_case
 from videonorm.bench.options import BenchmarkParser, Default
 from videonorm.bench.records import Row
-from videonorm.bench.trial import Cost, Trial, family, peak_mib, private_mib
+from videonorm.bench.trial import Cost, Trial, peak_mib, private_mib
 from videonorm.options import positive_integer
+from videonorm.processes import family
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from videonorm.data import Manifest

@@ -10,7 +10,7 @@ from statistics import median
 from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import LOADING_ORIGIN, NOT_INSTALLED, Records, Row, origin
 from videonorm.bench.trial import Trial, take_turns
-from videonorm.options import clip, positive_integer
+from videonorm.options import positive_integer, product_of
 
 VIDEOS = """\
 The videos are made at first use, like those of Kinetics: 340 x 256 pixels, 10 s, 30 frames a second, H.264
@@ -43,6 +43,7 @@ def new_parser(
     parser = BenchmarkParser(name, f"{doc}\n{VIDEOS}", columns, quick="two videos, one case, one round")
     parser.add("--loader", "who takes part", loaders, choices=loaders, metavar="NAME")
     text = "frames of a clip, and how far apart they are"
+    clip = product_of(2, "frames x stride, as 8x8")
     parser.add("--clip", text, clips, clips[:1], type=clip, metavar="TxSTRIDE")
     text = "pixels of the frames' shorter side, crops are 7/8 of it"
     parser.add("--short_side", text, (128, 256), (128,), type=positive_integer, metavar="P")

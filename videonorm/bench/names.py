@@ -10,8 +10,11 @@ PEERS = {
     "timm": "timm's WS",
     "var_mean": "var_mean WS",
 }
+NUM_GROUPS = 32  # of all group norms in `bench kernels`
 PASSES = ("moments", "apply", "sums", "grad_x")  # of our group norm
 NORMS = ("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute")  # of a training step
+REPLAYED = "_replayed"  # the end of a contender whose step is a CUDA graph
+STEPS = (*NORMS, *(f"{name}{REPLAYED}" for name in NORMS))
 
 # Of the host's time: what is queued, and by which norms and convolutions.
 HOST_ARMS = tuple(name for name in NORMS if name != "gn_torch")

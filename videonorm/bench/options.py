@@ -49,10 +49,12 @@ class BenchmarkParser(Parser):
         self.add_argument(flag, default=default, help=f"{text} (default: {'; quick: '.join(shown)})", **how)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The options; `given` names those that were not left to their defaults."""
         options = super().parse_args(args, namespace)
-        for name, value in vars(options).items():
-            if isinstance(value, Default):
-                setattr(options, name, value[options.quick])
+        left = {name: value for name, value in vars(options).items() if isinstance(value, Default)}
+        options.given = vars(options).keys() - left
+        for name, value in left.items():
+            setattr(options, name, value[options.quick])
         return options
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from videonorm.bench.names import HOST_ARMS, NORMS, OPS, PASSES, PEERS
+from videonorm.bench.names import HOST_ARMS, OPS, PASSES, PEERS, STEPS
 from videonorm.bench.records import NOT_INSTALLED, Row, read_rows
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,6 +61,8 @@ def new_tables(rows: Sequence[Row]) -> list[Table]:
         return []
     if "op" in rows[0]:
         tables = [kernel_table(rows), pass_table(rows)]
+    elif "kind" in rows[0]:
+        tables = [kind_table(rows)]
     elif "net" in rows[0]:
         tables = [step_table(rows), clips_table(rows)]
     elif "part" in rows[0]:
@@ -95,7 +97,7 @@ def kernel_table(rows: Sequence[Row]) -> Table:
     body = []
     for (op, contender, *dtype_and_clips), found in _groups(ours, line).items():
         name = OPS[op] + (", stage by stage" if contender == "ours_grouped" else "")
-        speedups = [_spread(_figures(found, f"speedup_over_{peer}"), "{:.2f}") for peer in peers]
+        speedups = [spread(figures(found, f"speedup_over_{peer}"), "{:.2f}") for peer in peers]
         body.append([name, *dtype_and_clips, str(len(found)), _shares(found), *speedups])
     title = "Ours, forward + backward: share of the copy rate above 64 MB, how many times as fast as peers"
     return Table(title, ["op", "dtype", "clips", "cases", "of copy", *(PEERS[peer] for peer in peers)], body)
@@ -103,7 +105,7 @@ def kernel_table(rows: Sequence[Row]) -> Table:
 
 def pass_table(rows: Sequence[Row]) -> Table:
     """The share of the copy rate of our single passes."""
-    passes = [row for row in _large(rows) if row["direction"] in PASSES]
+    passes = [row for row in large(rows) if row["direction"] in PASSES]
     passes.sort(key=lambda row: PASSES.index(row["direction"]))
     groups = _groups(passes, lambda row: (row["direction"], OPS[row["op"]], row["dtype"]))
     body = [[*names, str(len(found)), _shares(found)] for names, found in groups.items()]
@@ -116,6 +118,22 @@ def step_table(rows: Sequence[Row]) -> Table:
     line = {"net": "{net}", "pixels": "{crop_size}", "T x B": "{num_frames} x {batch_size}"}
     title = "A training step: time, peak memory, bytes saved for backward per clip"
     return _pivot(title, line, steps, _contenders(steps), _step)
+
+
+def kind_table(rows: Sequence[Row]) -> Table:
+    """Milliseconds of a training step by kind of kernel, norm beside norm."""
+
+    def cell(found: Sequence[Row]) -> str:
+        row = found[-1]
+        if row["error"]:
+            return _failure(row)
+        if row["launches"] == "0":
+            return ""
+        return f"{float(row['milliseconds']):.2f} ({100 * float(row['share']):.0f} %, {row['launches']})"
+
+    line = {"net": "{net}", "T x B": "{num_frames} x {batch_size}", "kind": "{kind}"}
+    title = "Milliseconds of a training step by kind of kernel (share of the step, launches)"
+    return _pivot(title, line, rows, _contenders(rows), cell)
 
 
 def clips_table(rows: Sequence[Row]) -> Table:
@@ -146,8 +164,8 @@ def target_table(rows: Sequence[Row]) -> Table:
     for target in TARGETS[loading_kind(rows)]:
         case = (target.loader, target.files, target.clips_per_video)
         of_case = [r for r in rows if (r["loader"], r["files"], r.get("clips_per_video", "1")) == case]
-        if values := _figures(of_case, target.column):
-            body.append([target.name, target.asked, str(len(values)), _spread(values, target.form)])
+        if values := figures(of_case, target.column):
+            body.append([target.name, target.asked, str(len(values)), spread(values, target.form)])
     return Table(f"Asked of ours, and measured{_quick(rows)}", ["", "asked", "cases", "measured"], body)
 
 
@@ -257,7 +275,7 @@ def _groups(rows: Iterable[Row], key: Callable[[Row], tuple[str, ...]]) -> dict[
 
 
 def _contenders(rows: Sequence[Row]) -> list[str]:
-    return [name for name in NORMS if any(row["contender"] == name for row in rows)]
+    return [name for name in STEPS if any(row["contender"] == name for row in rows)]
 
 
 def _step(found: Sequence[Row]) -> str:
@@ -283,19 +301,19 @@ def _failure(row: Row) -> str:
     return error if error.startswith(NOT_INSTALLED) else error.partition(":")[0]
 
 
-def _figures(rows: Iterable[Row], column: str) -> list[float]:
+def figures(rows: Iterable[Row], column: str) -> list[float]:
     return [float(row[column]) for row in rows if row[column]]
 
 
-def _large(rows: Iterable[Row]) -> list[Row]:
+def large(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if float(row["minimal_bytes"] or 0) >= LARGE_BYTES]
 
 
 def _shares(rows: Sequence[Row]) -> str:
-    return _spread([100 * share for share in _figures(_large(rows), "share_of_copy_rate")], "{:.0f} %")
+    return spread([100 * share for share in figures(large(rows), "share_of_copy_rate")], "{:.0f} %")
 
 
-def _spread(values: Sequence[float], form: str) -> str:
+def spread(values: Sequence[float], form: str) -> str:
     """Median (smallest to largest)."""
     ordered = sorted(values)
     if not ordered:

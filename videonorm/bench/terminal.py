@@ -19,20 +19,20 @@ def new_progress() -> progress.Progress:
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.description}"),
-        console=_console(),
+        console=new_console(),
         transient=True,
     )
 
 
 def show(records: Records) -> None:
     """The times of few cases of operators, the summary of all, the errors, and where the rows are."""
-    console, rows = _console(), records.rows
+    console, rows = new_console(), records.rows
     for ops in (("gn", "gn_relu", "gn_add_relu"), ("ws",)):
         times = times_table([row for row in rows if row.get("op") in ops])
         if 0 < len(times.rows) <= MOST_CASES:
-            _print(console, times)
+            print_table(console, times)
     for table in new_tables(rows):
-        _print(console, table)
+        print_table(console, table)
     for row in rows:
         if row.get("error"):
             case = next(case for case in CASES if case[0] in row)
@@ -43,7 +43,7 @@ def show(records: Records) -> None:
     console.print(Text(str(records.path)), soft_wrap=True)
 
 
-def _print(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
     console.print(Text(table.title, "italic"), soft_wrap=True)  # a narrow table would wrap its own title
     shown = RichTable(header_style="bold", border_style="dim")
     for index, heading in enumerate(table.header):
@@ -53,7 +53,7 @@ def _print(console: Console, table: Table) -> None:
     console.print(shown)
 
 
-def _console() -> Console:
+def new_console() -> Console:
     """The terminal, or a log file wide enough for the tables."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)

@@ -1,9 +1,9 @@
 """A model in training for `videonorm bench step`: the time of its steps, their memory, their saved bytes."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from statistics import median
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from videonorm.bench.names import REPLAYED
 from videonorm.bench.records import Row
 from videonorm.bench.sites import new_model
 from videonorm.bench.timing import GIB, WARM_UP, attempt, take_turns
@@ -95,6 +96,35 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def capture(self) -> Callable[[], None]:
+        """Its step as a CUDA graph: each call replays it.
+
+        The steps before it, on a stream of their own as a capture asks, compile, choose algorithms and make
+        the optimizer's buffers.
+        """
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(STEPS):
+                self.step()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self._graph):
+                self.step()
+        except torch.AcceleratorError as error:  # of the capture, after which the device is as it was
+            raise RuntimeError(f"cannot be captured: {error}") from error
+        return self._replay
+
+    def _replay(self) -> None:
+        self._graph.replay()
+
+
+def new_step(case: Case, contender: str, device: torch.device) -> Callable[[], None]:
+    """A training step of a contender, or the replay of one."""
+    trainer = Trainer(case, contender.removesuffix(REPLAYED), device)
+    return trainer.capture() if contender.endswith(REPLAYED) else trainer.step
+
 
 def measure(case: Case, names: Sequence[str], repeats: int, device: torch.device) -> Iterator[Row]:
     """The rows of a case, one for each contender."""
@@ -103,7 +133,10 @@ def measure(case: Case, names: Sequence[str], repeats: int, device: torch.device
         return
     rows: dict[str, Row] = {name: case.about | {"contender": name} for name in names}
     for name, row in rows.items():
-        row["error"] = attempt(partial(_measure_memory, case, name, device, row), device)
+        if name.endswith(REPLAYED):  # what it needs is in a pool of the graph's own
+            row["error"] = None
+        else:
+            row["error"] = attempt(partial(_measure_memory, case, name, device, row), device)
     seconds = {name: _Window(case, name, device) for name, row in rows.items() if not row["error"]}
     for name, error in take_turns(seconds, repeats, device).items():
         rows[name]["error"] = error
@@ -112,35 +145,35 @@ def measure(case: Case, names: Sequence[str], repeats: int, device: torch.device
             step_seconds = median(seconds[name].taken[WARM_UP:])
             row["milliseconds"] = 1e3 * step_seconds
             row["clips_per_second"] = case.batch_size / step_seconds
-    bn = rows.get("bn", {}).get("milliseconds")
-    for row in rows.values():
+    for name, row in rows.items():
+        bn = rows.get(f"bn{REPLAYED}" if name.endswith(REPLAYED) else "bn", {}).get("milliseconds")
         if bn and not row["error"]:
             row["ratio_to_bn"] = row["milliseconds"] / bn
     yield from rows.values()
 
 
 class _Window:
-    """Called, it takes the time of STEPS steps. The model is made at the first call."""
+    """Called, it takes the time of STEPS steps. The model is made, or captured, at the first call."""
 
     def __init__(self, case: Case, contender: str, device: torch.device) -> None:
         self.taken: list[float] = []  # seconds of a step
-        self._make = partial(Trainer, case, contender, device)
+        self._make = partial(new_step, case, contender, device)
         self._device = device
-        self._trainer: Trainer | None = None
+        self._step: Callable[[], None] | None = None
 
     def __call__(self) -> None:
-        trainer = self._trainer = self._trainer or self._make()
-        _wait(self._device)
+        step = self._step = self._step or self._make()
+        wait(self._device)
         start = time.perf_counter()
         for _ in range(STEPS):
-            trainer.step()
-        _wait(self._device)
+            step()
+        wait(self._device)
         self.taken.append((time.perf_counter() - start) / STEPS)
 
 
 def _measure_memory(case: Case, name: str, device: torch.device, row: Row) -> None:
     """Enter saved bytes and, on a GPU, peak memory of a model that is alone there."""
-    row["saved_bytes_per_clip"] = saved_bytes(case, name, 3, device) - saved_bytes(case, name, 2, device)
+    row["saved_bytes_per_clip"] = _saved_bytes_per_clip(replace(case, batch_size=0), name, device)
     if device.type != "cuda":
         return  # a process has no peak for each of its models
     trainer = Trainer(case, name, device)
@@ -148,8 +181,13 @@ def _measure_memory(case: Case, name: str, device: torch.device, row: Row) -> No
         torch.cuda.reset_peak_memory_stats(device)
         for _ in range(steps):
             trainer.step()
-        _wait(device)
+        wait(device)
     row["peak_memory_mib"] = torch.cuda.max_memory_allocated(device) / MIB
+
+
+@cache  # whatever the batch size: to count it takes longer than the steps
+def _saved_bytes_per_clip(case: Case, name: str, device: torch.device) -> int:
+    return saved_bytes(case, name, 3, device) - saved_bytes(case, name, 2, device)
 
 
 def saved_bytes(case: Case, name: str, batch_size: int, device: torch.device) -> int:
@@ -186,7 +224,7 @@ def most_clips(case: Case, name: str, device: torch.device) -> Row:
             trainer = Trainer(replace(case, batch_size=batch_size), name, device)
             for _ in range(2):  # the second one has momentum
                 trainer.step()
-            _wait(device)
+            wait(device)
         except torch.cuda.OutOfMemoryError:
             return False
         return True
@@ -207,6 +245,7 @@ def most_clips(case: Case, name: str, device: torch.device) -> Row:
     return row
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from videonorm.bench.records import Row, sentence
+from videonorm.processes import end, family, started, stat
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
     from rich.progress import Progress
@@ -82,26 +82,17 @@ def _answers(module: str, cases: Sequence[Row]) -> Iterator[Row]:
     """Of a fresh process, one for each case."""
     with tempfile.TemporaryFile("w+") as log, tempfile.TemporaryDirectory() as folder:
         environment = os.environ | ONE_THREAD | library_path(Path(folder))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "videonorm.bench.trial"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environment,
-            start_new_session=True,  # so that its workers end with it
-        )
-        assert process.stdin and process.stdout
+        command = [sys.executable, "-m", "videonorm.bench.trial"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
         answered = 0
-        try:
+        with started(command, env=environment, **pipes) as process:
+            assert process.stdin
             json.dump([module, cases], process.stdin)
             process.stdin.close()
             while line := _line(process):
                 yield json.loads(line)
                 answered += 1
             process.wait()
-        finally:
-            _end(process)
         if answered < len(cases):
             log.seek(0)
             last = log.read().strip().rpartition("\n")[2]
@@ -113,21 +104,12 @@ def _answers(module: str, cases: Sequence[Row]) -> Iterator[Row]:
 
 def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout
-    timer = Timer(SILENT_SECONDS, _end, [process])
+    timer = Timer(SILENT_SECONDS, end, [process])
     timer.start()
     try:
         return process.stdout.readline()
     finally:
         timer.cancel()
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Kill a process and what it started. Nothing is left running when the next has its turn."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
 
 
 def library_path(folder: Path) -> dict[str, str]:
@@ -168,18 +150,6 @@ class Cost:
         self.cpu_seconds += _cpu_seconds()
 
 
-def family() -> list[int]:
-    """This process and all that it started, directly or not, as far as they run."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        if fields := _stat(int(folder.name)):
-            parents[int(folder.name)] = int(fields[1])
-    found = [os.getpid()]
-    for pid in found:
-        found += [child for child, parent in parents.items() if parent == pid]
-    return found
-
-
 def peak_mib(pid: int) -> float | None:
     """The most memory that a process has had resident."""
     return _kib(Path(f"/proc/{pid}/status"), "VmHWM:")
@@ -200,18 +170,10 @@ def _kib(path: Path, name: str) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), None)
 
 
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat behind the name, which may hold blanks."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
 def _cpu_seconds() -> float:
     """User and system time, with that of children that have ended."""
     ended = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    alive = [fields for pid in family()[1:] if (fields := _stat(pid))]
+    alive = [fields for pid in family()[1:] if (fields := stat(pid))]
     ticks = sum(sum(map(int, fields[11:15])) for fields in alive)
     return sum(usage.ru_utime + usage.ru_stime for usage in ended) + ticks / os.sysconf("SC_CLK_TCK")
 

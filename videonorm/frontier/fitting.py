@@ -13,7 +13,7 @@ import yaml
 
 from videonorm.errors import UserError
 from videonorm.files import write
-from videonorm.frontier.processes import started
+from videonorm.processes import started
 
 # Of the trainer, where all that is asked of it is to hand out clips.
 FEEDING = {

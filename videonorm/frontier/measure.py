@@ -17,8 +17,8 @@ from videonorm.errors import UserError
 from videonorm.frontier.fitting import feed
 from videonorm.frontier.plan import GIB, Question, footprint, largest_batch_size, untrainable
 from videonorm.frontier.probe import OVER
-from videonorm.frontier.processes import started
 from videonorm.machine import available_cores, commit, processor, versions
+from videonorm.processes import started
 
 STEPS = 5  # of which the median is taken
 VIDEOS = 16  # of a batch of the loader, which so few steps of a trainer are not felt in

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from videonorm.machine import available_cores
-from videonorm.sweep.pool import how_it_ended, start_process, stop_processes
+from videonorm.processes import how_it_ended
+from videonorm.sweep.pool import start_process, stop_processes
 
 SECONDS_BEFORE_FIRST = 10.0  # a sweep that is over by then has its report anyway
 SHARE = 0.01  # of the cores' time, at most

@@ -1,8 +1,6 @@
 """Processes, so many at a time, each with its own share of the machine."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ from typing import Literal
 
 from videonorm.errors import UserError
 from videonorm.machine import available_cores, visible_gpus
+from videonorm.processes import how_it_ended, kill_group
 from videonorm.sweep.locks import RUN, holding
 
 GPUS = "CUDA_VISIBLE_DEVICES"
@@ -111,20 +110,6 @@ def stop_processes(processes: Sequence[subprocess.Popen[bytes]]) -> list[subproc
             kill_group(process)
             process.wait()
     return killed
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started; what has ended before is no error."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def how_it_ended(code: int) -> str:
-    if code == 0:
-        return ""
-    if code == -signal.SIGKILL:
-        return "killed by SIGKILL, as Linux does when memory runs out"
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def environments(

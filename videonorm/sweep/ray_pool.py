@@ -14,8 +14,9 @@ from typing import Any
 
 from videonorm.errors import UserError
 from videonorm.messages import first_line, one_line
+from videonorm.processes import how_it_ended
 from videonorm.sweep.locks import RUN, holding
-from videonorm.sweep.pool import how_it_ended, start_process, stop_processes
+from videonorm.sweep.pool import start_process, stop_processes
 
 SECONDS_TO_ANSWER = 5.0  # of a machine
 SECONDS_TO_CONNECT = 30.0  # to a cluster, with all that Ray then starts
