@@ -171,6 +171,7 @@ class RunRecord(Callback):
         self.clock.start()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parts(trainer)[0].execution.end()  # graphs hold memory, which scoring at other lengths may need
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         scorers = [callback for callback in callbacks if isinstance(callback, ScoreAtLengths)]
         changed = self._validated_weights not in (None, _version(pl_module))  # by weight averaging, say
@@ -219,6 +220,7 @@ class RunRecord(Callback):
                 "error": error,
                 **sizes.as_record(),
                 **self.constants,
+                **classifier.execution.record(),
                 "step": trainer.global_step,
                 "steps": trainer.global_step,
                 "total_steps": classifier.total_steps,
