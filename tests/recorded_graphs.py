@@ -1,8 +1,7 @@
 """CUDA graphs on a CPU: operations are recorded as they are dispatched, and a replay carries them out again.
 
-As in a capture, a tensor that a recorded operation makes keeps its place, and every replay writes to it; and
-nothing has been computed for those outside: what was written to tensors from before, and random numbers that were
-drawn, are put back.
+As in a capture, a tensor that a recorded operation makes keeps its place, and every replay writes to it. And
+nothing has been computed: what was written to tensors from before is put back, as are random numbers.
 """
 
 from contextlib import contextmanager

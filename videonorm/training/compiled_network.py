@@ -36,11 +36,12 @@ class CompiledNetwork:
         self._run = torch.compile(run, mode=mode, fullgraph=True, dynamic=False)
 
     def __call__(self, clips: Tensor) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()
+        if self._mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         try:
             return self._run(clips)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             raise UserError(
-                f"model.compile ({self._mode}) must be null for {self._name}, of which torch makes no one graph: "
+                f"model.compile ({self._mode}) must be null for {self._name}, of which torch makes no graph: "
                 f"{first_line(error)}"
             ) from error

@@ -1,8 +1,8 @@
 """The network of a training step as CUDA graphs: its forward and backward, captured once and replayed.
 
-What is captured is the network alone. The loss, gradient scaling, clipping and the optimizer follow as ever: they
-take numbers of the host (a learning rate, whether a scaled step is skipped) and are queued while the device is
-still busy with the graphs, which take the host no time.
+The network alone is captured. The loss, gradient scaling, clipping and the optimizer follow as ever: they
+depend on the host (a learning rate, whether a scaled step is skipped, callbacks), which queues them while the
+device is still busy with the graphs.
 
 Gradients are handed out as copies. Autograd keeps the first gradient that it is given as ``.grad``; that of a
 graph would be overwritten by the next replay, in the middle of an accumulated step.
@@ -23,12 +23,12 @@ WARM_UP = 3  # batches in which kernels are compiled and loaded, algorithms chos
 
 
 class GraphedNetwork:
-    """Clips (B, 3, T, H, W) to logits, with gradients for the parameters: captured behind ``WARM_UP`` batches.
+    """Clips (B, 3, T, H, W) to logits, with gradients of the parameters: captured behind ``WARM_UP`` batches.
 
-    The batches of the warm-up are trained on as they are, and nothing runs that training without it would not:
-    running statistics and random numbers go on as ever. Python of the network, hooks among it, runs in these
-    batches and in the capture, and not again. The graphs keep their memory, about that of one step, also while
-    something else runs, such as validation.
+    The warm-up is a part of the training, and the capture computes nothing: weights, running statistics and
+    random numbers go on as without. Python of the network, its hooks too, runs in the warm-up and in the
+    capture, and not again. The graphs keep their memory, about that of one step, while something else runs,
+    such as validation.
 
     Args:
         network: in training mode, on a CUDA device.
@@ -101,10 +101,10 @@ class _Graphs:
         self._turn = 0
 
     def __call__(self, clips: Tensor) -> Tensor:
-        if not _are_alike(clips, self.clips):
+        if clips.shape != self.clips.shape or clips.dtype != self.clips.dtype:
             raise UserError(
-                f"clips {tuple(clips.shape)} must be {tuple(self.clips.shape)} as those that were captured, with "
-                "model.cuda_graph (true)"
+                f"clips ({_form(clips)}) must be {_form(self.clips)} with model.cuda_graph (true), as those "
+                "that were captured"
             )
         logits: Tensor = _Replay.apply(self, clips, *self.parameters)
         return logits
@@ -126,8 +126,8 @@ class _Graphs:
         return (None if grad is None else next(copies) for grad in self.grads)
 
 
-def _are_alike(clips: Tensor, captured: Tensor) -> bool:
-    return clips.shape == captured.shape and clips.dtype == captured.dtype
+def _form(clips: Tensor) -> str:
+    return f"{tuple(clips.shape)}, {clips.dtype}"
 
 
 class _Replay(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """How a training step runs the network: as it is, compiled, or as CUDA graphs."""
 
 import math
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler
 
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import Network
-from videonorm.layers import MovingAverageBatchNorm3d, estimated_batch_norms
+from videonorm.layers import MovingAverageBatchNorm3d, SyncBatchNorm3d, estimated_batch_norms
 from videonorm.training.compiled_network import CompiledNetwork, CompileMode
 from videonorm.training.graphed_network import GraphedNetwork
 from videonorm.training.micro_batches import shares_statistics
@@ -34,8 +34,8 @@ class StepExecution:
     def __init__(self, network: nn.Module, compile: CompileMode | None, cuda_graph: bool) -> None:
         if compile is not None and cuda_graph:
             raise UserError(
-                f"model.cuda_graph (true) must be false with model.compile ({compile}): reduce-overhead is what "
-                "captures a compiled network"
+                f"model.cuda_graph (true) must be false with model.compile ({compile}): a compiled network "
+                "is captured by reduce-overhead"
             )
         self.compile = compile
         self.cuda_graph = cuda_graph
@@ -58,47 +58,50 @@ class StepExecution:
 
     def check(self, trainer: Trainer) -> None:
         """Raise UserError for a training that cannot be run so, before anything is written."""
-        captures = self.cuda_graph or self.compile == "reduce-overhead"
-        if not self.cuda_graph and self.compile is None:
+        if self.compile is None and not self.cuda_graph:
             return
-        device = trainer.strategy.root_device
-        if captures and device.type != "cuda":
-            raise self._refuse(f"on {device.type}: CUDA graphs are of a CUDA device")
-        if captures and not isinstance(trainer.strategy, SingleDeviceStrategy):
-            strategy = type(trainer.strategy).__name__
-            raise self._refuse(f"with {strategy}: its graphs hold no communication between devices")
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            strategy = type(trainer.strategy).__name__
-            raise self._refuse(f"with {strategy}, which leaves no whole network on a device")
+        strategy = trainer.strategy
+        if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+            raise self._refuse(f"with {type(strategy).__name__}: no device has the whole network there")
+        if self.cuda_graph or self.compile == "reduce-overhead":
+            if not isinstance(strategy, SingleDeviceStrategy):
+                raise self._refuse(
+                    f"with {type(strategy).__name__}: its graphs are of a training on one device"
+                )
+            if strategy.root_device.type != "cuda":
+                raise self._refuse(f"on {strategy.root_device.type}: only a CUDA device has graphs")
+        accumulate = trainer.accumulate_grad_batches
+        if self.compile == "reduce-overhead" and accumulate > 1:
+            raise UserError(
+                f"trainer.accumulate_grad_batches ({accumulate}) must be 1 with {self._name}, whose graphs "
+                "overwrite the gradients of the batch before (model.cuda_graph accumulates)"
+            )
         if shares_statistics(self._network, trainer):
             raise self._refuse(
-                f"for AccumulatedBatchNorm3d with trainer.accumulate_grad_batches "
-                f"({trainer.accumulate_grad_batches}): how often a block is passed follows from the values"
-            )
-        if self.compile == "reduce-overhead" and trainer.accumulate_grad_batches > 1:
-            raise UserError(
-                f"trainer.accumulate_grad_batches ({trainer.accumulate_grad_batches}) must be 1 with {self._name}, "
-                "whose graphs overwrite gradients that wait for others (model.cuda_graph accumulates)"
+                f"for AccumulatedBatchNorm3d with trainer.accumulate_grad_batches ({accumulate}): how often "
+                "clips pass a block follows from the values"
             )
         self._check_norms(trainer)
 
     def _check_norms(self, trainer: Trainer) -> None:
-        batch_norms = estimated_batch_norms(self._network).values()
-        for norm in batch_norms:
+        modules = list(self._network.modules())
+        for norm in estimated_batch_norms(self._network).values():
             if norm.training and norm.momentum is None:
-                raise self._refuse(
-                    f"for {type(norm).__name__} with momentum (null), whose share is a count that is read"
-                )
-        moving = any(isinstance(module, MovingAverageBatchNorm3d) for module in self._network.modules())
-        if moving and not self.cuda_graph:
-            raise self._refuse("for MovingAverageBatchNorm3d, whose backward writes a buffer")
+                name = type(norm).__name__
+                raise self._refuse(f"for {name} with momentum null: each step would read how many there were")
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            averages = isinstance(callback, StochasticWeightAveraging)
-            if averages and any(isinstance(module, _BatchNorm) for module in self._network.modules()):
+            if isinstance(callback, StochasticWeightAveraging) and _any(modules, _BatchNorm):
+                name = type(callback).__name__
                 raise self._refuse(
-                    f"with trainer.callbacks ({type(callback).__name__}), which ends with an epoch of batch "
-                    "norms without momentum"
+                    f"with trainer.callbacks ({name}), which sets batch norms' momentum to null"
                 )
+        if self.compile is not None and _any(modules, MovingAverageBatchNorm3d):
+            raise self._refuse("for MovingAverageBatchNorm3d, whose backward writes a buffer")
+        if trainer.world_size > 1 and _any(modules, SyncBatchNorm3d):
+            raise self._refuse(
+                f"for SyncBatchNorm3d with trainer.devices ({trainer.world_size}): its graph holds no "
+                "exchange between devices"
+            )
 
     def check_shapes(self, number: int, cause: str) -> None:
         """Raise UserError if batches of so many shapes, by a cause, are too many."""
@@ -140,3 +143,7 @@ class StepExecution:
         """For run.json: what was asked for, and of a captured network the batches of this session so far."""
         replayed = self._count() if self.cuda_graph else None
         return {"compile": self.compile, "cuda_graph": self.cuda_graph, "replayed_batches": replayed}
+
+
+def _any(modules: Iterable[nn.Module], kind: type[nn.Module]) -> bool:
+    return any(isinstance(module, kind) for module in modules)
