@@ -75,6 +75,33 @@ def test_what_a_callback_changes_is_captured_anew(tmp_path):
     assert graphed.execution.record()["replayed_batches"] == 12 - 2 * WARM_UP
 
 
+def freeze(network):
+    network.stages[0].conv1.weight.requires_grad_(False)
+
+
+def put_another_buffer_in(network):
+    network.stages[0].norm1.running_var = torch.ones(4)
+
+
+def change_a_mode(network):
+    network.stages[0].norm1.eval()
+
+
+@pytest.mark.parametrize("change", [freeze, put_another_buffer_in, change_a_mode])
+def test_every_change_is_captured_anew(change):
+    network = TwoBlocks(**BN)
+    graphed, clips = GraphedNetwork(network), torch.randn(2, 3, 2, 6, 6)
+    for expected in [0] * WARM_UP + [1, 2]:
+        graphed(clips)
+        assert graphed.replayed == expected
+        graphed.settle()
+    change(network)
+    graphed.settle()
+    for expected in [2] * WARM_UP + [3]:
+        graphed(clips)
+        assert graphed.replayed == expected
+
+
 class Linear(nn.Module):
     """Has a parameter that goes into nothing."""
 
@@ -106,6 +133,15 @@ def test_gradients_are_scaled_and_added_up(captured):
     torch.stack([network(of_batch).square().sum() * 2.0**16 for of_batch in clips]).sum().backward()
     torch.testing.assert_close(kept[0], network.head.weight.grad)
     assert kept[1] is None
+
+
+def test_gradients_that_were_handed_out_stay(captured):
+    network, graphed = captured
+    weight, kept = network.head.weight, []
+    for of_batch in torch.randn(2, 2, 3, 1, 2, 2):
+        kept += torch.autograd.grad(graphed(of_batch).square().sum(), weight)
+        torch.testing.assert_close(kept[-1], *torch.autograd.grad(network(of_batch).square().sum(), weight))
+    assert not torch.equal(*kept)
 
 
 def test_a_backward_is_of_the_last_forward(captured):

@@ -93,6 +93,8 @@ class RunRecord(Callback):
         if classifier.start:
             say(trainer, str(classifier.start.report))
             self.weights = classifier.start.record()
+        if classifier.execution.compile is not None:
+            say(trainer, "the first step compiles the network, and takes so much longer")
         best_possible = data and data.source.best_possible_top1(
             data.num_frames, data.frame_stride, data.frames_per_second
         )
