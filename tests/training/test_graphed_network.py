@@ -1,17 +1,19 @@
 """A training whose network is captured is that of the network itself; graphs are recorded on the CPU here."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch import Callback, callbacks
 from recorded_graphs import RecordedGraph, stand_in
 from torch import nn
 from two_blocks import NETWORKS, TwoBlocks, fit
 
+from videonorm.diagnostics import LossLandscape
 from videonorm.errors import UserError
 from videonorm.layers import BatchNorm3d
+from videonorm.training import AdaptiveGradientClipping
 from videonorm.training.graphed_network import WARM_UP, GraphedNetwork
 from videonorm.training.step_execution import StepExecution
 
@@ -49,9 +51,12 @@ CASES = {
     "accumulated": (BN, {"accumulate_grad_batches": 2, "steps": 6}),
     "clipped": (NETWORKS["gn"], {"gradient_clip_val": 0.1}),
     "frozen": (BN | {"dropout": 0.5}, {"freeze": ["stages.0"]}),
-    "averaged": (BN, {"callbacks": [lambda: EMAWeightAveraging(decay=0.5)]}),
+    "clipped_by_unit": (BN, {"callbacks": [AdaptiveGradientClipping]}),
+    "recorded": (BN, {"callbacks": [partial(LossLandscape, every_n_steps=4)]}),  # by weights of its own
 }
-SLOW = {"gn", "recompute", "clipped"}
+if hasattr(callbacks, "EMAWeightAveraging"):  # since Lightning 2.6
+    CASES["averaged"] = BN, {"callbacks": [partial(callbacks.EMAWeightAveraging, decay=0.5)]}
+SLOW = {"gn", "recompute", "clipped", "clipped_by_unit"}
 
 
 @pytest.mark.parametrize(
