@@ -75,6 +75,7 @@ def fit(
     ckpt_path=None,
     momentum=0.9,
     freeze=None,
+    validates=False,
     **options,
 ):
     """Train on batches of four clips; the losses of the batches, the model and its trainer."""
@@ -87,5 +88,6 @@ def fit(
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     quiet |= {"enable_checkpointing": False, "accelerator": "cpu", "max_steps": steps}
     trainer = Trainer(default_root_dir=folder, callbacks=[*callbacks, losses], **(quiet | options))
-    trainer.fit(model, DataLoader(data, batch_size=4), ckpt_path=ckpt_path)
+    validation = DataLoader(data, batch_size=7) if validates else None
+    trainer.fit(model, DataLoader(data, batch_size=4), validation, ckpt_path=ckpt_path)
     return losses.values, model, trainer

@@ -55,7 +55,8 @@ CASES = {
     "recorded": (BN, {"callbacks": [partial(LossLandscape, every_n_steps=4)]}),  # by weights of its own
 }
 if hasattr(callbacks, "EMAWeightAveraging"):  # since Lightning 2.6
-    CASES["averaged"] = BN, {"callbacks": [partial(callbacks.EMAWeightAveraging, decay=0.5)]}
+    average = partial(callbacks.EMAWeightAveraging, decay=0.5)
+    CASES["averaged"] = BN, {"callbacks": [average], "validates": True, "val_check_interval": 2}
 SLOW = {"gn", "recompute", "clipped", "clipped_by_unit"}
 
 

@@ -38,11 +38,16 @@ class GraphedNetwork:
         self._network = network
         self._graphs: _Graphs | None = None
         self._circumstances: list[object] = []
+        self._is_settled = True
         self._warm = 0
         self.replayed = 0
         """Batches that were replayed."""
 
     def __call__(self, clips: Tensor) -> Tensor:
+        if not self._is_settled:
+            self._is_settled = True
+            if self._graphs is not None and self._circumstances != list(_circumstances(self._network)):
+                self._graphs, self._warm = None, 0
         if self._graphs is None and self._warm < WARM_UP:
             self._warm += 1
             logits: Tensor = self._network(clips)
@@ -54,12 +59,11 @@ class GraphedNetwork:
         return self._graphs(clips)
 
     def settle(self) -> None:
-        """Warm up and capture anew if modules or parameters are no longer those of the capture.
+        """Before the next batch, warm up and capture anew if modules or tensors are others than captured.
 
         To be called where they may change: a callback may have frozen a part or put other buffers in.
         """
-        if self._graphs is not None and self._circumstances != list(_circumstances(self._network)):
-            self._graphs, self._warm = None, 0
+        self._is_settled = False
 
     def _capture(self, clips: Tensor) -> "_Graphs":
         try:
