@@ -73,6 +73,7 @@ def fit(
     cuda_graph=False,
     clips=20,
     ckpt_path=None,
+    lr=0.05,
     momentum=0.9,
     freeze=None,
     validates=False,
@@ -82,7 +83,7 @@ def fit(
     seed_everything(1)
     x = torch.randn(clips, 3, 2, 6, 6) + torch.arange(clips).view(-1, 1, 1, 1, 1) % CLASSES
     data = TensorDataset(x, torch.arange(clips) % CLASSES)
-    optimizer = partial(torch.optim.SGD, lr=0.05, momentum=momentum)
+    optimizer = partial(torch.optim.SGD, lr=lr, momentum=momentum)
     model = VideoClassifier(make_network(), optimizer, freeze=freeze, compile=compile, cuda_graph=cuda_graph)
     losses = Losses()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
