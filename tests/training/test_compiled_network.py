@@ -21,19 +21,6 @@ def fresh():
         yield
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """torch.compile without a backend: it finds the graph, which PyTorch runs. Gives the modes asked for."""
-    asked, real = [], torch.compile
-
-    def compile(function, mode, **how):
-        asked.append(mode)
-        return real(function, backend="eager", **how)
-
-    monkeypatch.setattr(torch, "compile", compile)
-    return asked
-
-
 @pytest.mark.parametrize("name", ["bn", "recompute"])
 def test_losses_are_those_of_the_network(tmp_path, traced, name):
     want, eager, _ = fit(tmp_path, lambda: TwoBlocks(**NETWORKS[name]), steps=STEPS)

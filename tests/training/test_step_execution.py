@@ -143,12 +143,14 @@ def test_nothing_is_written_by_a_run_that_is_refused(recipe, tmp_path, options, 
 
 
 @pytest.mark.slow
-def test_a_compiled_run_says_so_and_goes_on_without(recipe, tmp_path):
-    """With generated code, by the command line."""
+def test_a_compiled_run_says_so_and_goes_on_without(recipe, tmp_path, traced, capsys):
     command = ["fit", "-c", str(recipe), "--trainer.default_root_dir", str(tmp_path), "--model.compile"]
     main([*command, "default", "--trainer.max_steps", "3"])
+    assert traced == ["default"] and "the first step compiles the network" in capsys.readouterr().out
     record = json.loads((tmp_path / "run.json").read_text())
     assert [record[key] for key in ("compile", "cuda_graph", "replayed_batches")] == ["default", False, None]
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert not any("_orig_mod" in key for key in state)
     main([*command, "null", "--trainer.max_steps", "5", "--ckpt_path", "last"])
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["compile"] is None and record["step"] == 5
