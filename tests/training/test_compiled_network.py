@@ -21,7 +21,7 @@ def fresh():
         yield
 
 
-@pytest.mark.parametrize("name", ["bn", "recompute"])
+@pytest.mark.parametrize("name", [pytest.param("bn", marks=pytest.mark.slow), "recompute"])
 def test_losses_are_those_of_the_network(tmp_path, traced, name):
     want, eager, _ = fit(tmp_path, lambda: TwoBlocks(**NETWORKS[name]), steps=STEPS)
     got, compiled, trainer = fit(

@@ -52,7 +52,10 @@ CASES = {
     "clipped": (NETWORKS["gn"], {"gradient_clip_val": 0.1}),
     "frozen": (BN | {"dropout": 0.5}, {"freeze": ["stages.0"]}),
     "clipped_by_unit": (BN, {"callbacks": [AdaptiveGradientClipping]}),
-    "recorded": (BN, {"callbacks": [partial(LossLandscape, every_n_steps=4)]}),  # by weights of its own
+    "recorded": (
+        BN,
+        {"callbacks": [partial(LossLandscape, every_n_steps=5, per_decade=1)]},
+    ),  # by weights of its own
 }
 if hasattr(callbacks, "EMAWeightAveraging"):  # since Lightning 2.6
     average = partial(callbacks.EMAWeightAveraging, decay=0.5)
