@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+import torch
 
 
 def write_video(path, brightness, num_frames=12, size=24, seed=0):
@@ -88,3 +89,16 @@ def recipe(videos):
     path = videos.folder / "recipe.yaml"
     path.write_text(RECIPE.format(videos=videos))
     return path
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile without a backend: it finds the graph, which PyTorch runs. Gives the modes asked for."""
+    asked, real = [], torch.compile
+
+    def compile(function, mode, **how):
+        asked.append(mode)
+        return real(function, backend="eager", **how)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    return asked

@@ -124,6 +124,28 @@ def test_two_processes_test_each_of_101_videos_once(judge, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_train_a_compiled_network(recipe, tmp_path):
+    """With the losses of the network itself."""
+    norm = {"class_path": "videonorm.layers.GroupNorm3d", "init_args": {"num_groups": 2}}
+    losses = []
+    for compile in ("null", "default"):
+        options = {
+            "--model.backbone.init_args.norm": json.dumps(norm),
+            "--model.compile": compile,
+            "--data.batch_size": 1,
+            "--trainer.max_steps": 4,
+            "--trainer.devices": 2,
+            "--trainer.strategy": "ddp",
+            "--trainer.default_root_dir": tmp_path / compile,
+        }
+        run("fit", recipe, options, timeout=600)
+        with open(tmp_path / compile / "metrics.csv", newline="") as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+    assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert json.loads((tmp_path / "default" / "run.json").read_text())["compile"] == "default"
+
+
+@pytest.mark.slow
 def test_two_processes_end_on_time_and_score_at_other_lengths(recipe, videos, tmp_path):
     """With the same step, or they would wait for each other; and every video once."""
     callbacks = [

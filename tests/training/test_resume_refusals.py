@@ -71,6 +71,8 @@ FREE = {
     "data.num_workers": 3,
     "data.source.init_args.root": "elsewhere",
     "model.backbone.init_args.recompute_norms": True,
+    "model.compile": "default",
+    "model.cuda_graph": True,
     "trainer.max_steps": 9,
     "trainer.precision": "bf16-mixed",
     "trainer.default_root_dir": "elsewhere",

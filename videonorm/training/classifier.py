@@ -19,6 +19,7 @@ from videonorm.errors import UserError
 from videonorm.evaluation.scores import VideoScores
 from videonorm.evaluation.start import Start, load_start
 from videonorm.training.batch_sizes import BatchSizes, check_accumulation
+from videonorm.training.compiled_network import CompileMode
 from videonorm.training.divergence import FiniteLoss, check_finite_weights
 from videonorm.training.micro_batches import MicroBatches, check_last_step, check_micro_batches
 from videonorm.training.network_parts import freeze as freeze_parts
@@ -27,13 +28,9 @@ from videonorm.training.resume import settle_progress
 from videonorm.training.run_folder import FolderLock
 from videonorm.training.schedule import Schedule
 from videonorm.training.scoring import EpochScores
+from videonorm.training.step_execution import StepExecution
 from videonorm.training.time_budget import TimeBudget
-from videonorm.training.unfit_callbacks import (
-    CheckedCallback,
-    check_averages,
-    check_callbacks,
-    check_resumed,
-)
+from videonorm.training.unfit_callbacks import check_averages, check_every_callback, check_resumed
 
 
 class VideoClassifier(LightningModule):
@@ -67,6 +64,11 @@ class VideoClassifier(LightningModule):
             checkpoint of a run, or an exported folder. A run that goes on does not read it again.
         new: what of the backbone does not come from there: head (for other classes), norms, or the
             beginning of a tensor's name, such as stages.3; several as a list.
+        compile: run the network by torch.compile in the steps of training: default, or reduce-overhead, which
+            captures what comes of it as CUDA graphs. One graph for each shape of clips, or an error; the
+            compiler decides what is kept for backward, in place of ``recompute_norms``.
+        cuda_graph: capture forward and backward of the network behind three batches, on one GPU and for clips
+            of one shape, and replay them in the steps that follow.
 
     Attributes:
         start: of ``weights``, where they were read: what ``run.json`` says of them.
@@ -85,6 +87,8 @@ class VideoClassifier(LightningModule):
         lr_scales: dict[str, float] | None = None,
         weights: str | None = None,
         new: str | list[str] | None = None,
+        compile: CompileMode | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -111,7 +115,8 @@ class VideoClassifier(LightningModule):
         self.train()
         self.clips_shape: tuple[int, ...] = ()  # (B, 3, T, H, W) of the last batch in training
         self._loss = FiniteLoss(scaled=False)
-        self._micro_batches = MicroBatches(backbone)
+        self.execution = StepExecution(backbone, compile, cuda_graph)
+        self._micro_batches = MicroBatches(backbone, self.execution)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) to logits (B, num_classes)."""
@@ -168,16 +173,13 @@ class VideoClassifier(LightningModule):
         # Before loggers make the run folder: a batch that the norms cannot be trained on must leave nothing
         # behind, nor a run in a folder that is taken.
         if self.trainer.state.fn == TrainerFn.FITTING:
-            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-            check_callbacks(callbacks)
-            for callback in callbacks:
-                if isinstance(callback, CheckedCallback):
-                    callback.check(self.trainer)
+            check_every_callback(self.trainer)
             _ = self.batch_sizes
             check_micro_batches(self.backbone, self.trainer)
+            self.execution.check(self.trainer)
             if self.frozen:  # of which Lightning warns
                 warnings.filterwarnings("ignore", ".*in eval mode at the start of training")
-            for callback in callbacks:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, FolderLock):
                     callback.take(self.trainer)
 
@@ -279,6 +281,7 @@ class VideoClassifier(LightningModule):
         if self.total_steps is not None and self.time_budget is None and not rehearses:
             check_averages(self.trainer.callbacks, self.total_steps)  # type: ignore[attr-defined]
         self._loss = FiniteLoss(scaled=getattr(self.trainer.precision_plugin, "scaler", None) is not None)
+        self.execution.begin(self.trainer)
         # A checkpoint may be of a training of another length. Weight averaging takes the scheduler's place.
         for config in self.trainer.lr_scheduler_configs if isinstance(self.scheduler, Schedule) else ():
             factors: Any = config.scheduler
@@ -296,6 +299,7 @@ class VideoClassifier(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._micro_batches.clear()
+        self.execution.settle()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         clips, target = train_clips(batch)
@@ -317,6 +321,7 @@ class VideoClassifier(LightningModule):
 
     def on_train_end(self) -> None:
         self._check_finite()
+        self.execution.end()
 
     def _check_finite(self) -> None:
         """Raise UserError, on every process, if the loss of one has not been finite."""
@@ -366,6 +371,9 @@ class VideoClassifier(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._finish_scores("val")
+
+    def on_validation_end(self) -> None:
+        self.execution.settle()
 
     def on_test_epoch_start(self) -> None:
         self.start_scores(self.trainer.test_dataloaders)

@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from videonorm.errors import UserError
+from videonorm.evaluation.scores import Network
 from videonorm.layers import accumulated_batch_norms, accumulated_loss
 
 Loss = Callable[[Tensor], Tensor]
@@ -18,16 +19,18 @@ class MicroBatches:
 
     Args:
         network: clips (B, 3, T, H, W) to logits.
+        run: the same, as a step runs it.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, run: Network) -> None:
         self._network = network
+        self._run = run
         self._waiting: list[tuple[Tensor, Loss]] = []
 
     def loss(self, clips: Tensor, loss: Loss, trainer: Trainer) -> tuple[Tensor, int] | None:
         """A loss, and of how many micro-batches it is the sum; None where these wait for others."""
         if not shares_statistics(self._network, trainer):
-            return loss(self._network(clips)), 1
+            return loss(self._run(clips)), 1
         self._waiting.append((clips, loss))
         if trainer.fit_loop._should_accumulate():
             return None

@@ -172,6 +172,7 @@ class Multigrid(Callback):
             max_steps=trainer.max_steps,
             max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
         )
+        classifier.execution.check_shapes(len(plan.shapes), "Multigrid")
         for shape in plan.shapes:
             self._pooled(classifier, shape, trainer)
             if shape.batch_size * plan.accumulate > plan.clips:

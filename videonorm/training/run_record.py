@@ -93,6 +93,8 @@ class RunRecord(Callback):
         if classifier.start:
             say(trainer, str(classifier.start.report))
             self.weights = classifier.start.record()
+        if classifier.execution.compile is not None:
+            say(trainer, "the first step compiles the network, and takes so much longer")
         best_possible = data and data.source.best_possible_top1(
             data.num_frames, data.frame_stride, data.frames_per_second
         )
@@ -171,6 +173,7 @@ class RunRecord(Callback):
         self.clock.start()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parts(trainer)[0].execution.end()  # graphs hold memory, which scoring at other lengths may need
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         scorers = [callback for callback in callbacks if isinstance(callback, ScoreAtLengths)]
         changed = self._validated_weights not in (None, _version(pl_module))  # by weight averaging, say
@@ -219,6 +222,7 @@ class RunRecord(Callback):
                 "error": error,
                 **sizes.as_record(),
                 **self.constants,
+                **classifier.execution.record(),
                 "step": trainer.global_step,
                 "steps": trainer.global_step,
                 "total_steps": classifier.total_steps,

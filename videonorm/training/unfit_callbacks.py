@@ -42,6 +42,15 @@ def check_callbacks(callbacks: Iterable[Callback]) -> None:
                 raise UserError(f"trainer.callbacks ({type(callback).__name__}) must be left out: {reason}")
 
 
+def check_every_callback(trainer: Trainer) -> None:
+    """The same, and what callbacks say themselves."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    check_callbacks(callbacks)
+    for callback in callbacks:
+        if isinstance(callback, CheckedCallback):
+            callback.check(trainer)
+
+
 def check_resumed(callbacks: Iterable[Callback], network: nn.Module) -> None:
     """Raise UserError for a callback that a run cannot go on with."""
     for callback in callbacks:
