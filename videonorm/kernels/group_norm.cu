@@ -21,7 +21,7 @@ constexpr int MAX_THREADS = 256;
 // The blocks that a multiprocessor has room for; with more, ptxas spills.
 template <typename T>
 constexpr int BLOCKS = 2;
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000
 template <>
 constexpr int BLOCKS<bfloat16> = 3;
 #endif
@@ -209,7 +209,7 @@ template <int N, typename Visit>
 __device__ void in_batches(int count, Visit visit) {
     int index = 0;
     for (; index + N <= count; index += N) visit(All<N>(), index);
-    if (N > 1 && index < count) visit(First<N>{count - index}, index);
+    if (index < count) visit(First<N>{count - index}, index);
 }
 
 // -------------------------------------------------------------------------------------------- reductions
