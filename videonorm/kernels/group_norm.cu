@@ -209,7 +209,7 @@ template <int N, typename Visit>
 __device__ void in_batches(int count, Visit visit) {
     int index = 0;
     for (; index + N <= count; index += N) visit(All<N>(), index);
-    if (index < count) visit(First<N>{count - index}, index);
+    if (N > 1 && index < count) visit(First<N>{count - index}, index);
 }
 
 // -------------------------------------------------------------------------------------------- reductions
