@@ -17,7 +17,8 @@ from videonorm.models import ResNet3d, VGG3d
 NORMS = {
     "bn": {"norm": BatchNorm3d},
     "gn_ws": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d},
-    "recompute": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d, "recompute_norms": True},
+    "recompute": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d, "recompute": "blocks"},
+    "8bit": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d, "recompute": "blocks_8bit"},
     "F.group_norm": {"norm": partial(TorchGroupNorm3d, num_groups=4)},
 }
 MODELS = {

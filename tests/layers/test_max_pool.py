@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videonorm.layers import MaxPool3d, recompute_norms
+from videonorm.layers import MaxPool3d, recompute
 
 from .stack import make_clips
 
@@ -27,7 +27,7 @@ def test_max_pool_keeps_no_indices(memory_format, options):
         dtypes.append(tensor.dtype)
         return tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), recompute_norms():
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), recompute("norms"):
         got = MaxPool3d(**options)(x)
     assert dtypes == [torch.float32]
     assert torch.equal(got, want) and got.stride() == want.stride()
@@ -37,6 +37,6 @@ def test_max_pool_keeps_no_indices(memory_format, options):
 
 def test_max_pool_with_indices():
     x = make_clips()
-    with recompute_norms():
+    with recompute("norms"):
         y, indices = MaxPool3d(2, return_indices=True)(x)
     assert torch.equal(F.max_unpool3d(y, indices, 2).amax((2, 3, 4)), y.amax((2, 3, 4)).clamp(min=0))

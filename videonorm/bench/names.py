@@ -11,4 +11,6 @@ PEERS = {
     "var_mean": "var_mean WS",
 }
 PASSES = ("moments", "apply", "sums", "grad_x")  # of our group norm
-NORMS = ("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute")  # of a training step
+NORMS = (  # of a training step
+    *("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute", "gn_ws_recompute_blocks", "gn_ws_recompute_8bit"),
+)

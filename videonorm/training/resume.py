@@ -8,7 +8,7 @@ from videonorm.evaluation.checkpoint import check_weights
 
 # Settings of the model and the clips that leave no trace in a checkpoint, nor in what is recorded of a run.
 FREE = {
-    "model.backbone.init_args.recompute_norms",
+    "model.backbone.init_args.recompute",
     "data.source",
     "data.num_test_clips",
     "data.num_test_crops",
