@@ -32,7 +32,7 @@ class Form:
     @classmethod
     def of(cls, x: Tensor) -> "Form":
         last = x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
-        return cls(x.shape, x.dtype, last)
+        return cls(x.shape, x.dtype, last and not x.is_contiguous())
 
     def flat(self, x: Tensor) -> Tensor:
         """The values in the order of memory."""
