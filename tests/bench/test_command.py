@@ -27,7 +27,7 @@ def test_help(arguments):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["kernel"], r"must be one of kernels, step, decode, loader, views; did you mean kernels\?"),
+        (["kernel"], r"must be one of kernels, step, host, decode, loader, views; did you mean kernels\?"),
         (
             ["kernels", "--quik"],
             r"--quik is no option here; did you mean --quick\? \(see videonorm bench kernels --help\)",

@@ -172,7 +172,7 @@ def test_every_shape_is_measured_once():
 
 def test_passes_are_read_from_the_profiler(cases, clock, monkeypatch):
     """With a profiler that says what one on a GPU would."""
-    seen = {"moments": 4.0, "merge_moments": 1.0, "apply_relu": 8.0, "sums_relu": 6.0, "grad_x_relu": 9.0}
+    seen = {"moments": 4.0, "copy_kernel": 1.0, "apply_relu": 8.0, "sums_relu": 6.0, "grad_x_relu": 9.0}
     events = [
         SimpleNamespace(
             name=name,

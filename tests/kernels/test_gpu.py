@@ -98,6 +98,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     success = driver.CUresult.CUDA_SUCCESS
     monkeypatch.setattr(torch.cuda, "get_device_properties", machine.properties)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: machine.current)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: machine.current, raising=False)
     monkeypatch.setattr(torch.cuda, "device", machine.device)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: machine.capturing)
     monkeypatch.setattr(

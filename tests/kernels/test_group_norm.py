@@ -40,7 +40,7 @@ def test_every_variant(shim, unit, assert_at_most_twice):
     kernel_file = (kernels.__file__ or "").removesuffix(".py") + ".cu"
     with open(kernel_file) as source:
         names = re.findall(r"^KERNEL (\w+)\(", source.read(), re.MULTILINE)
-    assert len(names) == 13 and {kernel for _, kernel in launched} == set(names)
+    assert len(names) == 10 and {kernel for _, kernel in launched} == set(names)
 
 
 SHAPES = {  # ((N, C, T, H, W), G)
@@ -51,7 +51,7 @@ SHAPES = {  # ((N, C, T, H, W), G)
     "twenty_six": ((1, 832, 1, 3, 3), 32),
     "one_wide_group": ((1, 2048, 1, 2, 2), 1),
     "wide_group_with_a_rest": ((1, 921, 1, 2, 3), 1),  # of the 256 channels that are merged at a time
-    "more_chunks_than_are_merged_at_a_time": ((1, 64, 4, 10, 16), 1),
+    "more_samples_than_are_merged_at_a_time": ((9, 264, 1, 2, 4), 8),
     "one_narrow_group": ((3, 8, 2, 3, 3), 1),
     "prime": ((1, 7, 1, 3, 11), 7),
     "two_sites": ((5, 64, 2, 1, 1), 32),
@@ -202,12 +202,11 @@ def without(text: str, occurrence: int):
 
 
 MUTATIONS = [
-    *(("__syncthreads();", index) for index in range(4)),
+    *(("__syncthreads();", index) for index in range(2)),  # the others: test_tickets.py
     ("mine.merge(other);", 0),
     (" + delta * delta * number() * share", 0),
     ("mean(slot) = fmaf(delta, share, mean(slot));", 0),
     ("number() = all;", 0),
-    ("sum = fmaf(static_cast<float>(sites_of_chunk(p, chunk)), mean - shift, sum);", 0),
 ]
 
 
@@ -221,12 +220,6 @@ def test_a_line_less_is_seen(text, occurrence):
             got = run(Shim(seed, edit=without(text, occurrence)), *inputs, 4, relu=True)
             for result, wanted in zip(got, want, strict=True):
                 torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-5)
-
-
-def test_all_mutations_are_tried():
-    with open((kernels.__file__ or "").removesuffix(".py") + ".cu") as source:
-        text = source.read()
-    assert text.count("__syncthreads();") == sum(name == "__syncthreads();" for name, _ in MUTATIONS)
 
 
 ASAN = """

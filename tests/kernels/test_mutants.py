@@ -74,19 +74,15 @@ def masks(edit: Edit) -> None:
 
 
 WIDE = values((1, 921, 1, 2, 3), 1)
-CHUNKS = values((1, 64, 4, 10, 16), 1)
+SAMPLES = values((9, 264, 1, 2, 4), 8)
 EMPTY = values((1, 108, 4, 19, 19), 4, multiprocessors=13)
-PARTIAL = "(static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels"
-INT_PARTIAL = "(thread.sample * p.chunks + thread.chunk) * p.channels"
-OWN_PARTIAL = "(static_cast<long long>(sample) * p.chunks + chunk) * p.channels + channel"
+ROW = "(static_cast<long long>(sample) * p.chunks + chunk) * p.channels"
 START = "const long long start = static_cast<long long>(filter) * layer.n;"
 
 MUTANTS = {
-    "merges_the_first_chunks_alone": Mutant("chunk += p.merge_depth", "chunk += p.chunks", CHUNKS),
-    "merges_no_rest_of_a_group": Mutant(
-        "begin < p.channels_per_group;", "begin + p.merge_width <= p.channels_per_group;", WIDE
-    ),
-    "merges_the_next_group_too": Mutant("begin + lane < p.channels_per_group && ", "", WIDE),
+    "merges_the_first_rows_alone": Mutant("row += ROWS_AT_ONCE * depth", "row += rows", SAMPLES),
+    "merges_no_rest_of_a_band": Mutant("first < lanes;", "first + width <= lanes;", WIDE),
+    "merges_the_next_band_too": Mutant("lane < lanes && rank < depth", "rank < depth", WIDE),
     "merges_nothing_with_nothing": Mutant(
         "all > 0 ? other.number() / all : 0", "other.number() / all", EMPTY
     ),
@@ -117,34 +113,8 @@ MUTANTS = {
         last_blocks,
     ),
     "int_at": Mutant("long long at(int index)", "int at(int index)", last_blocks),
-    "int_partial_of_moments": Mutant(PARTIAL, INT_PARTIAL, last_blocks),
-    "int_partial_of_sums": Mutant(PARTIAL, INT_PARTIAL, last_blocks, 1),
-    "int_sample_of_moments": Mutant(
-        "static_cast<long long>(sample) * p.chunks *", "sample * p.chunks *", last_groups
-    ),
-    "int_chunk_of_means": Mutant(
-        "partial[static_cast<long long>(chunk) * p.channels + channel].first",
-        "partial[chunk * p.channels + channel].first",
-        last_groups,
-    ),
-    "int_chunk_of_squares": Mutant(
-        "partial[static_cast<long long>(chunk) * p.channels + channel];",
-        "partial[chunk * p.channels + channel];",
-        last_groups,
-    ),
-    "int_partial_of_merge_sums": Mutant(
-        OWN_PARTIAL, "(sample * p.chunks + chunk) * p.channels + channel", last_groups
-    ),
-    "int_sums": Mutant(
-        "p.sums[static_cast<long long>(sample) * p.channels + channel] =",
-        "p.sums[sample * p.channels + channel] =",
-        last_groups,
-    ),
-    "int_sums_of_samples": Mutant(
-        "p.sums[static_cast<long long>(sample) * p.channels + channel];",
-        "p.sums[sample * p.channels + channel];",
-        last_groups,
-    ),
+    "int_row_of": Mutant(ROW, "(sample * p.chunks + chunk) * p.channels", last_blocks),
+    "int_row_of_a_merge": Mutant(ROW, "(sample * p.chunks + chunk) * p.channels", last_groups),
     "int_filter": Mutant(START, "const int start = filter * layer.n;", last_filter),
     "int_filter_of_gradient": Mutant(START, "const int start = filter * layer.n;", last_filter, 1),
 }
@@ -166,6 +136,6 @@ def test_mutant_dies(mutant):
     assert process.exitcode
 
 
-@pytest.mark.parametrize("see", [last_blocks, last_groups, last_filter, masks, WIDE, CHUNKS, EMPTY])
+@pytest.mark.parametrize("see", [last_blocks, last_groups, last_filter, masks, WIDE, SAMPLES, EMPTY])
 def test_what_is_right_lives(see):
     see(lambda source: source)

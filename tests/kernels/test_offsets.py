@@ -94,11 +94,15 @@ def check_passes(shim: Shim, case: Case) -> None:
     statistics = {name: sparse(case.samples, GROUPS) for name in ("mean", "rstd")}
     pairs = {"partial": sparse(case.samples, plan.template.chunks, case.channels, 2)}
     pairs["slopes"] = sparse(case.samples, GROUPS, 2)
+    counters = sparse(plan.counters, dtype=torch.int32)  # only where nothing else is run is a block the last
     weight, bias = torch.randn(2, case.channels)
-    launch = Launch.of(plan.template, **big, **statistics, **pairs, weight=weight, bias=bias)
+    launch = Launch.of(
+        plan.template, **big, **statistics, **pairs, counters=counters, weight=weight, bias=bias
+    )
 
     def start(kernel: str, shared_bytes: int) -> None:
-        shim.launch(plan.unit, kernel, plan.pass_grid, plan.pass_block, shared_bytes, launch.params)
+        counters.zero_()
+        shim.launch(plan.unit, kernel, plan.grid, plan.block, shared_bytes, launch.params)
 
     of_block = {name: case.of_last_block(tensor) for name, tensor in big.items()}
     for name in ("x", "residual", "grad_y"):
@@ -135,10 +139,13 @@ def check_passes(shim: Shim, case: Case) -> None:
 
 
 def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
-    """merge_moments, merge_sums and add_samples of the last group; every chunk is of one site."""
+    """moments and sums of the last block, whose tickets are the last ones; every chunk is of one site."""
     assert samples * chunks * channels > 2**31
-    per_group, groups = 4, channels // 4
-    depth = min(64, chunks)
+    vector, per_group, groups = 8, 4, channels // 4
+    width = min(32, channels // vector)
+    columns = channels // (width * vector)  # and as many bands
+    per_segment = min(2, chunks)
+    segments = chunks // per_segment
     template = Params(
         sites=chunks,
         sites_per_chunk=1,
@@ -146,48 +153,73 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
         channels=channels,
         channels_per_group=per_group,
         chunks=chunks,
-        merge_width=per_group,
-        merge_depth=depth,
+        columns=columns,
+        width=width,
+        depth=1,
+        chunks_per_segment=per_segment,
+        columns_per_band=1,
     )
+    x, grad_y = (sparse(samples, chunks, channels, dtype=torch.bfloat16) for _ in range(2))
     statistics = {name: sparse(samples, groups) for name in ("mean", "rstd")}
-    partial, sums = sparse(samples, chunks, channels, 2), sparse(samples, channels, 2)
-    slopes, weight = sparse(samples, groups, 2), sparse(channels)
-    totals = {name: sparse(channels) for name in ("grad_weight", "grad_bias")}
-    launch = Launch.of(
-        template, **statistics, partial=partial, sums=sums, slopes=slopes, weight=weight, **totals
+    partial, slopes, weight = (
+        sparse(samples, chunks, channels, 2),
+        sparse(samples, groups, 2),
+        sparse(channels),
     )
-    unit, block = CASES["many_sites"].plan().unit, 256
-
+    counters = sparse(columns * (1 + samples * (1 + segments)), dtype=torch.int32)
+    few = samples < 10  # so that one block can add up all
+    totals = {name: sparse(channels) for name in ("grad_weight", "grad_bias")} if few else {}
+    launch = Launch.of(
+        template,
+        **statistics,
+        **{"x": x, "grad_y": grad_y, "weight": weight, "partial": partial, "slopes": slopes},
+        counters=counters,
+        **totals,
+    )
+    unit = CASES["many_samples_channels_last"].plan().unit
     own = partial[-1, :, -per_group:]  # (chunks, channels of a group, 2)
+
+    def start(kernel: str) -> None:
+        counters[columns - 1], counters[-1] = samples - 1, per_segment - 1
+        counters[columns * (1 + samples) - 1] = segments - 1
+        shim.launch(unit, kernel, samples * columns * chunks, width, 4 * 3 * width, launch.params)
+
+    x[-1, -1, -per_group:], grad_y[-1, -1, -per_group:] = torch.randn(2, per_group)
+    weight[-per_group:] = torch.randn(per_group)
+    last_x, last_grad = x[-1, -1, -per_group:].double(), grad_y[-1, -1, -per_group:].double()
     own.copy_(torch.randn(own.shape))
     own[..., 1].abs_()
-    shim.launch(unit, "merge_moments", samples * groups, block, block // 32 * 4, launch.params)
-    means, squares = own.double().unbind(-1)
-    mean = means.mean()
-    var = (squares + (means - mean) ** 2).mean()
+    # Rows of the last segment are of a chunk, of each other one the first is of all.
+    rows = [*range(0, chunks - per_segment, per_segment), *range(chunks - per_segment, chunks)]
+    sites = torch.tensor([per_segment] * (segments - 1) + [1] * per_segment, dtype=torch.float64)[:, None]
+    means, squares = own[rows].double().unbind(-1)
+    means[-1], squares[-1] = last_x, 0
+    start("moments")
+    mean = (sites * means).sum() / (chunks * per_group)
+    var = (squares + sites * (means - mean) ** 2).sum() / (chunks * per_group)
     close(statistics["mean"][-1, -1], mean)
     close(statistics["rstd"][-1, -1], (var + 1e-5).rsqrt())
 
-    weight[-per_group:] = torch.randn(per_group)
-    shared_bytes = 4 * max(block // 32, (depth + 1) // 2 * per_group * 2)
-    shim.launch(unit, "merge_sums", samples * groups, block, shared_bytes, launch.params)
-    close(sums[-1, -per_group:], own.double().sum(0))
-    gradient, projection = weight[-per_group:].double() @ own.double().sum(0)
-    rstd = statistics["rstd"][-1, -1].double()
+    own.copy_(torch.randn(own.shape))
+    others = partial[:-1, 0, -per_group:] if few else partial[:0, 0, -per_group:]
+    others.copy_(torch.randn(others.shape))
+    mean, rstd = (values[-1, -1].double() for values in statistics.values())
+    sums = own[rows].double()
+    sums[-1] = torch.stack([last_grad, last_grad * (last_x - mean) * rstd], -1)
+    sums = sums.sum(0)
+    start("sums")
+    gradient, projection = weight[-per_group:].double() @ sums
     want = torch.stack([-(rstd**2) * projection, -rstd * gradient]) / (chunks * per_group)
     close(slopes[-1, -1], want)
-
-    if samples < 10:  # one thread adds up all samples of a channel
-        sums[:, -per_group:] = torch.randn(samples, per_group, 2)
-        shim.launch(unit, "add_samples", -(-channels // block), block, 0, launch.params)
-        bias, weight = sums[:, -per_group:].double().sum(0).T
+    if few:
+        bias, weight = (others.double().sum(0) + sums).T
         close(totals["grad_bias"][-per_group:], bias)
         close(totals["grad_weight"][-per_group:], weight)
 
 
 MERGES = {  # samples, chunks, channels
     "many_samples": (2**28 + 1, 1, 16),
-    "many_channels": (3, 3, 2**30),
+    "many_channels": (3, 4, 2**30),
 }
 
 

@@ -9,6 +9,7 @@ from videonorm.options import run_one_of
 BENCHMARKS = {
     "kernels": "single operators beside their peers",
     "step": "a whole training step, norm beside norm",
+    "host": "the time in which the host queues a norm and a step, on any machine",
     "decode": "the frames of a clip out of a file",
     "loader": "whole training loaders",
     "views": "all views of a video for a test",

@@ -14,3 +14,13 @@ PASSES = ("moments", "apply", "sums", "grad_x")  # of our group norm
 NORMS = (  # of a training step
     *("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute", "gn_ws_recompute_blocks", "gn_ws_recompute_8bit"),
 )
+
+# Of the host's time: what is queued, and by which norms and convolutions.
+HOST_ARMS = ("bn", "gn", "gn_ws", "gn_ws_recompute")
+PARTS = {
+    "gn": ("bn", "gn"),
+    "gn_relu": ("bn", "gn"),
+    "gn_add_relu": ("bn", "gn"),
+    "ws": ("bn", "gn_ws"),
+    "step": HOST_ARMS,
+}

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from videonorm.bench.names import NORMS, OPS, PASSES, PEERS
+from videonorm.bench.names import HOST_ARMS, NORMS, OPS, PASSES, PEERS
 from videonorm.bench.records import NOT_INSTALLED, Row, read_rows
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,6 +63,8 @@ def new_tables(rows: Sequence[Row]) -> list[Table]:
         tables = [kernel_table(rows), pass_table(rows)]
     elif "net" in rows[0]:
         tables = [step_table(rows), clips_table(rows)]
+    elif "part" in rows[0]:
+        tables = [host_table(rows)]
     else:
         tables = [target_table(rows), loading_table(rows)]
     return [table for table in tables if table.rows]
@@ -124,6 +126,20 @@ def clips_table(rows: Sequence[Row]) -> Table:
     return _pivot(title, line, found, _contenders(found), lambda rows: str(rows[-1]["max_clips"]))
 
 
+def host_table(rows: Sequence[Row]) -> Table:
+    """Microseconds in which the host queues a part and all its directions, arm beside arm."""
+    found = [row | {"text": _part(row["part"])} for row in rows if row["direction"] == "all"]
+    arms = [name for name in HOST_ARMS if any(row["arm"] == name for row in found)]
+
+    def cell(of_arm: Sequence[Row]) -> str:
+        (row,) = of_arm
+        ratio = f" ({float(row['ratio_to_bn']):.2f})" if row["ratio_to_bn"] and row["arm"] != "bn" else ""
+        return f"{float(row['microseconds']):,.0f}{ratio}"
+
+    title = "Microseconds of the host, forward and backward, of a step its optimizer too (ratio to bn)"
+    return _pivot(title, {"": "{text}"}, found, arms, cell, lambda row: [row["arm"]])
+
+
 def target_table(rows: Sequence[Row]) -> Table:
     """What is asked of ours, and what was measured: medians over the cases, with the worst and the best."""
     body = []
@@ -178,6 +194,11 @@ def readme_tables(folder: Path = RESULTS) -> str:
 def readme_loading_tables(folder: Path = RESULTS) -> str:
     """What the README says of loading: what was asked and measured, or that nothing was."""
     return _readme(folder, "loader") or UNMEASURED_LOADING
+
+
+def readme_host_table(folder: Path = RESULTS) -> str:
+    """What the README says of the host's time."""
+    return _readme(folder, "part")
 
 
 def _readme(folder: Path, column: str) -> str:
@@ -251,6 +272,11 @@ def _step(found: Sequence[Row]) -> str:
     return ", ".join(parts)
 
 
+def _part(part: str) -> str:
+    """A part of the host's work in words; the norm is each arm's own."""
+    return {"ws": "filters of a stage", "step": "step"}.get(part) or OPS[part].replace("GN", "norm")
+
+
 def _failure(row: Row) -> str:
     """Why a row has no figures, in a cell: the kind of error, or which package is missing."""
     error = str(row["error"])
@@ -280,4 +306,4 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 if __name__ == "__main__":
-    print(f"{readme_tables()}\n{readme_loading_tables()}", end="")
+    print(f"{readme_tables()}\n{readme_host_table()}\n{readme_loading_tables()}", end="")

@@ -34,7 +34,7 @@ def show(records: Records) -> None:
     for table in new_tables(rows):
         _print(console, table)
     for row in rows:
-        if row["error"]:
+        if row.get("error"):
             case = next(case for case in CASES if case[0] in row)
             who, what = row.get("contender") or row["loader"], " ".join(row[name] for name in case)
             console.print(Text(f"{who} failed, {what}: {row['error']}", "red"), soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from videonorm.kernels.compiler import compile, cuda_core, nvrtc_version
+from videonorm.kernels.counters import Counters, StreamCounters
 from videonorm.kernels.unit import KernelError, Unit
 
 __all__ = ["Gpu", "KernelError", "gpu"]
@@ -57,6 +58,7 @@ class Gpu:
         self._functions: dict[tuple[Unit, str], Any] = {}
         self._modules: dict[Unit, Any] = {}  # kept, because the functions are in them
         self._loading = threading.Lock()
+        self._counters = StreamCounters(driver)
         self._thread = _Thread()
 
     def launch(
@@ -69,7 +71,7 @@ class Gpu:
             RuntimeError: CUDA refuses the launch; or it is the kernel's first on this device, and the stream
                 is being captured into a CUDA graph.
         """
-        if torch.cuda.current_device() != self._index:
+        if torch._C._cuda_getDevice() != self._index:
             with torch.cuda.device(self._index):
                 return self.launch(unit, kernel, grid, block, shared_bytes, params)
         if not self._thread.has_context:
@@ -85,10 +87,24 @@ class Gpu:
             function, grid, 1, 1, block, 1, 1, shared_bytes, stream, ctypes.addressof(pointer), 0
         )
         if status:
+            self._counters.forget(stream)
             raise RuntimeError(
                 f"{kernel} of {unit} (grid {grid}, block {block}, {shared_bytes} bytes shared)"
                 f" could not be launched on cuda:{self._index}: {status.name}"
             )
+
+    def counters(self, number: int) -> Counters:
+        """As ``Machine.counters``, of PyTorch's current stream of this device.
+
+        Raises:
+            RuntimeError: CUDA has no memory for them.
+        """
+        if torch._C._cuda_getDevice() != self._index:
+            with torch.cuda.device(self._index):
+                return self.counters(number)
+        if not self._thread.has_context:
+            self._take_context()
+        return self._counters.of_stream(torch._C._cuda_getCurrentRawStream(self._index), number)
 
     def _take_context(self) -> None:
         """Make the device's context the driver's current one, where a new thread has none.

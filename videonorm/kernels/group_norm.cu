@@ -7,8 +7,9 @@
 // and one block has one chunk of one column of one sample. Its width * depth threads are `width` lanes, each
 // with a few channels of its own (SLOTS of them, whose parameters stay in registers), and `depth` ranks that
 // share those channels and take turns on the chunk's sites. So the grid fills a GPU from a single clip, and
-// sums end as one pair of floats a chunk and channel; groups matter only to the two kernels that merge these.
-// All orders of summation are fixed: results are the same to the bit from run to run.
+// sums end as one pair of floats a chunk and channel. The last block to finish merges these: no launch of its
+// own is spent on that. Which block is the last differs from run to run; what it computes does not, as all
+// orders of summation are fixed: results are the same to the bit.
 #include "scalar.cuh"
 
 constexpr int MAX_THREADS = 256;
@@ -16,8 +17,9 @@ constexpr int MAX_THREADS = 256;
     extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)  // 2: else ptxas spills now and then
 constexpr int SLOTS = CHANNELS_LAST ? VECTOR : 1;
 constexpr int IN_FLIGHT = 4;  // accesses that a thread waits for at a time
+constexpr int ROWS_AT_ONCE = 8;  // likewise, pairs to merge
 
-struct Pair {
+struct alignas(8) Pair {
     float first, second;
 };
 
@@ -33,9 +35,9 @@ struct Params {
     float* mean;         // (N, G)
     float* rstd;         // (N, G)
     Pair* partial;       // (N, chunks, C): (mean, sum of squares about it), or (sum dz, sum dz * x_hat)
-    Pair* sums;          // (N, C): (sum dz, sum dz * x_hat)
     Pair* slopes;        // (N, G): what grad_x gets from x - mean, and from 1
-    float* grad_weight;  // (C,)
+    unsigned* counters;  // (bands,), (N, bands), (N, columns, segments): 0 before a launch and behind it
+    float* grad_weight;  // (C,); null: not wanted, nor is the next
     float* grad_bias;    // (C,)
     long long sites;
     int sites_per_chunk;
@@ -46,8 +48,8 @@ struct Params {
     int columns;
     int width;
     int depth;
-    int merge_width;  // of merge_sums
-    int merge_depth;
+    int chunks_per_segment;
+    int columns_per_band;
     int weight_is_float32;  // else SCALAR
     int bias_is_float32;
     float eps;
@@ -82,25 +84,29 @@ __device__ void read_parameters(const void* values, int is_float32, int channel,
     }
 }
 
-__device__ inline int sites_of_chunk(const Params& p, int chunk) {
+// The sites of `number` chunks from `chunk` on, of which the last may not be there.
+__device__ inline long long sites_of_chunks(const Params& p, int chunk, int number) {
     const long long left = p.sites - static_cast<long long>(chunk) * p.sites_per_chunk;
-    return static_cast<int>(left < p.sites_per_chunk ? left : p.sites_per_chunk);
+    const long long all = static_cast<long long>(number) * p.sites_per_chunk;
+    return left < all ? left : all;
 }
+
+__device__ inline int least(int one, int other) { return one < other ? one : other; }
 
 // What one thread of a pass does: `count` accesses, from `offset` on, `step` scalars apart.
 struct Thread {
-    int sample, chunk, channel, lane, rank;
+    int sample, chunk, column, channel, lane, rank;
     int count;
     long long offset, step;
 
     __device__ explicit Thread(const Params& p) {
         chunk = static_cast<int>(blockIdx.x) % p.chunks;
         const int rest = static_cast<int>(blockIdx.x) / p.chunks;
-        const int column = rest % p.columns;
+        column = rest % p.columns;
         sample = rest / p.columns;
         const int thread = static_cast<int>(threadIdx.x);
         const long long first_site = static_cast<long long>(chunk) * p.sites_per_chunk;
-        const int sites = sites_of_chunk(p, chunk);
+        const int sites = static_cast<int>(sites_of_chunks(p, chunk, 1));
         if (CHANNELS_LAST) {
             lane = thread % p.width;
             rank = thread / p.width;
@@ -182,19 +188,6 @@ __device__ void merge_ranks(int lane, int rank, int width, int depth, Record& mi
     }
 }
 
-// The sum over a block of whole warps, for each of its threads.
-__device__ float block_sum(float value) {
-    extern __shared__ float shared[];
-#pragma unroll
-    for (int lanes = 16; lanes; lanes /= 2) value += __shfl_xor_sync(0xffffffff, value, lanes);
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-    __syncthreads();
-    float sum = 0;
-    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += shared[warp];
-    __syncthreads();
-    return sum;
-}
-
 // Of each slot the mean and the sum of squares about it, with the number of scalars that they are of. Merged
 // as in Chan, Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances".
 template <int N>
@@ -217,6 +210,9 @@ struct Moments {
         }
         number() = all;
     }
+
+    __device__ static Moments of(Pair pair, float number) { return {{pair.first, pair.second, number}}; }
+    __device__ Pair pair() { return {mean(0), squares(0)}; }
 };
 
 template <int N>
@@ -231,11 +227,125 @@ struct Sums {
 #pragma unroll
         for (int k = 0; k < SIZE; ++k) at[k] += other.at[k];
     }
+
+    __device__ static Sums of(Pair pair, float) { return {{pair.first, pair.second}}; }
+    __device__ Pair pair() { return {first(0), second(0)}; }
 };
+
+// ----------------------------------------------------------------------------------------------- merging
+// Every block leaves a row of `partial`: a pair for each channel of its column. A *segment* is some adjacent
+// chunks, a *band* some adjacent columns, as few as hold whole groups. Of the blocks of a segment and column
+// the last to finish merges their rows, of those that did so in a sample and band the last merges theirs, and
+// of those, one a sample, the last adds up what all samples give to the parameters' gradients. What is merged
+// lies where the first of its rows was.
+
+// Whether this block is the last of `number` that call this with the same counter. It may then read what the
+// others wrote before they did. All of its threads call it.
+__device__ bool last_of(int number, unsigned* counter) {
+    __syncthreads();
+    if (number == 1) return true;
+    bool last = false;
+    if (threadIdx.x == 0) {
+        __threadfence();  // whoever sees this block's ticket sees what its threads wrote before the barrier
+        // The last ticket makes the counter 0 again, for the next launch.
+        last = atomicInc(counter, number - 1) == number - 1;
+        __threadfence();  // what is read behind the barrier is read after the ticket was taken
+    }
+    return __syncthreads_or(last);
+}
+
+// Merges `rows` records of each of `lanes` lanes: load(lane, row) gives one, finish(lane, record) takes what
+// they make, in one thread. All threads of the block call it.
+template <typename Record, typename Load, typename Finish>
+__device__ void merge(int lanes, int rows, Load load, Finish finish) {
+    const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+    const int width = least(lanes, threads), depth = least(threads / width, rows);
+    const int rank = thread / width;
+    for (int first = 0; first < lanes; first += width) {
+        const int lane = first + thread % width;
+        const bool has_rows = lane < lanes && rank < depth;
+        Record mine = {};
+        for (unsigned row = rank; has_rows && row < rows; row += ROWS_AT_ONCE * depth) {
+            Record records[ROWS_AT_ONCE] = {};
+#pragma unroll
+            for (int u = 0; u < ROWS_AT_ONCE; ++u)
+                if (row + u * depth < rows) records[u] = load(lane, static_cast<int>(row + u * depth));
+#pragma unroll
+            for (int half = ROWS_AT_ONCE / 2; half; half /= 2) {
+#pragma unroll
+                for (int u = 0; u < half; ++u) records[u].merge(records[u + half]);
+            }
+            mine.merge(records[0]);
+        }
+        merge_ranks(thread % width, rank, width, depth, mine);
+        if (has_rows && rank == 0) finish(lane, mine);
+    }
+}
+
+// A sample's columns that are merged together.
+struct Band {
+    int index, columns, first_channel, channels;
+
+    __device__ Band(const Params& p, const Thread& thread) {
+        const int channels_of_column = p.width * SLOTS;
+        index = thread.column / p.columns_per_band;
+        const int first_column = index * p.columns_per_band;
+        columns = least(p.columns_per_band, p.columns - first_column);
+        first_channel = first_column * channels_of_column;
+        channels = least(columns * channels_of_column, p.channels - first_channel);
+    }
+};
+
+__device__ inline int number_of_bands(const Params& p) {
+    return (p.columns + p.columns_per_band - 1) / p.columns_per_band;
+}
+
+__device__ inline Pair* row_of(const Params& p, int sample, int chunk) {
+    return p.partial + (static_cast<long long>(sample) * p.chunks + chunk) * p.channels;
+}
+
+// Merges `number` rows of some channels of a sample, each of `chunks` chunks, the first at `first`.
+template <typename Record>
+__device__ void merge_rows(const Params& p, int sample, int first_channel, int channels, int first, int chunks,
+                           int number) {
+    merge<Record>(
+        channels, number,
+        [&](int channel, int row) {
+            const int chunk = first + row * chunks;
+            const float sites = static_cast<float>(sites_of_chunks(p, chunk, chunks));
+            return Record::of(row_of(p, sample, chunk)[first_channel + channel], sites);
+        },
+        [&](int channel, Record& all) {
+            row_of(p, sample, first)[first_channel + channel] = all.pair();
+        });
+}
+
+// Merges a band of a sample into the row of chunk 0. True in the block that did it, the last of them.
+template <typename Record>
+__device__ bool merge_chunks(const Params& p, const Thread& thread, const Band& band) {
+    const int segments = (p.chunks + p.chunks_per_segment - 1) / p.chunks_per_segment;
+    const int bands = number_of_bands(p);
+    unsigned* const of_bands = p.counters + bands;
+    if (p.chunks_per_segment > 1) {
+        unsigned* const of_segments = of_bands + static_cast<long long>(p.samples) * bands;
+        const int segment = thread.chunk / p.chunks_per_segment, first = segment * p.chunks_per_segment;
+        const int number = least(p.chunks_per_segment, p.chunks - first);
+        const long long column = static_cast<long long>(thread.sample) * p.columns + thread.column;
+        if (!last_of(number, of_segments + column * segments + segment)) return false;
+        const int first_channel = thread.column * p.width * SLOTS;
+        const int channels = least(p.width * SLOTS, p.channels - first_channel);
+        merge_rows<Record>(p, thread.sample, first_channel, channels, first, 1, number);
+    }
+    const long long index = static_cast<long long>(thread.sample) * bands + band.index;
+    if (!last_of(segments * band.columns, of_bands + index)) return false;
+    merge_rows<Record>(p, thread.sample, band.first_channel, band.channels, 0, p.chunks_per_segment, segments);
+    __syncthreads();
+    return true;
+}
 
 // ----------------------------------------------------------------------------------------------- forward
 
-// x -> partial: the moments of every chunk and channel.
+// x -> mean, rstd.
 KERNEL moments(const Params p) {
     const Thread thread(p);
     // Sums of x minus the thread's first scalar: nothing cancels where the mean is large.
@@ -271,44 +381,25 @@ KERNEL moments(const Params p) {
         mine.squares(slot) = squares < 0 ? 0 : squares;  // by rounding; NaN stays NaN
     }
     merge_ranks(thread.lane, thread.rank, p.width, p.depth, mine);
-    if (thread.rank) return;
-    Pair* partial =
-        p.partial + (static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels;
-    if (thread.channel >= p.channels) return;
+    if (thread.rank == 0 && thread.channel < p.channels) {
+        Pair* const row = row_of(p, thread.sample, thread.chunk);
 #pragma unroll
-    for (int slot = 0; slot < SLOTS; ++slot)
-        partial[thread.channel + slot] = {mine.mean(slot), mine.squares(slot)};
-}
-
-// partial -> mean, rstd. One block a sample and group.
-KERNEL merge_moments(const Params p) {
-    const int groups = p.channels / p.channels_per_group;
-    const int sample = static_cast<int>(blockIdx.x) / groups, group = static_cast<int>(blockIdx.x) % groups;
-    const Pair* partial =
-        p.partial + static_cast<long long>(sample) * p.chunks * p.channels + group * p.channels_per_group;
-    const int parts = p.chunks * p.channels_per_group;
-    const float number = static_cast<float>(p.sites) * p.channels_per_group;
-
-    const float shift = partial[0].first;
-    float sum = 0;
-    for (int part = threadIdx.x; part < parts; part += blockDim.x) {
-        const int chunk = part / p.channels_per_group, channel = part % p.channels_per_group;
-        const float mean = partial[static_cast<long long>(chunk) * p.channels + channel].first;
-        sum = fmaf(static_cast<float>(sites_of_chunk(p, chunk)), mean - shift, sum);
+        for (int slot = 0; slot < SLOTS; ++slot)
+            row[thread.channel + slot] = {mine.mean(slot), mine.squares(slot)};
     }
-    const float mean = shift + block_sum(sum) / number;
-
-    float squares = 0;
-    for (int part = threadIdx.x; part < parts; part += blockDim.x) {
-        const int chunk = part / p.channels_per_group, channel = part % p.channels_per_group;
-        const Pair moments = partial[static_cast<long long>(chunk) * p.channels + channel];
-        const float delta = moments.first - mean;
-        squares += fmaf(delta * delta, static_cast<float>(sites_of_chunk(p, chunk)), moments.second);
-    }
-    const float var = block_sum(squares) / number;
-    if (threadIdx.x) return;
-    p.mean[blockIdx.x] = mean;
-    p.rstd[blockIdx.x] = 1 / sqrtf(var + p.eps);
+    const Band band(p, thread);
+    if (!merge_chunks<Moments<1>>(p, thread, band)) return;
+    const int per_group = p.channels_per_group;
+    const int first_group = thread.sample * (p.channels / per_group) + band.first_channel / per_group;
+    const Pair* const row = row_of(p, thread.sample, 0) + band.first_channel;
+    const float sites = static_cast<float>(p.sites);
+    merge<Moments<1>>(
+        band.channels / per_group, per_group,
+        [&](int group, int channel) { return Moments<1>::of(row[group * per_group + channel], sites); },
+        [&](int group, Moments<1>& all) {
+            p.mean[first_group + group] = all.mean(0);
+            p.rstd[first_group + group] = 1 / sqrtf(all.squares(0) / (sites * per_group) + p.eps);
+        });
 }
 
 // The affine map of a thread's channels.
@@ -383,6 +474,37 @@ __device__ bool passes(const Affine& affine, float x, float y, int slot) {
     return MASK == Mask::NONE || !(y <= 0);
 }
 
+// The merged sums of a band of a sample -> slopes; of the band in all samples -> grad_weight, grad_bias.
+__device__ void finish_sums(const Params& p, int sample, const Band& band) {
+    const int per_group = p.channels_per_group;
+    const int first_group = sample * (p.channels / per_group) + band.first_channel / per_group;
+    const Pair* const row = row_of(p, sample, 0);
+    const float number = static_cast<float>(p.sites) * per_group;
+    merge<Sums<1>>(
+        band.channels / per_group, per_group,
+        [&](int group, int index) {
+            const int channel = band.first_channel + group * per_group + index;
+            float weight[1];
+            read_parameters(p.weight, p.weight_is_float32, channel, 1, weight);
+            return Sums<1>{{weight[0] * row[channel].first, weight[0] * row[channel].second}};
+        },
+        [&](int group, Sums<1>& all) {
+            const float rstd = p.rstd[first_group + group];
+            p.slopes[first_group + group] = {-rstd * rstd * all.second(0) / number,
+                                             -rstd * all.first(0) / number};
+        });
+    if (!p.grad_weight || !last_of(p.samples, p.counters + band.index)) return;
+    merge<Sums<1>>(
+        band.channels, p.samples,
+        [&](int channel, int of_sample) {
+            return Sums<1>::of(row_of(p, of_sample, 0)[band.first_channel + channel], 1);
+        },
+        [&](int channel, Sums<1>& all) {
+            p.grad_bias[band.first_channel + channel] = all.first(0);
+            p.grad_weight[band.first_channel + channel] = all.second(0);
+        });
+}
+
 template <Mask MASK>
 __device__ void sums_pass(const Params& p) {
     const Thread thread(p);
@@ -412,68 +534,21 @@ __device__ void sums_pass(const Params& p) {
         }
     });
     merge_ranks(thread.lane, thread.rank, p.width, p.depth, mine);
-    if (thread.rank) return;
-    Pair* partial =
-        p.partial + (static_cast<long long>(thread.sample) * p.chunks + thread.chunk) * p.channels;
-    const auto rstd_of = [&](int group) { return p.rstd[group]; };
-    thread.for_each_slot(p, rstd_of, [&](int slot, float rstd) {
-        partial[thread.channel + slot] = {mine.first(slot), mine.second(slot) * rstd};
-    });
+    if (thread.rank == 0) {
+        Pair* const row = row_of(p, thread.sample, thread.chunk);
+        const auto rstd_of = [&](int group) { return p.rstd[group]; };
+        thread.for_each_slot(p, rstd_of, [&](int slot, float rstd) {
+            row[thread.channel + slot] = {mine.first(slot), mine.second(slot) * rstd};
+        });
+    }
+    const Band band(p, thread);
+    if (merge_chunks<Sums<1>>(p, thread, band)) finish_sums(p, thread.sample, band);
 }
 
-// x, grad_y -> partial: sum dz and sum dz * x_hat of every chunk and channel.
+// x, grad_y -> slopes, grad_weight, grad_bias; behind a residual dz, too.
 KERNEL sums(const Params p) { sums_pass<Mask::NONE>(p); }
 KERNEL sums_relu(const Params p) { sums_pass<Mask::FROM_X>(p); }
 KERNEL sums_add_relu(const Params p) { sums_pass<Mask::FROM_Y>(p); }
-
-// partial -> sums, slopes. One block a sample and group.
-KERNEL merge_sums(const Params p) {
-    const int groups = p.channels / p.channels_per_group;
-    const int sample = static_cast<int>(blockIdx.x) / groups, group = static_cast<int>(blockIdx.x) % groups;
-    const int lane = static_cast<int>(threadIdx.x) % p.merge_width,
-              rank = static_cast<int>(threadIdx.x) / p.merge_width;
-    const int first_channel = group * p.channels_per_group;
-    float gradient = 0, projection = 0;
-    for (int begin = 0; begin < p.channels_per_group; begin += p.merge_width) {
-        const int channel = first_channel + begin + lane;
-        const bool mine_to_merge = begin + lane < p.channels_per_group && rank < p.merge_depth;
-        Sums<1> mine = {};
-        if (mine_to_merge) {
-            for (int chunk = rank; chunk < p.chunks; chunk += p.merge_depth) {
-                const Pair part =
-                    p.partial[(static_cast<long long>(sample) * p.chunks + chunk) * p.channels + channel];
-                mine.merge({{part.first, part.second}});
-            }
-        }
-        merge_ranks(lane, rank, p.merge_width, p.merge_depth, mine);
-        if (mine_to_merge && rank == 0) {
-            p.sums[static_cast<long long>(sample) * p.channels + channel] = {mine.first(0), mine.second(0)};
-            float weight[1];
-            read_parameters(p.weight, p.weight_is_float32, channel, 1, weight);
-            gradient = fmaf(weight[0], mine.first(0), gradient);
-            projection = fmaf(weight[0], mine.second(0), projection);
-        }
-    }
-    gradient = block_sum(gradient);
-    projection = block_sum(projection);
-    if (threadIdx.x) return;
-    const float number = static_cast<float>(p.sites) * p.channels_per_group;
-    const float rstd = p.rstd[blockIdx.x];
-    p.slopes[blockIdx.x] = {-rstd * rstd * projection / number, -rstd * gradient / number};
-}
-
-// sums -> grad_weight, grad_bias. One thread a channel.
-KERNEL add_samples(const Params p) {
-    const int channel = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-    if (channel >= p.channels) return;
-    Sums<1> all = {};
-    for (int sample = 0; sample < p.samples; ++sample) {
-        const Pair sums = p.sums[static_cast<long long>(sample) * p.channels + channel];
-        all.merge({{sums.first, sums.second}});
-    }
-    p.grad_bias[channel] = all.first(0);
-    p.grad_weight[channel] = all.second(0);
-}
 
 template <Mask MASK>
 __device__ void grad_x_pass(const Params& p) {

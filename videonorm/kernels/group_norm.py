@@ -20,6 +20,7 @@ THREADS = 256  # of a block at most
 LANES = 32  # channel vectors that a block takes at most: rows of 512 bytes
 ACCESSES = 4  # of a thread at least, where there is so much to do
 BLOCKS_PER_MULTIPROCESSOR = 6
+MERGED_BY_A_BLOCK = 4 * 8 * THREADS  # pairs at most: its threads wait for 8 of them each, four times
 MAX_BLOCKS = 2**31 - 1
 MAX_CHUNK = 2**30  # sites; a thread counts its accesses in an int
 
@@ -39,8 +40,8 @@ class Params(ctypes.Structure):
         ("mean", ctypes.c_void_p),
         ("rstd", ctypes.c_void_p),
         ("partial", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
         ("slopes", ctypes.c_void_p),
+        ("counters", ctypes.c_void_p),
         ("grad_weight", ctypes.c_void_p),
         ("grad_bias", ctypes.c_void_p),
         ("sites", ctypes.c_longlong),
@@ -52,8 +53,8 @@ class Params(ctypes.Structure):
         ("columns", ctypes.c_int),
         ("width", ctypes.c_int),
         ("depth", ctypes.c_int),
-        ("merge_width", ctypes.c_int),
-        ("merge_depth", ctypes.c_int),
+        ("chunks_per_segment", ctypes.c_int),
+        ("columns_per_band", ctypes.c_int),
         ("weight_is_float32", ctypes.c_int),
         ("bias_is_float32", ctypes.c_int),
         ("eps", ctypes.c_float),
@@ -131,15 +132,12 @@ class Plan:
 
     unit: Unit
     template: Params
-    pass_grid: int
-    pass_block: int
-    merge_grid: int
-    merge_moments_block: int
-    merge_sums_block: int
-    moments_bytes: int  # of shared memory, as the following
+    grid: int
+    block: int
+    moments_bytes: int  # of shared memory, as the next
     sums_bytes: int
-    merge_sums_bytes: int
     partials: int  # pairs of floats
+    counters: int
 
 
 @functools.lru_cache(maxsize=4096)
@@ -164,10 +162,18 @@ def plan_for(
     )
     per_group = channels // groups
     slots = vector if channels_last else 1
+    channels_of_column = cut.width * slots
+    columns_per_band = min(math.lcm(channels_of_column, per_group) // channels_of_column, cut.columns)
+    bands = -(-cut.columns // columns_per_band)
+    pairs_of_band = cut.chunks * min(columns_per_band * channels_of_column, channels)
+    chunks_per_segment = 1 if pairs_of_band <= MERGED_BY_A_BLOCK else math.isqrt(cut.chunks - 1) + 1
+    counters = bands  # with three numbers of blocks that meet there: a counter for one is not used
+    if cut.chunks > 1 or columns_per_band > 1:
+        counters += samples * bands
+    if chunks_per_segment > 1:
+        counters += samples * cut.columns * -(-cut.chunks // chunks_per_segment)
+    block = cut.width * cut.depth
     to_merge = (cut.depth + 1) // 2 * cut.width  # records of a block's threads, in shared memory at a time
-    merge_width = min(per_group, THREADS)
-    merge_depth = min(THREADS // merge_width, cut.chunks)
-    merge_sums_block = _whole_warps(merge_width * merge_depth)
     return Plan(
         unit=_unit(dtype, vector, channels_last),
         template=Params(
@@ -180,56 +186,44 @@ def plan_for(
             columns=cut.columns,
             width=cut.width,
             depth=cut.depth,
-            merge_width=merge_width,
-            merge_depth=merge_depth,
+            chunks_per_segment=chunks_per_segment,
+            columns_per_band=columns_per_band,
         ),
-        pass_grid=samples * cut.columns * cut.chunks,
-        pass_block=cut.width * cut.depth,
-        merge_grid=samples * groups,
-        merge_moments_block=_whole_warps(cut.chunks * per_group),
-        merge_sums_block=merge_sums_block,
-        moments_bytes=4 * to_merge * (2 * slots + 1),
-        sums_bytes=4 * to_merge * 2 * slots,
-        merge_sums_bytes=4 * max(merge_sums_block // 32, (merge_depth + 1) // 2 * merge_width * 2),
+        grid=samples * cut.columns * cut.chunks,
+        block=block,
+        moments_bytes=4 * max(to_merge * (2 * slots + 1), block * 3),
+        sums_bytes=4 * max(to_merge * 2 * slots, block * 2),
         partials=samples * cut.chunks * channels,
+        counters=counters,
     )
 
 
-def _whole_warps(threads: int) -> int:
-    return min(THREADS, -(-threads // 32) * 32)
-
-
-def _plan_and_params(
-    machine: Machine,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor,
-    rstd: Tensor,
-    others: tuple[Tensor, ...],
-) -> tuple[Plan, Params]:
-    """The plan for dense x, and parameters that know x, weight, bias, mean and rstd.
+def _plan(machine: Machine, x: Tensor, num_groups: int, addresses: int) -> Plan:
+    """The plan for dense x.
 
     Args:
-        others: what is read and written beside x, as it is.
+        addresses: those of x and of all that is read or written beside it, or-ed.
     """
-    sites = math.prod(x.shape[2:])
+    samples, channels = x.shape[:2]
+    sites = x.numel() // (samples * channels)
     channels_last = sites == 1 or not x.is_contiguous()
-    row_bytes = (x.shape[1] if channels_last else sites) * x.itemsize
     # An access is a power of two of bytes that divides the rows of memory and all addresses.
-    access_bytes = math.gcd(row_bytes, ACCESS_BYTES, x.data_ptr(), *(t.data_ptr() for t in others))
-    plan = plan_for(
-        *(x.shape[0], x.shape[1], sites, mean.shape[1]),
-        *(x.dtype, channels_last, access_bytes // x.itemsize, machine.multiprocessors),
+    bits = (channels if channels_last else sites) * x.itemsize | addresses | ACCESS_BYTES
+    vector = (bits & -bits) // x.itemsize
+    return plan_for(
+        samples, channels, sites, num_groups, x.dtype, channels_last, vector, machine.multiprocessors
     )
+
+
+def _params(plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Params:
+    """Parameters that know x, weight and bias. These live until the launch."""
     params = Params.from_buffer_copy(plan.template)
     params.x = x.data_ptr()
-    params.mean, params.rstd = mean.data_ptr(), rstd.data_ptr()
     if weight is not None:
         params.weight, params.weight_is_float32 = weight.data_ptr(), weight.dtype == torch.float32
     if bias is not None:
         params.bias, params.bias_is_float32 = bias.data_ptr(), bias.dtype == torch.float32
-    return plan, params
+    return params
 
 
 def forward(
@@ -245,7 +239,7 @@ def forward(
     """``torch.ops.videonorm.group_norm``: y, mean and rstd."""
     mean = x.new_empty((x.shape[0], num_groups), dtype=torch.float32)
     rstd = torch.empty_like(mean)
-    y = _normalize(machine, x, (weight, bias), residual, (mean, rstd), relu, eps)
+    y = _normalize(machine, x, weight, bias, residual, mean, rstd, relu, eps)
     return y, mean, rstd
 
 
@@ -261,36 +255,50 @@ def apply(
     relu: bool,
 ) -> Tensor:
     """``torch.ops.videonorm.group_norm_apply``: to the bit what `forward` returned with the statistics."""
-    return _normalize(machine, x, (weight, bias), residual, (mean, rstd), relu)
+    return _normalize(machine, x, weight, bias, residual, mean, rstd, relu)
+
+
+APPLY = {  # by whether there is a residual, and a ReLU
+    (False, False): "apply",
+    (False, True): "apply_relu",
+    (True, False): "apply_add",
+    (True, True): "apply_add_relu",
+}
 
 
 def _normalize(
     machine: Machine,
     x: Tensor,
-    affine: tuple[Tensor | None, Tensor | None],
+    weight: Tensor | None,
+    bias: Tensor | None,
     residual: Tensor | None,
-    statistics: tuple[Tensor, Tensor],
+    mean: Tensor,
+    rstd: Tensor,
     relu: bool,
     eps: float | None = None,
 ) -> Tensor:
     """y; with an eps, the statistics too, into the tensors given."""
     source = dense(x)
-    weight, bias = (None if vector is None else aligned(vector) for vector in affine)
+    weight = None if weight is None else aligned(weight)
+    bias = None if bias is None else aligned(bias)
     y = torch.empty_like(source)
-    added = () if residual is None else (in_order_of(source, residual),)
-    plan, params = _plan_and_params(machine, source, weight, bias, *statistics, (y, *added))
+    y_address = y.data_ptr()
+    addresses = source.data_ptr() | y_address
+    if residual is not None:
+        residual = in_order_of(source, residual)
+        addresses |= residual.data_ptr()
+    plan = _plan(machine, source, mean.shape[1], addresses)
+    params = _params(plan, source, weight, bias)
+    params.mean, params.rstd = mean.data_ptr(), rstd.data_ptr()
     if eps is not None:
-        partial = statistics[0].new_empty(plan.partials * 2)
-        params.partial, params.eps = partial.data_ptr(), eps
-        machine.launch(plan.unit, "moments", plan.pass_grid, plan.pass_block, plan.moments_bytes, params)
-        block = plan.merge_moments_block
-        machine.launch(plan.unit, "merge_moments", plan.merge_grid, block, block // 32 * 4, params)
-    params.y = y.data_ptr()
-    if added:
-        params.residual = added[0].data_ptr()
-    kernel = "apply" + "_add" * len(added) + "_relu" * relu
-    machine.launch(plan.unit, kernel, plan.pass_grid, plan.pass_block, 0, params)
-    return in_order_of(x, y)
+        partial, counters = mean.new_empty(plan.partials * 2), machine.counters(plan.counters)
+        params.partial, params.counters, params.eps = partial.data_ptr(), counters.address, eps
+        machine.launch(plan.unit, "moments", plan.grid, plan.block, plan.moments_bytes, params)
+    params.y = y_address
+    if residual is not None:
+        params.residual = residual.data_ptr()
+    machine.launch(plan.unit, APPLY[residual is not None, relu], plan.grid, plan.block, 0, params)
+    return y if source is x else in_order_of(x, y)
 
 
 def backward(
@@ -311,46 +319,45 @@ def backward(
     Args:
         y: given where there were a residual and a ReLU; without it a ReLU's mask is computed from x.
     """
+    x_wanted, weight_wanted, bias_wanted, residual_wanted = wanted
     source = dense(x)
     grad_y = in_order_of(source, grad_y)
-    weight, bias = (None if vector is None else aligned(vector) for vector in (weight, bias))
-    samples, channels = x.shape[:2]
-    empty = mean.new_empty(0)
-    grad_x = torch.empty_like(source) if wanted[0] else empty
-    grad_weight = grad_bias = grad_residual = empty
-    if wanted[1] or wanted[2]:  # each is come upon by the way to the other
-        grad_weight, grad_bias = mean.new_empty(channels), mean.new_empty(channels)
-    others: tuple[Tensor, ...] = (grad_y, grad_x)
+    weight = None if weight is None else aligned(weight)
+    bias = None if bias is None else aligned(bias)
+    empty = grad_x = grad_weight = grad_bias = grad_residual = mean.new_empty(0)
+    grad_y_address = grad_y.data_ptr()
+    addresses = source.data_ptr() | grad_y_address
+    if x_wanted:
+        grad_x = torch.empty_like(source)
+        addresses |= grad_x.data_ptr()
+    if weight_wanted or bias_wanted:  # each is come upon by the way to the other
+        grad_weight, grad_bias = mean.new_empty((2, x.shape[1])).unbind()
+    kernel, last_kernel = "sums_relu" if relu else "sums", "grad_x_relu" if relu else "grad_x"
     if y is not None:
         y, grad_residual = in_order_of(source, y), torch.empty_like(source)
-        others = (*others, y, grad_residual)
-    plan, params = _plan_and_params(machine, source, weight, bias, mean, rstd, others)
-    scratch = mean.new_empty((plan.partials + samples * channels + mean.numel()) * 2)
-    params.partial = scratch.data_ptr()
-    params.sums = params.partial + plan.partials * 8
-    params.slopes = params.sums + samples * channels * 8
-    params.grad_y, params.grad_x = grad_y.data_ptr(), grad_x.data_ptr()
+        addresses |= y.data_ptr() | grad_residual.data_ptr()
+        kernel, last_kernel = "sums_add_relu", "grad_x"
+    plan = _plan(machine, source, mean.shape[1], addresses)
+    params = _params(plan, source, weight, bias)
+    params.mean, params.rstd = mean.data_ptr(), rstd.data_ptr()
+    scratch, counters = mean.new_empty((plan.partials + mean.numel()) * 2), machine.counters(plan.counters)
+    partial = scratch.data_ptr()
+    params.partial, params.slopes, params.counters = partial, partial + plan.partials * 8, counters.address
+    params.grad_y, params.grad_x = grad_y_address, grad_x.data_ptr()
     params.grad_weight, params.grad_bias = grad_weight.data_ptr(), grad_bias.data_ptr()
-    kernels = ("sums", "grad_x")
     if y is not None:
         params.y, params.grad_residual = y.data_ptr(), grad_residual.data_ptr()
-        kernels = ("sums_add_relu", "grad_x")
-    elif relu:
-        kernels = ("sums_relu", "grad_x_relu")
-
-    machine.launch(plan.unit, kernels[0], plan.pass_grid, plan.pass_block, plan.sums_bytes, params)
-    if any(wanted[:3]):
-        block = plan.merge_sums_block
-        machine.launch(plan.unit, "merge_sums", plan.merge_grid, block, plan.merge_sums_bytes, params)
-    if wanted[1] or wanted[2]:
-        machine.launch(plan.unit, "add_samples", -(-channels // THREADS), THREADS, 0, params)
-    if wanted[0]:
+    machine.launch(plan.unit, kernel, plan.grid, plan.block, plan.sums_bytes, params)
+    if x_wanted:
         if y is not None:  # masked already
             params.grad_y = grad_residual.data_ptr()
-        machine.launch(plan.unit, kernels[1], plan.pass_grid, plan.pass_block, 0, params)
+        machine.launch(plan.unit, last_kernel, plan.grid, plan.block, 0, params)
+    if source is not x:
+        grad_x = in_order_of(x, grad_x) if x_wanted else empty
+        grad_residual = in_order_of(x, grad_residual) if residual_wanted else empty
     return (
-        in_order_of(x, grad_x) if wanted[0] else empty,
-        grad_weight if wanted[1] else empty,
-        grad_bias if wanted[2] else empty,
-        in_order_of(x, grad_residual) if wanted[3] else empty,
+        grad_x,
+        grad_weight if weight_wanted else empty,
+        grad_bias if bias_wanted else empty,
+        grad_residual if residual_wanted else empty,
     )

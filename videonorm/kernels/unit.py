@@ -6,6 +6,8 @@ from typing import Protocol
 
 import torch
 
+from videonorm.kernels.counters import Counters
+
 SCALARS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 """The types of scalar.cuh."""
 
@@ -20,6 +22,12 @@ class Unit:
 
     source: str  # "group_norm.cu"; an absolute path is taken as it is
     macros: tuple[tuple[str, str], ...]  # (("SCALAR", "bfloat16"), ("VECTOR", "8"), ...)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.source, self.macros)))  # asked for at every launch
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined, no-any-return]
 
     def __str__(self) -> str:
         return " ".join([self.source, *(f"{name}={value}" for name, value in self.macros)])
@@ -38,3 +46,6 @@ class Machine(Protocol):
 
         `params` is the kernel's one argument, passed by value. Returns without waiting for the kernel.
         """
+
+    def counters(self, number: int) -> Counters:
+        """At least `number` counters for the next launch, which must leave them 0."""

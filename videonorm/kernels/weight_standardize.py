@@ -5,9 +5,11 @@ Shapes: a weight is (C_out, ...), a gain (C_out,); mean, var and grad_gain hold 
 """
 
 import ctypes
+import functools
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+import struct
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,13 +52,8 @@ class Params(ctypes.Structure):
     ]
 
 
-class Row(NamedTuple):
-    """A layer of the table, by its tensors. They live until the launch."""
-
-    weight: Tensor
-    gain: Tensor | None
-    w_hat: Tensor  # or its gradient
-    grad_weight: Tensor | None
+LAYER = "PPPPiiiff4x"  # Layer for `struct`, which fills a table in one call
+assert struct.calcsize(LAYER) == ctypes.sizeof(Layer)
 
 
 def units() -> list[Unit]:
@@ -73,9 +70,9 @@ def forward(
     w_hats = [torch.empty_like(source, dtype=dtype) for source in sources]
     mean = weights[0].new_empty(sum(weight.shape[0] for weight in weights), dtype=torch.float32)
     var = torch.empty_like(mean)
-    rows = list(map(Row, sources, _vectors(gains), w_hats, itertools.repeat(None)))
-    _launch(machine, "weight_standardize", rows, (mean, var, None), *options)
-    return list(map(in_order_of, weights, w_hats)), mean, var
+    tensors = sources, gains, w_hats, []
+    _launch(machine, "weight_standardize", tensors, (mean, var, None), *options)
+    return _as_in(weights, sources, w_hats), mean, var
 
 
 def backward(
@@ -91,16 +88,16 @@ def backward(
     sources = list(map(dense, weights))
     grads = list(map(in_order_of, sources, grad_w_hats))
     grad_weights = [torch.empty_like(source) for source in sources]
-    grad_gain = mean.new_empty(len(mean) if gains else 0)
-    rows = list(map(Row, sources, _vectors(gains), grads, grad_weights))
-    _launch(machine, "weight_standardize_backward", rows, (mean, var, grad_gain if gains else None), *options)
-    return list(map(in_order_of, weights, grad_weights)), grad_gain
+    grad_gain = mean.new_empty(mean.numel() if gains else 0)
+    tensors, per_filter = (sources, gains, grads, grad_weights), (mean, var, grad_gain if gains else None)
+    _launch(machine, "weight_standardize_backward", tensors, per_filter, *options)
+    return _as_in(weights, sources, grad_weights), grad_gain
 
 
 def _launch(
     machine: Machine,
     kernel: str,
-    rows: Sequence[Row],
+    tensors: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]],
     per_filter: tuple[Tensor, Tensor, Tensor | None],
     center: bool,
     scale: bool,
@@ -112,43 +109,50 @@ def _launch(
     """Launch `kernel` for all layers, MAX_LAYERS at a time.
 
     Args:
+        tensors: weights; gains, or none; w_hats or their gradients; grad_weights, or none.
         per_filter: mean, var, grad_gain.
         others: the operators' options.
     """
-    weight_dtype, output_dtype = rows[0].weight.dtype, rows[0].w_hat.dtype
+    weights, gains, w_hats, grad_weights = tensors
+    gains = [aligned(gain.float()) for gain in gains]  # they live until the launch
+    weight_dtype, output_dtype = weights[0].dtype, w_hats[0].dtype
     unit = _unit(weight_dtype, output_dtype)
     vector = ACCESS_BYTES // max(weight_dtype.itemsize, output_dtype.itemsize)  # as in the kernel file
+    weight_bytes, output_bytes = vector * weight_dtype.itemsize, vector * output_dtype.itemsize
     options = center, scale, unbiased, EPS_PLACEMENTS[eps_placement]
-    layers = list(zip(rows, eps, multipliers, strict=True))
     done = 0  # filters, by earlier launches
-    for begin in range(0, len(layers), MAX_LAYERS):
-        table, filters = layers[begin : begin + MAX_LAYERS], 0
-        params = Params(*(_address(values, done) for values in per_filter), len(table), *options)
-        for index, (row, *numbers) in enumerate(table):
-            weight, gain, w_hat, grad_weight = map(_address, row)
-            filters_of_layer = row.weight.shape[0]
-            n = row.weight.numel() // filters_of_layer
-            misaligned = (
-                (weight | grad_weight) % (vector * weight_dtype.itemsize)
-                or w_hat % (vector * output_dtype.itemsize)
-                or n % vector
-            )
-            params.layer[index] = Layer(
-                weight, gain, w_hat, grad_weight, filters, n, not misaligned, *numbers
-            )
+    for begin in range(0, len(weights), MAX_LAYERS):
+        end = min(begin + MAX_LAYERS, len(weights))
+        rows: list[float] = []
+        filters = 0
+        for index in range(begin, end):
+            weight = weights[index]
+            filters_of_layer = weight.shape[0]
+            n = weight.numel() // filters_of_layer
+            source, w_hat = weight.data_ptr(), w_hats[index].data_ptr()
+            gain = gains[index].data_ptr() if gains else 0
+            grad = grad_weights[index].data_ptr() if grad_weights else 0
+            vectorized = not ((source | grad) % weight_bytes or w_hat % output_bytes or n % vector)
+            rows += (source, gain, w_hat, grad, filters, n, vectorized, eps[index], multipliers[index])
             filters += filters_of_layer
+        params = Params(*(_address(values, done) for values in per_filter), end - begin, *options)
+        struct.pack_into(LAYER * (end - begin), params, Params.layer.offset, *rows)
         machine.launch(unit, kernel, filters, THREADS, SHARED_BYTES, params)
         done += filters
 
 
+@functools.cache
 def _unit(weight: torch.dtype, output: torch.dtype) -> Unit:
     return Unit("weight_standardize.cu", (("WEIGHT", SCALARS[weight]), ("OUTPUT", SCALARS[output])))
 
 
-def _address(tensor: Tensor | None, index: int = 0) -> int:
+def _address(tensor: Tensor | None, index: int) -> int:
     return 0 if tensor is None else tensor.data_ptr() + index * tensor.itemsize
 
 
-def _vectors(gains: Sequence[Tensor]) -> Iterable[Tensor | None]:
-    """The gains as the kernels read them; None for every layer where there are none."""
-    return [aligned(gain.float()) for gain in gains] if gains else itertools.repeat(None)
+def _as_in(weights: Sequence[Tensor], sources: Sequence[Tensor], results: list[Tensor]) -> list[Tensor]:
+    """The results, which lie as the sources do, as the weights do."""
+    return [
+        result if source is weight else in_order_of(weight, result)
+        for weight, source, result in zip(weights, sources, results, strict=True)
+    ]

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from videonorm.layers.recomputation import Recomputation, active_recomputation
 from videonorm.ops.eight_bits import Form, dequantize, pack_mask, quantize, unpack_mask
-from videonorm.ops.group_norm import group_norm, group_norm_and_statistics
+from videonorm.ops.group_norm import (
+    group_norm,
+    group_norm_and_statistics,
+    group_norm_apply,
+    group_norm_backward,
+)
 from videonorm.ops.registration import needs_reference
 
 Restore = Callable[..., Tensor]
@@ -79,7 +84,7 @@ class _RecomputedGroupNorm(torch.autograd.Function):
         x_wanted, weight_wanted, bias_wanted, residual_wanted = ctx.needs_input_grad[:4]
         # Without a mask the residual's gradient is grad_y itself.
         wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and relu]
-        grad_x, grad_weight, grad_bias, grad_residual = torch.ops.videonorm.group_norm_backward(
+        grad_x, grad_weight, grad_bias, grad_residual = group_norm_backward(
             grad_y, ctx.restore(*parts), weight, bias, mean, rstd, y, ctx.eps, relu, wanted
         )
         return (
@@ -104,5 +109,5 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 def _make(restore: Restore, num_parts: int, eps: float, relu: bool, *tensors: Tensor | None) -> Tensor:
     parts, others = tensors[:num_parts], tensors[num_parts:]
-    y: Tensor = torch.ops.videonorm.group_norm_apply(restore(*parts), *others, eps, relu)
+    y: Tensor = group_norm_apply(restore(*parts), *others, eps, relu)
     return y

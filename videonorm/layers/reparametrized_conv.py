@@ -2,6 +2,7 @@
 
 import operator
 import threading
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +13,14 @@ from videonorm.layers.saved_tensor_hooks import innermost_hooks
 
 
 class WeightAtHand(NamedTuple):
-    """An effective weight that was computed for the forward that runs now."""
+    """An effective weight that was computed for the forward that runs now, and what must be as it was."""
 
     weight: Tensor
     sources: tuple[Tensor | None, ...]
     """The tensors that it is made of."""
-    circumstances: tuple[object, ...]
-    """What else must be as it was: see `circumstances`."""
+    states: list[object]
+    """What they held."""
+    surroundings: tuple[object, ...]
 
 
 class ReparametrizedConv3d(nn.Conv3d):
@@ -46,25 +48,22 @@ class ReparametrizedConv3d(nn.Conv3d):
         y: Tensor = self._conv_forward(x, weight, self.bias)
         return y
 
-    def keep_at_hand(self, weight: Tensor) -> None:
-        """Offer this thread's next forward the effective weight, until `forget`."""
-        sources = self._sources()
-        self._weights_at_hand[_thread()] = WeightAtHand(weight, sources, circumstances(sources))
-
     def weight_at_hand(self, dtype: torch.dtype | None = None) -> Tensor | None:
         """What is kept at hand, if it is what ``effective_weight(dtype)`` would be here and now."""
-        at_hand = self._weights_at_hand.get(_thread())
+        at_hand = self._weights_at_hand.get(thread()) if self._weights_at_hand else None
         if at_hand is None or at_hand.weight.dtype != (dtype or self.weight.dtype):
             return None
-        sources = self._sources()
-        same = all(map(operator.is_, at_hand.sources, sources))
-        return at_hand.weight if same and at_hand.circumstances == circumstances(sources) else None
+        weight, sources, states, there = at_hand
+        here = self._sources()
+        same = all(map(operator.is_, sources, here)) and states == _states(here) and there == surroundings()
+        return weight if same else None
 
     def forget(self) -> None:
-        self._weights_at_hand.pop(_thread(), None)
+        self._weights_at_hand.pop(thread(), None)
 
     def _sources(self) -> tuple[Tensor | None, ...]:
-        return self.weight, getattr(self, "gain", None)
+        weight = self._parameters.get("weight")  # ten times as fast as the attribute, which may be computed
+        return self.weight if weight is None else weight, getattr(self, "gain", None)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, which another thread may make at any time, is in no forward.
@@ -73,25 +72,43 @@ class ReparametrizedConv3d(nn.Conv3d):
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """What autocast, where it is on, makes a convolution compute in."""
-    if device.type != "meta" and torch.is_autocast_enabled(device.type):  # there is none for meta tensors
-        return torch.get_autocast_dtype(device.type)
+    kind = device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):  # there is none for meta tensors
+        return torch.get_autocast_dtype(kind)
     return None
 
 
-def circumstances(sources: tuple[Tensor | None, ...]) -> tuple[object, ...]:
-    """What a tensor that is made of `sources` depends on besides: grad mode, place, and what they hold.
+def keep_at_hand(convs: Iterable[ReparametrizedConv3d], weights: Iterable[Tensor]) -> None:
+    """Offer the next forward of each convolution in this thread its effective weight, until `forget`."""
+    here, now = thread(), surroundings()
+    for conv, weight in zip(convs, weights, strict=True):
+        sources = conv._sources()
+        conv._weights_at_hand[here] = WeightAtHand(weight, sources, _states(sources), now)
+
+
+def surroundings() -> tuple[object, ...]:
+    """What a tensor depends on besides its sources: grad mode, and place.
 
     The saved-tensor hooks in force tell the inside of an activation checkpoint from its outside: what a
     checkpoint computes in backward, when no group runs, it must have computed in forward too.
     """
-    tensors = [source for source in sources if source is not None]
-    common = torch.is_grad_enabled(), *(tensor.requires_grad for tensor in tensors)
-    if torch.compiler.is_compiling():  # it knows checkpoints and changes in place as such
-        return common
-    # A tensor of inference mode counts no versions.
-    versions = [None if tensor.is_inference() else tensor._version for tensor in tensors]
-    return *common, torch.is_inference_mode_enabled(), innermost_hooks(), *versions
+    if torch.compiler.is_compiling():  # it knows checkpoints as such
+        return (torch.is_grad_enabled(),)
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), innermost_hooks()
 
 
-def _thread() -> object:
+def _states(sources: tuple[Tensor | None, ...]) -> list[object]:
+    """Whether gradients are wanted of the sources, and how often they have been changed in place."""
+    found: list[object] = []
+    compiling = torch.compiler.is_compiling()  # it knows changes in place as such
+    for source in sources:
+        if source is not None:
+            found.append(source.requires_grad)
+            if not (compiling or source.is_inference()):  # a tensor of inference mode counts no versions
+                found.append(source._version)
+    return found
+
+
+def thread() -> object:
+    """The one that runs this."""
     return None if torch.compiler.is_compiling() else threading.get_ident()

@@ -117,13 +117,17 @@ class WSConv3d(StandardizedConv3d):
 
     @property
     def formula(self) -> Formula:
-        v, n = VARIANTS[self.variant], self.fan_in
-        return Formula(
-            unbiased=v.unbiased,
-            eps_placement=v.eps_placement,
-            eps=v.eps * n**v.eps_power,
-            multiplier=v.multiplier * n**v.multiplier_power,
-        )
+        made_of = self.variant, self.in_channels, self.groups, self.kernel_size
+        if self._formula is None or self._formula[0] != made_of:
+            v, n = VARIANTS[self.variant], self.fan_in
+            eps, multiplier = v.eps * n**v.eps_power, v.multiplier * n**v.multiplier_power
+            self._formula = (
+                made_of,
+                Formula(unbiased=v.unbiased, eps_placement=v.eps_placement, eps=eps, multiplier=multiplier),
+            )
+        return self._formula[1]
+
+    _formula: tuple[object, Formula] | None = None  # and what it was made of: it is asked for at every step
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, variant={self.variant!r}"  # type: ignore[no-untyped-call]

@@ -68,7 +68,7 @@ def group_norm_and_statistics(
     _check(x, weight, bias, num_groups, residual)
     if residual is not None:
         residual = residual.type_as(x)  # `to` would write the dtype met in tracing into an exported program
-    operator = group_norm_reference if needs_reference() else torch.ops.videonorm.group_norm
+    operator = group_norm_reference if needs_reference() else _group_norm
     y, mean, rstd = operator(x, weight, bias, residual, num_groups, eps, relu)
     return y, mean, rstd
 
@@ -76,33 +76,48 @@ def group_norm_and_statistics(
 def _check(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, num_groups: int, residual: Tensor | None
 ) -> None:
-    if x.dim() < 2:
-        raise ValueError(f"x (shape {tuple(x.shape)}) must have the dimensions (B, C, ...)")
-    if x.dtype not in DTYPES:
-        raise ValueError(f"x ({x.dtype}) must have one of the dtypes {', '.join(map(str, DTYPES))}")
-    if 0 in x.shape[1:]:
-        raise ValueError(f"x (shape {tuple(x.shape)}) must not be empty, but for the number of clips")
-    num_channels = x.shape[1]
+    shape, dtype, device = x.shape, x.dtype, x.device
+    if len(shape) < 2:
+        raise ValueError(f"x (shape {tuple(shape)}) must have the dimensions (B, C, ...)")
+    if dtype not in DTYPES:
+        raise ValueError(f"x ({dtype}) must have one of the dtypes {', '.join(map(str, DTYPES))}")
+    if 0 in shape and 0 in shape[1:]:
+        raise ValueError(f"x (shape {tuple(shape)}) must not be empty, but for the number of clips")
+    num_channels = shape[1]
     if num_groups < 1 or num_channels % num_groups:
         raise ValueError(f"num_groups ({num_groups}) must divide num_channels ({num_channels})")
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is not None and parameter.shape != (num_channels,):
-            raise ValueError(f"{name} (shape {tuple(parameter.shape)}) must have the shape ({num_channels},)")
-        if parameter is not None and parameter.dtype not in (torch.float32, x.dtype):
-            raise ValueError(
-                f"{name} ({parameter.dtype}) must have the dtype torch.float32 or that of x ({x.dtype})"
-            )
-    if residual is not None and residual.shape != x.shape:
+    if weight is not None:
+        _check_parameter("weight", weight, num_channels, dtype, device)
+    if bias is not None:
+        _check_parameter("bias", bias, num_channels, dtype, device)
+    if residual is None:
+        return
+    if residual.shape != shape:
         raise ValueError(
-            f"residual (shape {tuple(residual.shape)}) must have the shape of x ({tuple(x.shape)})"
+            f"residual (shape {tuple(residual.shape)}) must have the shape of x ({tuple(shape)})"
         )
-    if residual is not None and residual.dtype not in DTYPES:
+    if residual.dtype not in DTYPES:
         raise ValueError(
             f"residual ({residual.dtype}) must have one of the dtypes {', '.join(map(str, DTYPES))}"
         )
-    for name, other in (("weight", weight), ("bias", bias), ("residual", residual)):
-        if other is not None and other.device != x.device:
-            raise ValueError(f"{name} (on {other.device}) must be on the device of x ({x.device})")
+    _check_device("residual", residual, device)
+
+
+def _check_parameter(
+    name: str, parameter: Tensor, num_channels: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    if parameter.shape != (num_channels,):
+        raise ValueError(f"{name} (shape {tuple(parameter.shape)}) must have the shape ({num_channels},)")
+    if parameter.dtype not in (torch.float32, dtype):
+        raise ValueError(
+            f"{name} ({parameter.dtype}) must have the dtype torch.float32 or that of x ({dtype})"
+        )
+    _check_device(name, parameter, device)
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name} (on {tensor.device}) must be on the device of x ({device})")
 
 
 # ------------------------------------------------------------------------------------------- the definition
@@ -346,13 +361,13 @@ def _autograd(
     x_wanted, weight_wanted, bias_wanted, residual_wanted = ctx.needs_input_grad[:4]
     # Without a mask the residual's gradient is grad_y itself.
     wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and ctx.relu]
-    grad_x, grad_weight, grad_bias, grad_residual = torch.ops.videonorm.group_norm_backward(
+    grad_x, grad_weight, grad_bias, grad_residual = group_norm_backward(
         grad_y, x, weight, bias, mean, rstd, y, ctx.eps, ctx.relu, wanted
     )
     return (
         grad_x if x_wanted else None,
-        grad_weight.to(weight.dtype) if weight_wanted else None,
-        grad_bias.to(ctx.bias_dtype) if bias_wanted else None,
+        _cast(grad_weight, weight.dtype) if weight_wanted else None,
+        _cast(grad_bias, ctx.bias_dtype) if bias_wanted else None,
         (grad_residual if ctx.relu else grad_y) if residual_wanted else None,
         None,
         None,
@@ -360,7 +375,11 @@ def _autograd(
     )
 
 
-register(
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # which takes its time to find that it is so
+
+
+_group_norm = register(
     "group_norm",
     group_norm_reference,
     cpu=_forward_cpu,
@@ -369,7 +388,7 @@ register(
     backward=_autograd,
     setup_context=_setup_context,
 )
-register(
+group_norm_apply = register(
     "group_norm_apply",
     _apply_reference,
     cpu=_apply_cpu,
@@ -379,7 +398,7 @@ register(
         "videonorm::group_norm_apply is not differentiable; videonorm.ops.group_norm.group_norm is"
     ),
 )
-register(
+group_norm_backward = register(
     "group_norm_backward",
     _backward_reference,
     cpu=_backward_cpu,

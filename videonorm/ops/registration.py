@@ -1,12 +1,21 @@
 """Registering an operator of the namespace `videonorm` with torch.library; choosing what runs on a GPU."""
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import chain, islice
 from typing import Any, Literal, NoReturn, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C import (
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+    _get_tracing_state,
+    _is_torch_function_mode_enabled,
+    _len_torch_dispatch_stack,
+)
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._ops import OpOverload
 
 from videonorm.kernels.gpu import KernelError, gpu
@@ -19,6 +28,7 @@ DECOMPOSITIONS: dict[OpOverload, Callable[..., Any]] = {}
 Implementation = Literal["auto", "cuda", "reference"]
 
 _chosen: Implementation = "auto"
+_operators: list["Operator"] = []
 _without_kernels: set[torch.device] = set()
 
 
@@ -55,16 +65,17 @@ def register(
     fake: Callable[..., Any],
     backward: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
-) -> None:
-    """Define an operator and all that torch asks of it.
+) -> "Operator":
+    """Define an operator and all that torch asks of it. Returns the way to call it.
 
     There is no autocast rule: under autocast an operator gets its arguments as they are, like batch norm.
 
     Args:
         name: in ``torch.ops.videonorm``.
-        reference: the definition in torch's own operators. Its annotated signature is the schema, with a
-            tensor, or a list of tensors, in front; it is the operator's decomposition; and it is what runs on
-            CUDA tensors in place of the kernels: see ``use``.
+        reference: the definition in torch's own operators. Its annotated signature is the schema: in front
+            tensors, or lists of them and then tensors; a list of tensors at most as the first result. It is
+            the operator's decomposition; and it is what runs on CUDA tensors in place of the kernels: see
+            ``use``.
         cpu: the implementation for CPU tensors.
         cuda: the kernels, called with the Gpu in front of the arguments.
         fake: shapes, dtypes and strides of the results, without values.
@@ -73,11 +84,11 @@ def register(
 
     def on_cuda(*args: Any) -> Any:
         first = args[0] if isinstance(args[0], Tensor) else args[0][0]
-        if _chosen == "reference" or any(map(_is_float64, args)) or not first.numel():
+        if _chosen == "reference" or _has_float64(args) or not first.numel():
             return reference(*args)
         device = first.device
         # A device is asked once: a compilation that fails takes a second, and would fail again.
-        if _chosen == "auto" and device in _without_kernels:
+        if _without_kernels and _chosen == "auto" and device in _without_kernels:
             return reference(*args)
         try:
             return cuda(gpu(device), *args)
@@ -94,13 +105,136 @@ def register(
     LIBRARY.impl(name, cpu, "CPU")  # type: ignore[no-untyped-call]
     LIBRARY.impl(name, on_cuda, "CUDA")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"videonorm::{name}", fake, lib=LIBRARY)
-    if "Tensor[]" in schema:  # of whose lists torch.autograd.Function sees nothing
-        torch.library.register_autograd(
-            f"videonorm::{name}", backward, setup_context=setup_context, lib=LIBRARY
+    overload = getattr(torch.ops.videonorm, name).default
+    DECOMPOSITIONS[overload] = reference
+    operator = Operator(overload, backward, setup_context, cpu, on_cuda)
+    LIBRARY.impl(name, operator.differentiable(overload), "Autograd")  # type: ignore[no-untyped-call]
+    _operators.append(operator)
+    return operator
+
+
+class Operator:
+    """An operator of ours, to be called as ``torch.ops.videonorm``'s is, with all arguments by position.
+
+    It does the same in less time where nothing but autograd would come between the call and the
+    implementation: no mode, transform, trace or compiler, and no tensor but torch's own. There the dispatcher
+    is left out, which converts arguments and results to C++ and back, twice.
+
+    Attributes:
+        cpu, cuda: the implementations.
+    """
+
+    def __init__(
+        self,
+        overload: OpOverload,
+        backward: Callable[..., Any],
+        setup_context: Callable[..., None] | None,
+        cpu: Callable[..., Any],
+        cuda: Callable[..., Any],
+    ) -> None:
+        kinds = [str(argument.type) for argument in overload._schema.arguments]
+        self._lists = kinds.count("List[Tensor]")
+        self._tensors = slice(
+            self._lists, self._lists + kinds.count("Tensor") + kinds.count("Optional[Tensor]")
         )
-    else:
-        LIBRARY.impl(name, _differentiable(name, backward, setup_context), "Autograd")  # type: ignore[no-untyped-call]
-    DECOMPOSITIONS[getattr(torch.ops.videonorm, name).default] = reference
+        self._other_results = len(overload._schema.returns) - 1
+        self._backward, self._setup_context = backward, setup_context
+        self._overload = overload
+        self.cpu, self.cuda = cpu, cuda
+        self._on_cpu, self._on_cuda = self.differentiable(cpu), self.differentiable(cuda)
+
+    def __call__(self, *args: Any) -> Any:
+        if torch.compiler.is_compiling() or not self._is_plain(args):
+            return self._overload(*args)
+        first = args[0][0] if self._lists else args[0]
+        if first.is_cuda:
+            return self._on_cuda(*args)
+        return self._on_cpu(*args) if first.is_cpu else self._overload(*args)
+
+    def _is_plain(self, args: tuple[Any, ...]) -> bool:
+        """Whether the dispatcher would go from autograd to the implementation."""
+        if (
+            _len_torch_dispatch_stack()
+            or _is_torch_function_mode_enabled()
+            or _are_functorch_transforms_active()
+            or _get_tracing_state() is not None
+        ):
+            return False
+        tensors = args[self._tensors]
+        for tensor in chain(*args[: self._lists], tensors) if self._lists else tensors:
+            if tensor is not None and (
+                type(tensor) not in (Tensor, nn.Parameter)
+                or tensor.is_neg()  # its memory has the other sign
+                or is_functorch_wrapped_tensor(tensor)  # it has left its transform
+            ):
+                return False
+        return True
+
+    def differentiable(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """`run` with a node of autograd around it.
+
+        That of torch.library.register_autograd takes twice the time, and a network calls a norm fifty times.
+        """
+        setup_context, lists, other_results = self._setup_context, self._lists, self._other_results
+
+        def forward(ctx: Any, *args: Any) -> Any:
+            with _AutoDispatchBelowAutograd():
+                output = run(*args)
+            if setup_context is not None:
+                setup_context(ctx, args, output)
+            return output
+
+        # A node of torch.autograd.Function sees no tensors in lists: these come one by one.
+        def forward_of_lists(ctx: Any, lengths: Sequence[int], *args: Any) -> tuple[Tensor, ...]:
+            rest = iter(args)
+            results, *others = forward(ctx, *[list(islice(rest, length)) for length in lengths], *rest)
+            return *results, *others
+
+        def backward_of_lists(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+            count = len(grads) - other_results
+            result = self._backward(ctx, list(grads[:count]), *grads[count:])
+            return None, *chain(*result[:lists]), *result[lists:]
+
+        methods = (forward_of_lists, backward_of_lists) if lists else (forward, self._backward)
+        members = dict(zip(("forward", "backward"), map(staticmethod, methods), strict=True))
+        # The graph shows its name.
+        node: Any = type(self._overload._opname, (torch.autograd.Function,), members)
+
+        def call(*args: Any) -> Any:
+            if not torch.is_grad_enabled():
+                with _AutoDispatchBelowAutograd():
+                    return run(*args)
+            if not lists:
+                return node.apply(*args)
+            lengths = tuple(map(len, args[:lists]))
+            results = node.apply(lengths, *chain(*args[:lists]), *args[lists:])
+            count = len(results) - other_results
+            return list(results[:count]), *results[count:]
+
+        return call
+
+    @contextmanager
+    def cpu_as_cuda(self) -> Iterator[None]:
+        """In this context the operator takes CPU tensors the way of CUDA tensors."""
+        library = torch.library.Library("videonorm", "IMPL")  # type: ignore[no-untyped-call]
+        on_cpu, self._on_cpu = self._on_cpu, self._on_cuda
+        try:
+            with warnings.catch_warnings():  # torch warns of what is asked for here
+                warnings.simplefilter("ignore")
+                library.impl(self._overload, self.cuda, "CPU", allow_override=True)  # type: ignore[no-untyped-call]
+            yield
+        finally:
+            self._on_cpu = on_cpu
+            library._destroy()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def cpu_as_cuda() -> Iterator[None]:
+    """In this context CPU tensors take the way of CUDA tensors, to `kernels.gpu`'s Gpu of device 0."""
+    with ExitStack() as stack:
+        for operator in _operators:
+            stack.enter_context(operator.cpu_as_cuda())
+        yield
 
 
 def needs_reference() -> bool:
@@ -110,7 +244,7 @@ def needs_reference() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return _are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def refuse(message: str) -> Callable[..., Any]:
@@ -122,32 +256,10 @@ def refuse(message: str) -> Callable[..., Any]:
     return backward
 
 
-def _differentiable(
-    name: str, backward: Callable[..., Any], setup_context: Callable[..., None] | None
-) -> Callable[..., Any]:
-    """What torch.library.register_autograd makes, in half the time: a network calls a norm fifty times."""
-    operator = getattr(torch.ops.videonorm, name).default
-
-    def forward(ctx: Any, *args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = operator(*args)
-        if setup_context is not None:
-            setup_context(ctx, args, output)
-        return output
-
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    node: Any = type(name, (torch.autograd.Function,), methods)  # the graph shows its name
-
-    def call(*args: Any) -> Any:
-        if torch.is_grad_enabled():
-            return node.apply(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*args)
-
-    return call
-
-
-def _is_float64(argument: Any) -> bool:
-    if isinstance(argument, list):
-        return any(map(_is_float64, argument))
-    return argument is torch.float64 or (isinstance(argument, Tensor) and argument.dtype is torch.float64)
+def _has_float64(arguments: Sequence[Any]) -> bool:
+    for argument in arguments:
+        if getattr(argument, "dtype", argument) is torch.float64:
+            return True
+        if type(argument) is list and argument and isinstance(argument[0], Tensor) and _has_float64(argument):
+            return True
+    return False

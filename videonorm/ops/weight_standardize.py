@@ -34,6 +34,7 @@ from videonorm.kernels import weight_standardize as kernels
 from videonorm.ops.registration import needs_reference, refuse, register
 
 EpsPlacement = Literal["under_root", "on_std", "floor"]
+PLACEMENTS = get_args(EpsPlacement)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -91,7 +92,7 @@ def weight_standardize_layers(
     _check(weights, gains, formulas, dtype)
     center, scale, unbiased, eps_placement, _, _ = formulas[0]
     eps, multipliers = [f.eps for f in formulas], [f.multiplier for f in formulas]
-    operator = weight_standardize_reference if needs_reference() else torch.ops.videonorm.weight_standardize
+    operator = weight_standardize_reference if needs_reference() else _weight_standardize
     w_hats: list[Tensor] = operator(
         weights, gains, center, scale, unbiased, eps, eps_placement, multipliers, dtype
     )[0]
@@ -104,22 +105,23 @@ def _check(
     formulas: Sequence[Formula],
     output_dtype: torch.dtype,
 ) -> None:
-    eps_placement = formulas[0].eps_placement
-    if eps_placement not in get_args(EpsPlacement):
-        raise ValueError(f"eps_placement ({eps_placement!r}) must be one of {get_args(EpsPlacement)}")
-    if len(formulas) != len(weights) or len({formula[:4] for formula in formulas}) > 1:
+    same = formulas[0][:4]
+    if formulas[0].eps_placement not in PLACEMENTS:
+        raise ValueError(f"eps_placement ({formulas[0].eps_placement!r}) must be one of {PLACEMENTS}")
+    if len(formulas) != len(weights) or any(formula[:4] != same for formula in formulas):
         raise ValueError(
             f"formulas ({', '.join(map(str, formulas))}) must be one for each weight ({len(weights)}),"
             " and differ in eps and multiplier alone"
         )
     dtype, device = weights[0].dtype, weights[0].device
     for weight in weights:
-        if weight.dim() < 2 or len(weight) == 0 or weight.dtype not in DTYPES:
+        shape = weight.shape
+        if len(shape) < 2 or shape[0] == 0 or weight.dtype not in DTYPES:
             raise ValueError(
-                f"weight (shape {tuple(weight.shape)}, {weight.dtype}) must be (C_out, ...) with"
+                f"weight (shape {tuple(shape)}, {weight.dtype}) must be (C_out, ...) with"
                 f" C_out at least 1, of one of {DTYPES}"
             )
-        if fan_in(weight) < 2:
+        if weight.numel() < 2 * shape[0]:
             raise ValueError(f"fan-in ({fan_in(weight)}) must be at least 2 to standardize a filter")
         if weight.dtype != dtype or weight.device != device:
             raise ValueError(
@@ -297,34 +299,29 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[list[Tensor]
 
 def _autograd(ctx: Any, grad_w_hats: list[Tensor | None], _mean: None, _var: None) -> tuple[Any, ...]:
     mean, var, *tensors = ctx.saved_tensors
-    weights, gains = tensors[: len(grad_w_hats)], tensors[len(grad_w_hats) :]
-    grad_weights: list[Tensor | None] = [None] * len(weights)
-    grad_gains: list[Tensor | None] = [None] * len(gains)
+    count = len(grad_w_hats)
+    weights, gains = tensors[:count], tensors[count:]
+    center, scale, unbiased, eps, eps_placement, multipliers = ctx.options
     # A layer that did not take part in the loss gets no gradient, as it would alone.
     part = [index for index, grad in enumerate(grad_w_hats) if grad is not None]
-    if part:
-        filters = list(map(len, weights))
-        if len(part) < len(weights):
-            mean, var = (torch.cat(_take(values.split(filters), part)) for values in (mean, var))
-        center, scale, unbiased, eps, eps_placement, multipliers = ctx.options
-        grads_of_part, grad_gain = torch.ops.videonorm.weight_standardize_backward(
-            _take(grad_w_hats, part),
-            _take(weights, part),
-            _take(gains, part) if gains else [],
-            mean,
-            var,
-            center,
-            scale,
-            unbiased,
-            _take(eps, part),
-            eps_placement,
-            _take(multipliers, part),
+    grad_weights: list[Tensor | None] = [None] * count
+    grad_gains: list[Tensor | None] = [None] * len(gains)
+    if part and len(part) < count:
+        filters = [weight.shape[0] for weight in weights]
+        mean, var = (torch.cat(_take(values.split(filters), part)) for values in (mean, var))
+        lists = (grad_w_hats, weights, gains, eps, multipliers)
+        grad_w_hats, weights, gains, eps, multipliers = (
+            _take(values, part) if values else [] for values in lists
         )
-        for index, grad in zip(part, grads_of_part, strict=True):
+    if part:
+        options = center, scale, unbiased, eps, eps_placement, multipliers
+        grads, grad_gain = _weight_standardize_backward(grad_w_hats, weights, gains, mean, var, *options)
+        for index, grad in zip(part, grads, strict=True):
             grad_weights[index] = grad
         if gains:
-            for index, grad in zip(part, grad_gain.split(_take(filters, part)), strict=True):
-                grad_gains[index] = grad.to(gains[index].dtype)
+            filters = [weight.shape[0] for weight in weights]
+            for index, gain, grad in zip(part, gains, grad_gain.split(filters), strict=True):
+                grad_gains[index] = grad.to(gain.dtype)
     return grad_weights, grad_gains, *(None for _ in range(7))
 
 
@@ -332,7 +329,7 @@ def _take(values: Sequence[Any], indices: list[int]) -> list[Any]:
     return [values[index] for index in indices]
 
 
-register(
+_weight_standardize = register(
     "weight_standardize",
     weight_standardize_reference,
     cpu=weight_standardize_reference,
@@ -341,7 +338,7 @@ register(
     backward=_autograd,
     setup_context=_setup_context,
 )
-register(
+_weight_standardize_backward = register(
     "weight_standardize_backward",
     _backward_reference,
     cpu=_backward_reference,

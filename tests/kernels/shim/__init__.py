@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from filelock import FileLock
 
 import videonorm.kernels
 from videonorm import files
+from videonorm.kernels.counters import Counters
 from videonorm.kernels.unit import Unit
 
 HERE = Path(__file__).parent
@@ -33,23 +35,31 @@ Edit = Callable[[str], str]
 
 
 class Shim:
-    """A machine that runs kernels on CPU tensors, the threads of a block in a random order of `seed`.
+    """A machine that runs kernels on CPU tensors, blocks and the threads of each in a random order of `seed`.
 
     A launch raises RuntimeError where a barrier or a shuffle is not reached by all its threads, an access is
-    misaligned or shared memory is overrun. `edit` maps the text of a kernel file to that which is run. `asan`
-    needs a process of the fixture `run_with_asan`, which an access out of bounds ends with a report. `blocks`
-    says which of a grid are run, where all would take for ever.
+    misaligned, shared memory is overrun, or a counter is not 0 behind it. `edit` maps the text of a kernel
+    file to that which is run. `asan` needs a process of the fixture `run_with_asan`, which an access out of
+    bounds ends with a report. With `races`, two accesses that nothing orders are an error, too. `blocks` says
+    which of a grid are run, where all would take for ever.
     """
 
     multiprocessors = 4
 
     def __init__(
-        self, seed: int = 0, *, edit: Edit | None = None, asan: bool = False, blocks: slice = slice(None)
+        self,
+        seed: int = 0,
+        *,
+        edit: Edit | None = None,
+        asan: bool = False,
+        races: bool = False,
+        blocks: slice = slice(None),
     ):
         self._seeds = random.Random(seed)
         self._edit = edit
-        self._asan = asan
+        self._kind = "asan" if asan else "races" if races else "plain"
         self._blocks = blocks
+        self._counters = torch.zeros(0, dtype=torch.int32)
 
     def build(self, units: Iterable[Unit]) -> None:
         """Compile ahead, two at a time."""
@@ -80,30 +90,43 @@ class Shim:
         error = library.shim_launch(
             function, grid, first, end, block, shared_bytes, seed, ctypes.byref(params)
         )
+        left = self._counters.nonzero().flatten().tolist()
+        if error or left:
+            self._counters = torch.zeros_like(self._counters)
         if error:
             raise RuntimeError(f"{kernel}: {error.decode()}")
+        if left and self._blocks == slice(None):
+            raise RuntimeError(f"{kernel} left counters other than 0: {left}")
+
+    def counters(self, number: int) -> Counters:
+        """As many as there were ever asked for, zeroed once."""
+        if len(self._counters) < number:
+            self._counters = torch.zeros(number, dtype=torch.int32)
+        return Counters(self._counters.data_ptr(), number, self._counters)
 
     def _library(self, unit: Unit) -> ctypes.PyDLL:
         text = (KERNELS / unit.source).read_text()
         text = self._edit(text) if self._edit else text
-        return _compile(Path(unit.source).name, unit.macros, text, self._asan)
+        return _compile(Path(unit.source).name, unit.macros, text, self._kind)
 
 
 @functools.cache
-def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, asan: bool) -> ctypes.PyDLL:
+def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, kind: str) -> ctypes.PyDLL:
     if not shutil.which("g++"):
         raise RuntimeError("g++ was not found: it is needed to run kernels on the CPU")
     text = f'#include "cuda_shim.h"\n#line 1 "{name}"\n{text}\n{ENTRY}'
     flags = ["-std=c++20", "-O1", "-fPIC", "-shared"]
     flags += ["-march=native"]  # fused multiply-add and fp16 conversions in hardware
     flags += ["-Wl,-Bsymbolic", "-fno-gnu-unique"]  # no two libraries share a variable
-    if asan:
+    if kind == "asan":
         flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     else:  # without libubsan, in whose place the header reports
         flags += ["-fwrapv"]  # an int that is too small wraps, and is not made a wider one in a loop
         flags += ["-fsanitize=alignment", "-nodefaultlibs", "-lm", "-lc", "-lgcc"]
+    if kind == "races":  # without libtsan: races.h
+        flags += ["-DWATCH_RACES", "-fsanitize=thread", "-lstdc++"]
     flags += [f"-D{macro}={value}" for macro, value in macros]
-    headers = [path.read_text() for path in (HERE / "cuda_shim.h", *sorted(KERNELS.glob("*.cuh")))]
+    headers = [path.read_text() for path in (*sorted(HERE.glob("*.h")), *sorted(KERNELS.glob("*.cuh")))]
     ingredients = text, headers, flags, _compiler()
     path = CACHE / f"{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:32]}.so"
     path.parent.mkdir(parents=True, exist_ok=True)

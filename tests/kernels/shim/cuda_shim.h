@@ -1,11 +1,13 @@
-// Runs CUDA kernels on the CPU: blocks one after another, up or down; the threads of a block as fibers, in
-// random orders, some of which let a warp run far ahead.
+// Runs CUDA kernels on the CPU: blocks one after another, up, down or mixed; the threads of a block as fibers,
+// in random orders, some of which let a warp run far ahead.
 //
 // What a GPU leaves undefined shows here. A barrier or a shuffle that not all its threads reach, a misaligned
 // access and a write behind the shared memory are errors; what a block did not write to its shared memory is
-// NaN, and so is what a shuffle takes from a lane outside its mask or the block.
+// NaN, and so is what a shuffle takes from a lane outside its mask or the block. races.h sees accesses that
+// nothing orders.
 #pragma once
 #include <math.h>
+#include <numeric>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,6 +39,8 @@ inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x
 inline float __uint_as_float(unsigned x) { return __builtin_bit_cast(float, x); }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 
+#include "races.h"
+
 namespace shim {
 
 constexpr unsigned MAX_THREADS = 1024;
@@ -56,6 +60,7 @@ struct Thread {
     unsigned mask;   // of its shuffle
     unsigned given;  // to the shuffle that it waits for
     unsigned taken;  // by the lanes of the last shuffle that went through
+    bool voted;      // at the barrier that it waits for
     bool started;
     void* resume[5];  // of __builtin_setjmp
 
@@ -64,11 +69,15 @@ struct Thread {
     }
 };
 
+template <typename... Values>
+void fail(const char* format, Values... values);
+
 char* const stacks = static_cast<char*>(mmap(nullptr, MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
                                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
 Thread threads[MAX_THREADS];
 Thread* self;
 unsigned ready[MAX_THREADS], number_ready, number_at_barrier, number_exited;
+bool any_voted;  // at the last barrier that went through
 unsigned candidates;  // how many of those made ready last the next thread is drawn from
 uint64_t random_bits;
 void* scheduler[5];
@@ -177,15 +186,22 @@ void wait(State state, Place place, unsigned mask) {
     self->mask = mask;
 }
 
-void barrier(Place place) {
+// Whether any thread has come with a vote.
+bool barrier(Place place, bool vote) {
     wait(State::AT_BARRIER, place, 0);
+    self->voted = vote;
     if (++number_at_barrier == blockDim.x) {
-        for (unsigned i = 0; i < blockDim.x; ++i)
+        any_voted = false;
+        for (unsigned i = 0; i < blockDim.x; ++i) {
             if (!threads[i].waits_with(*self)) fail_stuck();
+            any_voted |= threads[i].voted;
+        }
         make_all_ready();
         number_at_barrier = 0;
+        races::barrier();
     }
     leave();
+    return any_voted;
 }
 
 // Waits for the lanes of `mask`; what each has given can be taken then.
@@ -221,13 +237,29 @@ __attribute__((noinline, no_sanitize("address"))) bool guard(unsigned begin, boo
 __attribute__((noinline)) void run_block() {
     number_ready = number_at_barrier = number_exited = 0;
     make_all_ready();
+    races::begin_block();
     if (!__builtin_setjmp(scheduler)) run_another();
+    races::end_block();
 }
 
 }  // namespace shim
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-    shim::barrier({file, line});
+    shim::barrier({file, line}, false);
+}
+
+inline int __syncthreads_or(int predicate, const char* file = __builtin_FILE(),
+                            int line = __builtin_LINE()) {
+    return shim::barrier({file, line}, predicate);
+}
+
+inline void __threadfence() { shim::races::fence(); }
+
+UNWATCHED inline unsigned atomicInc(unsigned* address, unsigned last) {
+    shim::races::atomic(address);
+    const unsigned old = *address;
+    *address = old >= last ? 0 : old + 1;
+    return old;
 }
 
 template <typename T>
@@ -249,10 +281,16 @@ extern "C" const char* shim_launch(const void* kernel, unsigned grid, unsigned f
     blockDim.x = block;
     random_bits = seed;
     *error = 0;
+    races::begin_launch(shared, shared_bytes);
     guard(shared_bytes / 4, true);
     ASAN_POISON_MEMORY_REGION(shared + shared_bytes / 4, GUARD_WORDS * 4);
-    for (unsigned i = 0; i < end - first && !*error; ++i) {
-        blockIdx.x = seed >> 63 ? end - 1 - i : first + i;
+    const unsigned number = end - first;
+    unsigned step = seed >> 63 ? 1 : 1 + random(number);  // without a common divisor: all blocks are met
+    while (std::gcd(step, number) != 1) --step;
+    unsigned next = random(number);
+    for (unsigned i = 0; i < number && !*error; ++i) {
+        blockIdx.x = first + (seed >> 62 & 1 ? number - 1 - next : next);
+        next = (next + uint64_t{step}) % number;
         memset(shared, 0xff, shared_bytes);
         run_block();
         if (!*error && !guard(shared_bytes / 4, false))
