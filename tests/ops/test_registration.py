@@ -39,7 +39,9 @@ class Registered:
         monkeypatch.setattr(registration, "DECOMPOSITIONS", {})
         monkeypatch.setattr(registration, "gpu", lambda device: f"the GPU {device}")
         monkeypatch.setattr(torch.library, "register_fake", lambda *args, **options: None)
-        monkeypatch.setattr(registration, "Operator", lambda *args: SimpleNamespace(differentiable=lambda run: run))
+        monkeypatch.setattr(
+            registration, "Operator", lambda *args: SimpleNamespace(differentiable=lambda run: run)
+        )
         monkeypatch.setattr(registration, "_operators", [])
         monkeypatch.setattr(torch.ops.videonorm, "tell", SimpleNamespace(default="tell"), raising=False)
         registration.register(

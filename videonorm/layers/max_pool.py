@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videonorm.layers.recomputation import Recomputation, active_recomputation
@@ -20,21 +21,22 @@ class MaxPool3d(nn.MaxPool3d):
         if self.return_indices or recomputation is None:
             y: Tensor = super().forward(x)
             return y
-        sizes = (self.kernel_size, self.stride, self.padding, self.dilation)
-        windows = Windows(*(size if isinstance(size, tuple) else (size,) * 3 for size in sizes))
-        y = _MaxPool.apply(x, super().forward, windows, recomputation)
+        kernel, stride = _triple(self.kernel_size), _triple(self.stride)
+        windows = Windows(kernel, stride, _triple(self.padding), _triple(self.dilation), self.ceil_mode)
+        y = _MaxPool.apply(x, windows, recomputation)
         if y.requires_grad and recomputation.blocks:
             recomputation.offer(y, partial(_pool, windows=windows, sizes=y.shape[-3:], dtype=y.dtype), x)
         return y
 
 
 class Windows(NamedTuple):
-    """Of a pool: kernel_size, stride, padding and dilation over (T, H, W)."""
+    """Of a pool: its options, sizes over (T, H, W)."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
+    ceil_mode: bool
 
     def places(self, x: torch.Size, y: torch.Size) -> Iterator[tuple[int, Any, Any]]:
         """The places in a window, the last one first: its number, and slices of x and of y.
@@ -59,8 +61,8 @@ class Windows(NamedTuple):
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, pool: Any, windows: Windows, recomputation: Recomputation) -> Tensor:
-        y: Tensor = pool(x)
+    def forward(ctx: Any, x: Tensor, windows: Windows, recomputation: Recomputation) -> Tensor:
+        y = F.max_pool3d(x, *windows)
         ctx.windows, ctx.sizes, ctx.in_8_bits = windows, x.shape[-3:], recomputation.in_8_bits
         # Of values in 8 bits several may be the largest.
         ctx.save_for_backward(_largest(x, windows, y.shape[-3:])[1] if ctx.in_8_bits else x)
@@ -70,19 +72,21 @@ class _MaxPool(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
         sizes = grad_y.shape[-3:]
+        if not ctx.in_8_bits and not _indices_outweigh(kept, sizes):
+            _, indices = torch.ops.aten.max_pool3d_with_indices(kept.detach(), *ctx.windows)
+            back = torch.ops.aten.max_pool3d_with_indices_backward
+            return back(grad_y, kept.to(grad_y.dtype), *ctx.windows, indices), None, None
         where = kept if ctx.in_8_bits else _largest(kept, ctx.windows, sizes)[1]
         grad_x = _empty_like(where, ctx.sizes, grad_y.dtype).zero_()
         # To a value of several windows in their order, as torch adds.
         for number, of_x, of_y in ctx.windows.places(ctx.sizes, sizes):
-            grad_x[of_x] += torch.where(where[of_y] == number, grad_y[of_y], 0)
-        return grad_x, None, None, None
+            grad_x[of_x].add_(torch.where(where[of_y] == number, grad_y[of_y], 0))
+        return grad_x, None, None
 
 
 @torch.no_grad()
 def _largest(x: Tensor, windows: Windows, sizes: torch.Size) -> tuple[Tensor, Tensor]:
     """The largest value of each window, and the number of the first place that has it.
-
-    torch's own pool writes int64 indices, which are four times the bytes of a bf16 y, at the peak of memory.
 
     Args:
         sizes: (T, H, W) of the results.
@@ -98,7 +102,16 @@ def _largest(x: Tensor, windows: Windows, sizes: torch.Size) -> tuple[Tensor, Te
 
 def _pool(x: Tensor, windows: Windows, sizes: torch.Size, dtype: torch.dtype) -> Tensor:
     """y again. On a CPU autocast pools in fp32."""
-    return _largest(x, windows, sizes)[0].to(dtype)
+    y = _largest(x, windows, sizes)[0] if _indices_outweigh(x, sizes) else F.max_pool3d(x, *windows)
+    return y.to(dtype)
+
+
+def _indices_outweigh(x: Tensor, sizes: torch.Size) -> bool:
+    """Whether the int64 indices that torch's pool writes, if for a moment, are more bytes than x.
+
+    That is at the peak of memory; elsewhere they are faster than a pass for each place of a window.
+    """
+    return 8 * math.prod(sizes) > x.itemsize * math.prod(x.shape[-3:])
 
 
 def _empty_like(x: Tensor, sizes: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -107,3 +120,7 @@ def _empty_like(x: Tensor, sizes: torch.Size, dtype: torch.dtype) -> Tensor:
     memory_format = torch.channels_last_3d if last else torch.contiguous_format
     shape = (*x.shape[:-3], *sizes)
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=memory_format)
+
+
+def _triple(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    return size if isinstance(size, tuple) else (size,) * 3

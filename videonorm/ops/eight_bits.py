@@ -64,15 +64,17 @@ def quantize(x: Tensor, stochastic: bool = False) -> tuple[Tensor, Tensor]:
         # Not by the number of clips: a plan of memory rests on as many operations for any.
         num_parts = max(1, x.shape[1:].numel() // VALUES_AT_ONCE)
         parts = (each.tensor_split(num_parts) for each in (codes, values, low, step))
-        for part, *of_part in zip(*parts, strict=True):
-            part.copy_(_codes(*of_part, stochastic))
+        for part, part_values, part_low, part_step in zip(*parts, strict=True):
+            part.copy_(_codes(part_values, part_low, part_step, stochastic))
         return codes, torch.cat([low, step], dim=1)
 
 
 def _codes(values: Tensor, low: Tensor, step: Tensor, stochastic: bool) -> Tensor:
+    """Codes and what becoming uint8 cuts off."""
     codes = (values - low).div_(step)
-    codes = codes.add_(torch.rand_like(codes)).floor_() if stochastic else codes.round_()
-    return codes.clamp_(max=STEPS)
+    if stochastic:
+        return codes.add_(torch.rand_like(codes)).clamp_(max=STEPS)
+    return codes.add_(0.5)
 
 
 def dequantize(codes: Tensor, ranges: Tensor, form: Form) -> Tensor:
@@ -80,7 +82,7 @@ def dequantize(codes: Tensor, ranges: Tensor, form: Form) -> Tensor:
 
     Where 256 values were not all finite, all come back as NaN.
     """
-    low, step = ranges.split(1, dim=1)
+    low, step = ranges[:, :1], ranges[:, 1:]
     values = torch.empty(codes.shape, dtype=form.dtype, device=codes.device)
     torch.addcmul(low, codes, step, out=values)
     return form.restore(values.view(-1))
