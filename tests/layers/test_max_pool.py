@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from videonorm.layers import MaxPool3d, recompute
 
-from .stack import make_clips
+from .stack import Watched, assert_same, gradients, make_clips, make_stack
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,8 @@ from .stack import make_clips
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-def test_max_pool_keeps_no_indices(memory_format, dtype, options):
+@pytest.mark.parametrize("what", ["norms", "blocks"])
+def test_max_pool_keeps_no_indices(what, memory_format, dtype, options):
     x = make_clips(2, 4, 5, 7, 7).to(dtype, memory_format=memory_format).requires_grad_()
     want = nn.MaxPool3d(**options)(x)
     dtypes = []
@@ -28,7 +29,7 @@ def test_max_pool_keeps_no_indices(memory_format, dtype, options):
         dtypes.append(tensor.dtype)
         return tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), recompute("norms"):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), recompute(what):
         got = MaxPool3d(**options)(x)
     assert dtypes == [dtype]
     assert torch.equal(got, want) and got.stride() == want.stride()
@@ -60,3 +61,17 @@ def test_places_kept_in_a_byte(padding):
     assert kept[0] == (torch.uint8, want.shape)
     grad_y = torch.randn_like(want)
     assert torch.equal(torch.autograd.grad(got, x, grad_y)[0], torch.autograd.grad(want, x, grad_y)[0])
+
+
+def test_behind_a_norm_the_pooled_is_made_again():
+    stack = make_stack()
+    stack.insert(2, MaxPool3d(2))
+    want = gradients(stack, make_clips())
+    for what, num_kept in (("norms", 1), ("blocks", 0)):
+        watched = Watched(stack[1], stack[2])
+        with recompute(what):
+            y = stack(make_clips())
+        assert watched.num_kept() == num_kept
+        stack.zero_grad()
+        y.square().mean().backward()
+        assert_same([parameter.grad for parameter in stack.parameters()], want)

@@ -120,10 +120,11 @@ def test_an_output_used_twice_and_pooled():
 
     model, clips = Used(), make_clips(2, 8, 4, 6, 6)
     want = gradients(model, clips)
-    watched = Watched(first, second, pool)
+    watched, pooled = Watched(first, second), Watched(pool)
     with blocks():
         y = model(clips)
     assert watched.num_kept() == 0
+    assert pooled.num_kept() == 2
     backward(y)
     assert_gradients(model, want)
 

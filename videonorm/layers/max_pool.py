@@ -25,7 +25,8 @@ class MaxPool3d(nn.MaxPool3d):
         windows = Windows(kernel, stride, _triple(self.padding), _triple(self.dilation), self.ceil_mode)
         y = _MaxPool.apply(x, windows, recomputation)
         if y.requires_grad and recomputation.blocks:
-            recomputation.offer(y, partial(_pool, windows=windows, sizes=y.shape[-3:], dtype=y.dtype), x)
+            make = partial(_pool, windows=windows, sizes=y.shape[-3:], dtype=y.dtype)
+            recomputation.offer(y, make, x, longest=2)  # y is small, and a chain made for it alone is not
         return y
 
 
@@ -64,6 +65,7 @@ class _MaxPool(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, windows: Windows, recomputation: Recomputation) -> Tensor:
         y = F.max_pool3d(x, *windows)
         ctx.windows, ctx.sizes, ctx.in_8_bits = windows, x.shape[-3:], recomputation.in_8_bits
+        ctx.by_place = ctx.in_8_bits or (recomputation.blocks and _indices_outweigh(x, y.shape[-3:]))
         # Of values in 8 bits several may be the largest.
         ctx.save_for_backward(_largest(x, windows, y.shape[-3:])[1] if ctx.in_8_bits else x)
         return y
@@ -72,7 +74,7 @@ class _MaxPool(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         (kept,) = ctx.saved_tensors
         sizes = grad_y.shape[-3:]
-        if not ctx.in_8_bits and not _indices_outweigh(kept, sizes):
+        if not ctx.by_place:
             _, indices = torch.ops.aten.max_pool3d_with_indices(kept.detach(), *ctx.windows)
             back = torch.ops.aten.max_pool3d_with_indices_backward
             return back(grad_y, kept.to(grad_y.dtype), *ctx.windows, indices), None, None
