@@ -12,6 +12,7 @@ from rich.console import Console
 from videonorm import doctor, kernels
 from videonorm.data import available_decoders
 from videonorm.kernels import compiler
+from videonorm.kernels.compiler import Compiled
 from videonorm.kernels.unit import KernelError, Unit
 from videonorm.ops import convolution_backward
 
@@ -122,6 +123,15 @@ def test_kernels_of_every_variant(tiny_units: list[Unit]) -> None:
     assert small[0] == "SIZE=4" and small[2:] == ["0 to 40", "0"]
     assert large[0] == "SIZE=100" and re.fullmatch(r"\d+ to 64", large[1])
     assert re.fullmatch(r"\d+ in crowd", large[3])
+
+
+def test_kernels_that_only_the_driver_can_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "units", lambda: [Unit("tiny.cu", (("SIZE", size),)) for size in "123"])
+    monkeypatch.setattr(compiler, "compile", lambda unit, arch: Compiled("compute_75", b"", ""))
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(*doctor.kernels(console))
+    report = console.export_text()
+    assert "3 variants" in report and "compiled as PTX of compute_75, which the driver translates" in report
 
 
 def test_kernels_that_cannot_be_compiled_say_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at
     from rich.console import Console
     from rich.table import Table
 
-    from videonorm.kernels.compiler import Cubin
+    from videonorm.kernels.compiler import Compiled
     from videonorm.kernels.unit import Unit
 
 Row = tuple[str, str]
@@ -148,7 +148,8 @@ def convolutions() -> Iterator[Row]:
 def kernels(console: Console) -> Iterator[Table]:
     """What the variants of each kernel file take of a multiprocessor, for each architecture of the GPUs.
 
-    They are compiled for it if they are not in the cache, about a second each.
+    They are compiled for it if they are not in the cache, about a second each. PTX has no such figures: it is
+    the driver that compiles it.
     """
     import torch
     from rich.progress import track
@@ -164,25 +165,30 @@ def kernels(console: Console) -> Iterator[Table]:
         with ThreadPoolExecutor(available_cores()) as pool:  # NVRTC releases the interpreter lock
             compiled = pool.map(compile, units(), itertools.repeat(arch))
             try:
-                cubins = list(track(compiled, title, len(units()), console=console, transient=True))
+                variants = list(track(compiled, title, len(units()), console=console, transient=True))
             except KernelError as error:
                 pool.shutdown(cancel_futures=True)
                 yield _table(title, [("none", str(error))])
                 continue
-        variants = zip(units(), cubins, strict=True)
-        for source, of_source in itertools.groupby(variants, lambda variant: variant[0].source):
+        targets = {variant.target for variant in variants if variant.is_ptx}
+        if targets:
+            ptx = f"compiled as PTX of {', '.join(targets)}, which the driver translates: newer than NVRTC"
+            yield _table(title, [(f"{len(units())} variants", ptx)])
+            continue
+        by_source = itertools.groupby(zip(units(), variants, strict=True), lambda pair: pair[0].source)
+        for source, of_source in by_source:
             yield _usage_table(f"{title}: {source}", of_source)
 
 
-def _usage_table(title: str, variants: Iterable[tuple[Unit, Cubin]]) -> Table:
+def _usage_table(title: str, variants: Iterable[tuple[Unit, Compiled]]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     table.add_column("variant", no_wrap=True)
     for heading in ("registers\na thread", "static shared\nbytes a block", "spilled bytes\na thread"):
         table.add_column(heading, justify="right", overflow="fold")
-    for unit, cubin in variants:
-        used = cubin.kernels
+    for unit, compiled in variants:
+        used = compiled.kernels
         spills = [f"{usage.spill_bytes} in {name}" for name, usage in used.items() if usage.spill_bytes]
         table.add_row(
             " ".join(f"{name}={value}" for name, value in unit.macros),

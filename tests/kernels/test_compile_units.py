@@ -7,6 +7,7 @@ import pytest
 from videonorm import files
 from videonorm.kernels import units
 from videonorm.kernels.compiler import compile
+from videonorm.kernels.unit import Unit
 from videonorm.machine import available_cores
 
 pytest.importorskip("cuda.core")
@@ -15,10 +16,16 @@ REGISTERS = 65536  # of a multiprocessor
 THREADS = 256  # at most, of a block
 
 
-IN_BETWEEN = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("sm_90", "sm_100")]
+def least_blocks(unit: Unit, arch: str) -> int:
+    """That a multiprocessor must have room for."""
+    more = unit.source == "group_norm.cu" and ("SCALAR", "bfloat16") in unit.macros and arch != "sm_120"
+    return 3 if more else 2
 
 
-@pytest.mark.parametrize("arch", ["sm_80", *IN_BETWEEN, "sm_120"])
+FURTHER = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("sm_75", "sm_90", "sm_100")]
+
+
+@pytest.mark.parametrize("arch", ["sm_80", *FURTHER, "sm_120"])
 def test_no_variant_spills_or_crowds_a_multiprocessor(arch, monkeypatch):
     # A cache of the tests' own. What is in it was made of these very files, options and NVRTC.
     monkeypatch.setenv("XDG_CACHE_HOME", str(files.cache_folder() / "tests"))
@@ -29,7 +36,8 @@ def test_no_variant_spills_or_crowds_a_multiprocessor(arch, monkeypatch):
         f"{name} of {unit}: {usage}"
         for unit, cubin in zip(units(), cubins, strict=True)
         for name, usage in cubin.kernels.items()
-        # At least two blocks side by side.
-        if usage.spill_bytes or usage.stack_bytes or 2 * THREADS * usage.registers > REGISTERS
+        if usage.spill_bytes
+        or usage.stack_bytes
+        or least_blocks(unit, arch) * THREADS * -(-usage.registers // 8) * 8 > REGISTERS
     ]
     assert not too_much, "\n".join(too_much)

@@ -8,7 +8,7 @@ import pytest
 
 from videonorm import files
 from videonorm.kernels import compiler
-from videonorm.kernels.compiler import Cubin, Usage, compile
+from videonorm.kernels.compiler import Compiled, Usage, compile, target_for
 from videonorm.kernels.unit import KernelError, Unit
 
 pytest.importorskip("cuda.core")
@@ -53,9 +53,9 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Unit]:
     """What NVRTC was asked for, in order."""
     asked = []
 
-    def count(unit: Unit, *args: object) -> Cubin:
+    def count(unit: Unit, target: str, *args: object) -> Compiled:
         asked.append(unit)
-        return Cubin(b"cubin\n\x00", "a\nlog")
+        return Compiled(target, b"cubin\n\x00", "a\nlog")
 
     monkeypatch.setattr(compiler, "_compile", count)
     return asked
@@ -85,7 +85,7 @@ def test_usage_of_a_log(margin):
         f"{margin}0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n"
         "ptxas info    : Used 32 registers, 400 bytes cmem[0]\n"
     )
-    assert Cubin(b"", log).kernels == {
+    assert Compiled("sm_80", b"", log).kernels == {
         "apply": Usage(registers=32, shared_bytes=0, stack_bytes=0, spill_bytes=0),
         "sums": Usage(registers=255, shared_bytes=1024, stack_bytes=16, spill_bytes=20),
     }
@@ -97,8 +97,43 @@ def test_an_error_shows_the_compilers_own(unit):
         KernelError, match=r"(?s)tiny.cu SCALAR=float could not be compiled for sm_90.*nonsense"
     ):
         compile(unit, "sm_90")
-    with pytest.raises(KernelError, match="sm_12345"):
-        compile(unit, "sm_12345")
+    with pytest.raises(KernelError, match="sm_12"):
+        compile(unit, "sm_12")
+
+
+@pytest.mark.parametrize(
+    ("arch", "target"),
+    [
+        ("sm_90", "sm_90"),
+        ("sm_120", "sm_120"),
+        ("sm_103", "compute_100"),  # not of 120, which is newer than the GPU
+        ("sm_130", "compute_120"),
+        ("sm_75", "sm_75"),  # NVRTC refuses
+    ],
+)
+def test_ptx_for_an_architecture_that_nvrtc_does_not_know(monkeypatch, arch, target):
+    monkeypatch.setattr(compiler, "nvrtc_architectures", lambda: (80, 90, 100, 120))
+    assert target_for(arch) == target
+
+
+def test_architectures_of_nvrtc():
+    assert {80, 90, 100, 120} <= set(compiler.nvrtc_architectures())
+
+
+def test_ptx_of_the_newest_that_nvrtc_knows(unit, monkeypatch):
+    from cuda.bindings import driver
+
+    monkeypatch.setattr(compiler, "nvrtc_architectures", lambda: (80, 90))
+    # cuda.core asks whether the driver is as new as the PTX, and fails where there is none.
+    monkeypatch.setattr(driver, "cuDriverGetVersion", lambda: (driver.CUresult.CUDA_SUCCESS, 99000))
+    compiled = compile(unit, "sm_130")
+    assert compiled.is_ptx and compiled.target == "compute_90" and not compiled.kernels
+    assert b".target sm_90\n" in compiled.code and b".visible .entry scale(" in compiled.code
+    (path,) = cache_files()
+    assert path.name.startswith("tiny.compute_90.")
+    monkeypatch.setattr(compiler, "_compile", None)  # not called again
+    assert compile(unit, "sm_120") == compiled  # PTX is the same for whatever is newer
+    assert compiler._unpack("compute_90", path.read_bytes()) == compiled
 
 
 def test_compiled_once(unit, compilations):
@@ -212,7 +247,7 @@ assert list(cubin.kernels) == ["crowd", "reverse", "scale"]
     assert [process.communicate()[0] for process in processes] == [""] * count
     assert [process.returncode for process in processes] == [0] * count
     (path,) = cache_files()
-    assert compiler._unpack(path.read_bytes()) is not None
+    assert compiler._unpack("sm_90", path.read_bytes()) is not None
 
 
 def test_first_use_in_several_threads(unit):

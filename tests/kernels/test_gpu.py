@@ -1,15 +1,17 @@
 """The launcher, with the driver and the device replaced."""
 
 import ctypes
+import pickle
 import sys
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from videonorm.kernels import gpu as module
-from videonorm.kernels.compiler import Cubin
+from videonorm.kernels.compiler import Compiled
 from videonorm.kernels.gpu import Gpu, KernelError, gpu
 from videonorm.kernels.unit import Unit
 
@@ -35,6 +37,8 @@ class Machine:
         self.capability = 9, 0
         self.streams = [0x100, 0x200]
         self.contexts: dict[int, object] = {threading.get_ident(): 0xC}  # by thread
+        self.target = "sm_90"
+        self.mode: object = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
         self.compiled: list[tuple[Unit, str]] = []
         self.loaded: list[tuple[str, str]] = []
         self.launches: list[SimpleNamespace] = []
@@ -46,12 +50,23 @@ class Machine:
     def device(self, index: int) -> "Switch":
         return Switch(self, index)
 
-    def compile(self, unit: Unit, arch: str) -> Cubin:
+    def compile(self, unit: Unit, arch: str) -> Compiled:
         self.compiled.append((unit, arch))
-        return Cubin(f"cubin of {unit}".encode(), "")
+        kind = "ptx" if self.target.startswith("compute_") else "cubin"
+        return Compiled(self.target, f"{kind} of {unit}".encode(), "")
+
+    def from_ptx(self, code: bytes) -> SimpleNamespace:
+        assert code.startswith(b"ptx")
+        return self.module(code)
 
     def from_cubin(self, code: bytes) -> SimpleNamespace:
+        assert code.startswith(b"cubin")
+        return self.module(code)
+
+    def module(self, code: bytes) -> SimpleNamespace:
         def get_kernel(name: str) -> SimpleNamespace:
+            # What is loaded now would end another thread's capture in any other mode.
+            assert self.mode == driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
             self.loaded.append((code.decode(), name))
             return SimpleNamespace(handle=(code, name))
 
@@ -59,6 +74,10 @@ class Machine:
 
     def kernel_function(self, handle: tuple[bytes, str]) -> tuple[object, ...]:
         return self.loading_status, (self.current, *handle)
+
+    def exchange_mode(self, mode: object) -> tuple[object, object]:
+        before, self.mode = self.mode, mode
+        return driver.CUresult.CUDA_SUCCESS, before
 
     def set_context(self, context: object) -> None:
         self.contexts[threading.get_ident()] = context
@@ -106,6 +125,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     )
     monkeypatch.setattr(driver, "cuLaunchKernel", machine.launch)
     monkeypatch.setattr(driver, "cuKernelGetFunction", machine.kernel_function)
+    monkeypatch.setattr(driver, "cuThreadExchangeStreamCaptureMode", machine.exchange_mode)
     monkeypatch.setattr(
         driver, "cuCtxGetCurrent", lambda: (success, machine.contexts.get(threading.get_ident(), 0))
     )
@@ -123,6 +143,12 @@ def launch(
     gpu: Gpu, unit: Unit = UNIT, kernel: str = "apply", grid: int = 5, shared_bytes: int = 256
 ) -> None:
     gpu.launch(unit, kernel, grid, 128, shared_bytes, Params(0xABC, 2**40, 1e-5))
+
+
+def test_equal_units_are_one_key():
+    again = pickle.loads(pickle.dumps(UNIT))
+    assert again == UNIT and hash(again) == hash(UNIT) == hash(Unit(UNIT.source, UNIT.macros))
+    assert UNIT.__reduce__() == (Unit, (UNIT.source, UNIT.macros)) and UNIT != OTHER
 
 
 def test_the_driver_gets_what_was_asked_for(machine):
@@ -214,6 +240,22 @@ def test_first_use_in_a_graph_capture_is_an_error(machine):
     machine.capturing = True
     launch(gpu(torch.device("cuda", 0)))
     assert len(machine.launches) == 2
+
+
+@pytest.mark.parametrize("status", [driver.CUresult.CUDA_SUCCESS, driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY])
+def test_first_use_beside_another_threads_capture(machine, status):
+    """`Machine.module` asserts the mode; afterwards it is the thread's own again, come what may."""
+    machine.loading_status = status
+    with nullcontext() if not status else pytest.raises(KernelError):
+        launch(gpu(torch.device("cuda", 0)))
+    assert len(machine.loaded) == 1
+    assert machine.mode == driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+
+
+def test_ptx_where_the_gpu_is_newer_than_nvrtc(machine):
+    machine.target = "compute_120"
+    launch(gpu(torch.device("cuda", 0)))
+    assert machine.loaded == [("ptx of group_norm.cu SCALAR=bfloat16", "apply")]
 
 
 def test_a_refused_launch(machine):

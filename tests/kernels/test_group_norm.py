@@ -28,8 +28,8 @@ def built() -> None:
 def test_every_variant(shim, unit, assert_at_most_twice):
     macros = dict(unit.macros)
     vector, last = int(macros["VECTOR"]), macros["CHANNELS_LAST"] == "1"
-    # The row of memory is an odd number of accesses, so that no wider one fits.
-    shape = (2, 3 * vector, 2, 3, 7) if last else (2, 6, 1, 9, 7 * vector)
+    # A sample or, of contiguous ones, a row is an odd number of accesses, so that no wider one fits.
+    shape = (2, 3 * vector, 3, 3, 5) if last else (2, 6, 1, 9, 7 * vector)
     launched = []
     launch = shim.launch
     shim.launch = lambda unit, kernel, *rest: (launched.append((unit, kernel)), launch(unit, kernel, *rest))
@@ -69,6 +69,35 @@ SHAPES = {  # ((N, C, T, H, W), G)
 def test_odd_sizes(shim, shape, num_groups, memory_format, dtype, assert_at_most_twice):
     for fused in ("relu", "add_relu"):
         check(shim, shape, num_groups, dtype, memory_format, fused, assert_at_most_twice)
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_groups", "dtype", "vector"),
+    [
+        ((2, 54, 2, 4, 7), 27, torch.bfloat16, 8),  # X3D's: rows of 4 sites
+        ((1, 108, 2, 5, 3), 6, torch.float16, 8),  # rows of 2
+        ((2, 45, 4, 6, 10), 3, torch.float16, 8),  # rows of 8, two columns
+        ((2, 45, 4, 6, 10), 45, torch.float32, 4),
+        ((2, 54, 2, 5, 7), 2, torch.bfloat16, 4),  # 70 sites: no rows of 4
+        ((3, 1, 2, 2, 5), 1, torch.bfloat16, 4),
+    ],
+    ids=str,
+)
+def test_rows_of_several_sites(shape, num_groups, dtype, vector, assert_at_most_twice):
+    """Channels that no wide access divides are read by wide ones all the same."""
+    shim, used = Shim(), set()
+    shim.multiprocessors = 40
+    launch = shim.launch
+    shim.launch = lambda unit, *rest: (used.add(dict(unit.macros)["VECTOR"]), launch(unit, *rest))
+    for fused in ("relu", "add_relu"):
+        check(shim, shape, num_groups, dtype, LAST, fused, assert_at_most_twice)
+    assert used == {str(vector)}
+
+
+def test_places_are_counted_in_an_int(shim):
+    """What has so many channels has rows of one site."""
+    x = torch.empty(1, 2, 2**31 - 1, device="meta", dtype=torch.bfloat16).transpose(1, 2)
+    assert kernels._plan(shim, x, 1).template.places == 2**31 - 1
 
 
 @pytest.mark.parametrize("mean", [0.0, 500.0])
@@ -123,8 +152,11 @@ def test_parameters_of_any_dtype(shim, weight_dtype, bias_dtype, memory_format):
 
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 def test_addresses_that_are_not_aligned(shim, memory_format):
+    """Every bit is as it is elsewhere, and so is the unit: no other than a warm-up has loaded."""
     x, weight, bias, residual, grad_y = make_inputs((1, 8, 1, 3, 8), torch.bfloat16, memory_format)
     want = run(shim, x, weight, bias, residual, grad_y, 2, relu=True)
+    units, launch = set(), shim.launch
+    shim.launch = lambda unit, *rest: (units.add(dict(unit.macros)["VECTOR"]), launch(unit, *rest))
 
     def moved(tensor: Tensor, scalars: int) -> Tensor:
         memory = torch.empty(tensor.numel() + scalars, dtype=tensor.dtype)[scalars:]
@@ -132,11 +164,12 @@ def test_addresses_that_are_not_aligned(shim, memory_format):
 
     for scalars in (1, 2, 4):
         inputs = [moved(t, scalars) for t in (x, weight, bias, residual, grad_y)]
-        got = run(shim, *inputs, 2, relu=True)
-        for result, wanted in zip(got, want, strict=True):
-            torch.testing.assert_close(result, wanted)
-    got = run(shim, x, moved(weight, 1), moved(bias, 3), residual, grad_y, 2, relu=True)
-    assert all(map(torch.equal, got, want))  # x is read by whole vectors: so are they, copied
+        assert all(map(torch.equal, run(shim, *inputs, 2, relu=True), want))
+    for index in range(5):
+        inputs = [x, weight, bias, residual, grad_y]
+        inputs[index] = moved(inputs[index], 3)
+        assert all(map(torch.equal, run(shim, *inputs, 2, relu=True), want))
+    assert units == {"8"}
 
 
 @pytest.mark.parametrize("add", [False, True], ids=["relu", "add_relu"])

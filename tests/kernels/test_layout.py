@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import videonorm.ops
-from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_order_of
+from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_one_run, in_order_of
 
 LAST = torch.channels_last_3d
 ON_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
@@ -46,11 +46,20 @@ def test_in_order_of(layout, other):
 
 
 def test_aligned():
+    memory = torch.arange(64.0)
+    last = memory[3:63].view(2, 2, 5, 3, 1).movedim(-2, 1)  # channels last
+    for tensor in (memory[1:5], memory[2:62].view(3, 20), last):
+        got = aligned(tensor)
+        assert torch.equal(got, tensor) and got.stride() == tensor.stride()
+        assert got.data_ptr() % ACCESS_BYTES == 0 and aligned(got) is got
+
+
+def test_in_one_run():
     memory = torch.arange(16.0)
-    for vector in (memory[1:5], memory[::2]):
-        got = aligned(vector)
+    for vector in (memory[1:5], memory[::2], memory[1::2]):
+        got = in_one_run(vector)
         assert torch.equal(got, vector) and got.is_contiguous() and got.data_ptr() % ACCESS_BYTES == 0
-        assert aligned(got) is got
+        assert in_one_run(got) is got
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from .shim import Shim
 
 MAP_NORESERVE = 0x4000  # on Linux; Python names it since 3.13
 LAST_BLOCK = slice(-1, None)
+FIRST_BLOCK = slice(1)  # of reductions, which go backwards: it has the end of the tensor
 GROUPS = 4
 
 
@@ -65,6 +66,8 @@ class Case:
 CASES = {
     "many_sites": Case(2, 16, 2**27 + 8 * 13, channels_last=False, vector=8),
     "many_sites_channels_last": Case(33, 4, 2**26 + 13, channels_last=True, vector=4),
+    "sites_beyond_an_int": Case(1, 4, 2**31 + 8 * 13, channels_last=False, vector=8),
+    "sites_beyond_an_int_channels_last": Case(1, 4, 2**31 + 13, channels_last=True, vector=4),
     "many_samples": Case(2**27 + 1, 16, 2, channels_last=False, vector=2),
     "many_samples_channels_last": Case(2**28 + 1, 16, 1, channels_last=True, vector=8),
 }
@@ -88,7 +91,7 @@ class Launch:
 
 
 def check_passes(shim: Shim, case: Case) -> None:
-    """moments, apply_add_relu, sums_add_relu, sums_relu and grad_x of the last block, by the definition."""
+    """All kernels, for the last block, by the definition."""
     plan = case.plan()
     big = {name: case.tensor() for name in ("x", "residual", "y", "grad_y", "grad_x", "grad_residual")}
     statistics = {name: sparse(case.samples, GROUPS) for name in ("mean", "rstd")}
@@ -102,6 +105,7 @@ def check_passes(shim: Shim, case: Case) -> None:
 
     def start(kernel: str, shared_bytes: int) -> None:
         counters.zero_()
+        shim.blocks = LAST_BLOCK if kernel.startswith(("apply", "grad_x")) else FIRST_BLOCK
         shim.launch(plan.unit, kernel, plan.grid, plan.block, shared_bytes, launch.params)
 
     of_block = {name: case.of_last_block(tensor) for name, tensor in big.items()}
@@ -121,36 +125,45 @@ def check_passes(shim: Shim, case: Case) -> None:
     )
     x_hat = (x - mean) * rstd
     z = x_hat * weight[-width:] + bias[-width:]
-    start("apply_add_relu", 0)
-    close(of_block["y"], F.relu(z + residual))
+    for kernel, y in {
+        "apply": z,
+        "apply_relu": F.relu(z),
+        "apply_add": z + residual,
+        "apply_add_relu": F.relu(z + residual),  # the last one: sums_add_relu reads it
+    }.items():
+        start(kernel, 0)
+        close(of_block["y"], y)
 
-    start("sums_add_relu", plan.sums_bytes)
-    dz = grad_y * (of_block["y"] > 0)
+    passing = {"sums": torch.ones_like(z), "sums_relu": z > 0, "sums_add_relu": of_block["y"] > 0}
+    for kernel, passes in passing.items():
+        start(kernel, plan.sums_bytes)
+        dz = grad_y * passes
+        close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
     close(of_block["grad_residual"], dz)
-    close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
-    start("sums_relu", plan.sums_bytes)
-    dz = grad_y * (z > 0)
-    close(partial, torch.stack([dz.sum(0), (dz * x_hat).sum(0)]))
 
     pairs["slopes"][-1] = torch.randn(GROUPS, 2)
     slope, constant = pairs["slopes"][-1].repeat_interleave(case.channels // GROUPS, 0)[-width:].double().T
-    start("grad_x", 0)
-    close(of_block["grad_x"], rstd * weight[-width:] * grad_y + slope * (x - mean) + constant)
+    for kernel, passes in {"grad_x": passing["sums"], "grad_x_relu": passing["sums_relu"]}.items():
+        start(kernel, 0)
+        dz = grad_y * passes
+        close(of_block["grad_x"], rstd * weight[-width:] * dz + slope * (x - mean) + constant)
 
 
-def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
-    """moments and sums of the last block, whose tickets are the last ones; every chunk is of one site."""
-    assert samples * chunks * channels > 2**31
+def check_merges(shim: Shim, samples: int, chunks: int, channels: int, sites_per_chunk: int) -> None:
+    """moments and sums of the last block, whose tickets are the last ones; its chunk is of one site."""
+    sites = (chunks - 1) * sites_per_chunk + 1
+    assert samples * sites * channels > 2**31
     vector, per_group, groups = 8, 4, channels // 4
     width = min(32, channels // vector)
     columns = channels // (width * vector)  # and as many bands
     per_segment = min(2, chunks)
     segments = chunks // per_segment
     template = Params(
-        sites=chunks,
-        sites_per_chunk=1,
+        sites=sites,
+        sites_per_chunk=sites_per_chunk,
         samples=samples,
         channels=channels,
+        places=channels,
         channels_per_group=per_group,
         chunks=chunks,
         columns=columns,
@@ -159,7 +172,7 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
         chunks_per_segment=per_segment,
         columns_per_band=1,
     )
-    x, grad_y = (sparse(samples, chunks, channels, dtype=torch.bfloat16) for _ in range(2))
+    x, grad_y = (sparse(samples, sites, channels, dtype=torch.bfloat16) for _ in range(2))
     statistics = {name: sparse(samples, groups) for name in ("mean", "rstd")}
     partial, slopes, weight = (
         sparse(samples, chunks, channels, 2),
@@ -182,6 +195,7 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
     def start(kernel: str) -> None:
         counters[columns - 1], counters[-1] = samples - 1, per_segment - 1
         counters[columns * (1 + samples) - 1] = segments - 1
+        shim.blocks = FIRST_BLOCK
         shim.launch(unit, kernel, samples * columns * chunks, width, 4 * 3 * width, launch.params)
 
     x[-1, -1, -per_group:], grad_y[-1, -1, -per_group:] = torch.randn(2, per_group)
@@ -191,12 +205,13 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
     own[..., 1].abs_()
     # Rows of the last segment are of a chunk, of each other one the first is of all.
     rows = [*range(0, chunks - per_segment, per_segment), *range(chunks - per_segment, chunks)]
-    sites = torch.tensor([per_segment] * (segments - 1) + [1] * per_segment, dtype=torch.float64)[:, None]
+    of_rows = [per_segment * sites_per_chunk] * (segments - 1) + [sites_per_chunk] * (per_segment - 1) + [1]
+    shares = (torch.tensor(of_rows, dtype=torch.float64) / sites).unsqueeze(1)
     means, squares = own[rows].double().unbind(-1)
     means[-1], squares[-1] = last_x, 0
     start("moments")
-    mean = (sites * means).sum() / (chunks * per_group)
-    var = (squares + sites * (means - mean) ** 2).sum() / (chunks * per_group)
+    mean = (shares * means).sum() / per_group
+    var = (squares / sites + shares * (means - mean) ** 2).sum() / per_group
     close(statistics["mean"][-1, -1], mean)
     close(statistics["rstd"][-1, -1], (var + 1e-5).rsqrt())
 
@@ -209,7 +224,7 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
     sums = sums.sum(0)
     start("sums")
     gradient, projection = weight[-per_group:].double() @ sums
-    want = torch.stack([-(rstd**2) * projection, -rstd * gradient]) / (chunks * per_group)
+    want = torch.stack([-(rstd**2) * projection, -rstd * gradient]) / (sites * per_group)
     close(slopes[-1, -1], want)
     if few:
         bias, weight = (others.double().sum(0) + sums).T
@@ -217,9 +232,10 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int) -> None:
         close(totals["grad_weight"][-per_group:], weight)
 
 
-MERGES = {  # samples, chunks, channels
-    "many_samples": (2**28 + 1, 1, 16),
-    "many_channels": (3, 4, 2**30),
+MERGES = {  # samples, chunks, channels, sites of a chunk
+    "many_samples": (2**28 + 1, 1, 16, 1),
+    "many_channels": (3, 4, 2**30, 1),
+    "long_chunks": (1, 4, 16, 2**30),
 }
 
 

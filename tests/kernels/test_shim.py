@@ -183,6 +183,10 @@ def test_order_depends_on_the_seed(run, index):
             "struct alignas(16) Four { float at[4]; };\n*y = reinterpret_cast<const Four*>(x + 1)->at[0];",
             r"test\.cu:9: thread \d+ of block 0 accesses 0x[0-9a-f]+, which is misaligned$",
         ),
+        (
+            "float two[2] = {};\nfor (int i = 0; i <= p.n / 32; ++i) two[i] = 1;",
+            r"test\.cu:9: thread \d+ of block \d+ goes to 2 in an array that is shorter$",
+        ),
     ],
 )
 def test_errors_of_kernels(run, body, message):

@@ -1,9 +1,12 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videonorm.layers import WSCenterOnlyConv3d, WSConv3d, WSScaleOnlyConv3d
+from videonorm.ops.weight_standardize import Formula
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 FILTER = (1, 2, 3, 4)
@@ -152,3 +155,16 @@ def test_state_dict_is_that_of_conv3d():
 
 def test_repr():
     assert repr(make_conv(variant="orig")).endswith("groups=2, variant='orig')")
+
+
+def test_the_formula_follows_the_layer():
+    conv = WSConv3d(4, 6, 3, variant="nf")
+    assert conv.formula is conv.formula  # made once
+    assert conv.formula == Formula(
+        eps_placement="floor", eps=1e-4 / conv.fan_in, multiplier=conv.fan_in**-0.5
+    )
+    conv.variant = "timm"
+    assert conv.formula == Formula(eps=1e-6)
+    conv.variant, conv.in_channels = "nf", 2
+    assert conv.formula.multiplier == pytest.approx((2 * 27) ** -0.5)
+    assert copy.deepcopy(conv).formula == conv.formula

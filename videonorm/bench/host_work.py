@@ -118,7 +118,7 @@ def filters(arm: str) -> Work:
     def forward() -> None:
         with torch.autocast(CPU.type, DTYPE):
             weights = model[0]()
-        graph.append(_Convolutions.apply(grads, *weights))  # type: ignore[no-untyped-call]
+        graph.append(_Convolutions.apply(grads, *weights))
 
     directions = {"forward": forward, "backward": lambda: graph.pop().backward()}
     return Work("ws", arm, directions, partial(_reset, leaves), 1)
@@ -133,7 +133,7 @@ class _Convolutions(torch.autograd.Function):
         return torch.zeros(())
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         return None, *ctx.grads
 
 

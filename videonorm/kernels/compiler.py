@@ -44,15 +44,20 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Cubin:
-    """A compiled unit."""
+class Compiled:
+    """A compiled unit: a cubin for "sm_90", PTX for "compute_90"."""
 
+    target: str
     code: bytes
-    log: str  # of `ptxas -v`
+    log: str  # of `ptxas -v`, which makes a cubin of PTX
+
+    @property
+    def is_ptx(self) -> bool:
+        return self.target.startswith("compute_")
 
     @property
     def kernels(self) -> dict[str, Usage]:
-        """By name, in the order of the names."""
+        """By name, in the order of the names; of PTX none is known."""
         kernels = {}
         for part in self.log.split("Compiling entry function '")[1:]:
             frames = re.findall(
@@ -67,8 +72,10 @@ class Cubin:
         return dict(sorted(kernels.items()))
 
 
-def compile(unit: Unit, arch: str) -> Cubin:
+def compile(unit: Unit, arch: str) -> Compiled:
     """The unit for a GPU architecture, say "sm_90": from the cache folder, or by NVRTC in about a second.
+
+    For an architecture newer than NVRTC it is PTX, which the GPU's driver translates when it loads it.
 
     Any number of processes may compile the same unit at once. A damaged cache file is made again; a cache
     folder that cannot be used costs a warning and the compilation, every time.
@@ -79,21 +86,33 @@ def compile(unit: Unit, arch: str) -> Cubin:
     source = FOLDER / unit.source
     folders = [source.parent, FOLDER]
     texts = list(_texts(source, folders))
-    ingredients = FORMAT, nvrtc_version(), arch, OPTIONS, unit.macros, texts
-    name = f"{source.stem}.{arch}.{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:32]}"
+    target = target_for(arch)
+    ingredients = FORMAT, nvrtc_version(), target, OPTIONS, unit.macros, texts
+    name = f"{source.stem}.{target}.{hashlib.sha256(repr(ingredients).encode()).hexdigest()[:32]}"
 
     try:
-        cached = _unpack((files.cache_folder() / "kernels" / name).read_bytes())
+        cached = _unpack(target, (files.cache_folder() / "kernels" / name).read_bytes())
     except (OSError, RuntimeError):  # most often, not there yet; or a user without a home
         cached = None
     if cached is not None:
         return cached
-    cubin = _compile(unit, arch, texts[0], folders)
+    compiled = _compile(unit, target, texts[0], folders)
     try:
-        files.write(files.cache_folder() / "kernels" / name, _pack(cubin))
+        files.write(files.cache_folder() / "kernels" / name, _pack(compiled))
     except (OSError, RuntimeError) as error:
         _warn_not_kept(getattr(error, "strerror", None) or str(error))
-    return cubin
+    return compiled
+
+
+def target_for(arch: str) -> str:
+    """What to compile for a GPU architecture: itself, where NVRTC knows it, or else the PTX nearest below it.
+
+    PTX of "compute_90" runs on whatever is not older than sm_90 (CUDA C++ Programming Guide, "Application
+    Compatibility"). An architecture older than all that NVRTC knows is left for it to refuse.
+    """
+    known, number = nvrtc_architectures(), int(arch.removeprefix("sm_"))
+    below = [older for older in known if older < number]
+    return arch if number in known or not below else f"compute_{max(below)}"
 
 
 def cuda_core() -> ModuleType:
@@ -119,22 +138,35 @@ def nvrtc_version() -> str:
     return f"{major}.{minor}"
 
 
-def _compile(unit: Unit, arch: str, text: str, folders: list[Path]) -> Cubin:
+@functools.cache
+def nvrtc_architectures() -> tuple[int, ...]:
+    """Those that this NVRTC knows, 90 for sm_90. Raises KernelError where there is no NVRTC."""
+    nvrtc_version()
+    from cuda.bindings import nvrtc
+
+    status, architectures = nvrtc.nvrtcGetSupportedArchs()
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise KernelError(f"NVRTC does not tell its architectures: {status.name}")
+    return tuple(architectures)
+
+
+def _compile(unit: Unit, target: str, text: str, folders: list[Path]) -> Compiled:
     log = io.StringIO()
     try:
         core = cuda_core()
         options = core.ProgramOptions(
             name=unit.source,
-            arch=arch,
+            arch=target,
             define_macro=list(unit.macros),
             include_path=[str(folder) for folder in folders],
             **OPTIONS,
         )
-        code = core.Program(text, "c++", options).compile("cubin", logs=log).code
+        kind = "ptx" if target.startswith("compute_") else "cubin"
+        code = core.Program(text, "c++", options).compile(kind, logs=log).code
     except Exception as error:  # cuda.core's errors have no public common class
-        raise KernelError(f"{unit} could not be compiled for {arch}: {error}") from error
+        raise KernelError(f"{unit} could not be compiled for {target}: {error}") from error
     assert isinstance(code, bytes)
-    return Cubin(code, log.getvalue())
+    return Compiled(target, code, log.getvalue())
 
 
 def _texts(path: Path, folders: list[Path]) -> Iterator[str]:
@@ -149,21 +181,21 @@ def _texts(path: Path, folders: list[Path]) -> Iterator[str]:
                 paths.append(found)
 
 
-# A cache file is the SHA-256 of the rest, the log as a line of JSON, and the cubin.
+# A cache file is the SHA-256 of the rest, the log as a line of JSON, and the code.
 
 
-def _pack(cubin: Cubin) -> bytes:
-    rest = json.dumps(cubin.log).encode() + b"\n" + cubin.code
+def _pack(compiled: Compiled) -> bytes:
+    rest = json.dumps(compiled.log).encode() + b"\n" + compiled.code
     return hashlib.sha256(rest).digest() + rest
 
 
-def _unpack(data: bytes) -> Cubin | None:
+def _unpack(target: str, data: bytes) -> Compiled | None:
     """None if the file is damaged."""
     digest, rest = data[:32], data[32:]
     if hashlib.sha256(rest).digest() != digest:
         return None
     log, _, code = rest.partition(b"\n")
-    return Cubin(code, json.loads(log))
+    return Compiled(target, code, json.loads(log))
 
 
 @functools.cache  # once

@@ -2,6 +2,8 @@
 
 import ctypes
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -129,9 +131,12 @@ class Gpu:
         with self._loading:
             try:
                 if unit not in self._modules:
-                    self._modules[unit] = self._object_code.from_cubin(compile(unit, self.arch).code)
-                handle = self._modules[unit].get_kernel(kernel).handle
-                status, function = self._driver.cuKernelGetFunction(handle)
+                    compiled = compile(unit, self.arch)
+                    take = self._object_code.from_ptx if compiled.is_ptx else self._object_code.from_cubin
+                    self._modules[unit] = take(compiled.code)  # loaded with its first kernel
+                with self._beside_captures():
+                    handle = self._modules[unit].get_kernel(kernel).handle
+                    status, function = self._driver.cuKernelGetFunction(handle)
                 if status:
                     raise RuntimeError(status.name)
             except KernelError:
@@ -144,3 +149,18 @@ class Gpu:
                 ) from error
             self._functions[unit, kernel] = function
             return function
+
+    @contextmanager
+    def _beside_captures(self) -> Iterator[None]:
+        """Load in this thread, and let the capture of a CUDA graph in another go on.
+
+        A capture in the mode "global", torch's default, forbids all threads what might be meant to be in its
+        graph, such as loading a kernel, and is lost with the first that does it. In the mode "relaxed" a
+        thread is not asked (CUDA Driver API, cuThreadExchangeStreamCaptureMode).
+        """
+        relaxed = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        _, before = self._driver.cuThreadExchangeStreamCaptureMode(relaxed)
+        try:
+            yield
+        finally:
+            self._driver.cuThreadExchangeStreamCaptureMode(before)

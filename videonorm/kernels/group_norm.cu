@@ -1,20 +1,31 @@
 // Group normalization, y = act((x - mean) * rstd * weight + bias [+ residual]), and its derivative.
 //
-// Macros: SCALAR, the type of x; VECTOR, how many scalars one access moves (it divides the rows of memory);
-// CHANNELS_LAST, 1 for (N, sites, C) in memory and 0 for (N, C, sites). The sites of a clip are T * H * W.
+// Macros: SCALAR, the type of x; VECTOR, how many scalars one access moves; CHANNELS_LAST, 1 for (N, sites, C)
+// in memory and 0 for (N, C, sites). The sites of a clip are T * H * W.
 //
-// Every pass over a tensor has the same shape. The sites are cut into `chunks`, the channels into `columns`,
-// and one block has one chunk of one column of one sample. Its width * depth threads are `width` lanes, each
-// with a few channels of its own (SLOTS of them, whose parameters stay in registers), and `depth` ranks that
-// share those channels and take turns on the chunk's sites. So the grid fills a GPU from a single clip, and
-// sums end as one pair of floats a chunk and channel. The last block to finish merges these: no launch of its
-// own is spent on that. Which block is the last differs from run to run; what it computes does not, as all
-// orders of summation are fixed: results are the same to the bit.
+// VECTOR divides the rows of memory. Where it does not divide the channels, and these are last, a row is as
+// many sites as it takes: 4 of 54 channels each for a VECTOR of 8. The 216 scalars of such a row are its
+// `places`, each of the channel that it is modulo 54, and what is called a site below is the row. Else, the
+// places are the channels.
+//
+// Every pass over a tensor has the same shape. The sites are cut into `chunks`, the places into `columns`, and
+// one block has one chunk of one column of one sample. Its width * depth threads are `width` lanes, each with
+// a few places of its own (SLOTS of them, whose parameters stay in registers), and `depth` ranks that share
+// those places and take turns on the chunk's sites. So the grid fills a GPU from a single clip, and sums end
+// as one pair of floats a chunk and place. The last block to finish merges these: no launch of its own is
+// spent on that. Which block is the last differs from run to run; what it computes does not, as all orders of
+// summation are fixed: results are the same to the bit.
 #include "scalar.cuh"
 
 constexpr int MAX_THREADS = 256;
-#define KERNEL \
-    extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2)  // 2: else ptxas spills now and then
+// The blocks that a multiprocessor has room for; with more, ptxas spills.
+template <typename T>
+constexpr int BLOCKS = 2;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200
+template <>
+constexpr int BLOCKS<bfloat16> = 3;
+#endif
+#define KERNEL extern "C" __global__ void __launch_bounds__(MAX_THREADS, BLOCKS<SCALAR>)
 constexpr int SLOTS = CHANNELS_LAST ? VECTOR : 1;
 constexpr int IN_FLIGHT = 4;  // accesses that a thread waits for at a time
 constexpr int ROWS_AT_ONCE = 8;  // likewise, pairs to merge
@@ -34,7 +45,7 @@ struct Params {
     const void* bias;    // null: 0
     float* mean;         // (N, G)
     float* rstd;         // (N, G)
-    Pair* partial;       // (N, chunks, C): (mean, sum of squares about it), or (sum dz, sum dz * x_hat)
+    Pair* partial;       // (N, chunks, places): (mean, sum of squares about it), or (sum dz, sum dz * x_hat)
     Pair* slopes;        // (N, G): what grad_x gets from x - mean, and from 1
     unsigned* counters;  // (bands,), (N, bands), (N, columns, segments): 0 before a launch and behind it
     float* grad_weight;  // (C,); null: not wanted, nor is the next
@@ -43,6 +54,7 @@ struct Params {
     int sites_per_chunk;
     int samples;
     int channels;
+    int places;
     int channels_per_group;
     int chunks;
     int columns;
@@ -71,16 +83,28 @@ __device__ void read(const T* values, int channel, float (&result)[N]) {
     }
 }
 
+// Those of N places from `place` on.
+template <int N, typename T>
+__device__ void read_places(const Params& p, const T* values, int place, float (&result)[N]) {
+    if (p.places == p.channels) return read<N>(values, place, result);
+    int channel = place % p.channels;
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+        result[k] = load<T, 1>(values + channel)[0];
+        if (++channel == p.channels) channel = 0;
+    }
+}
+
 template <int N>
-__device__ void read_parameters(const void* values, int is_float32, int channel, float otherwise,
-                                float (&result)[N]) {
+__device__ void read_parameters(const Params& p, const void* values, int is_float32, int place,
+                                float otherwise, float (&result)[N]) {
     if (!values) {
 #pragma unroll
         for (int k = 0; k < N; ++k) result[k] = otherwise;
     } else if (is_float32) {
-        read<N>(static_cast<const float32*>(values), channel, result);
+        read_places<N>(p, static_cast<const float32*>(values), place, result);
     } else {
-        read<N>(static_cast<const SCALAR*>(values), channel, result);
+        read_places<N>(p, static_cast<const SCALAR*>(values), place, result);
     }
 }
 
@@ -93,55 +117,71 @@ __device__ inline long long sites_of_chunks(const Params& p, int chunk, int numb
 
 __device__ inline int least(int one, int other) { return one < other ? one : other; }
 
+// In which order a pass goes through a tensor. The reductions go backwards: they begin with what was written
+// last and end where the pass behind them begins, in what the L2 cache still has.
+enum class Order { FORWARDS, BACKWARDS };
+
 // What one thread of a pass does: `count` accesses, from `offset` on, `step` scalars apart.
 struct Thread {
-    int sample, chunk, column, channel, lane, rank;
+    int sample, chunk, column, place, lane, rank;
     int count;
     long long offset, step;
 
-    __device__ explicit Thread(const Params& p) {
-        chunk = static_cast<int>(blockIdx.x) % p.chunks;
-        const int rest = static_cast<int>(blockIdx.x) / p.chunks;
-        column = rest % p.columns;
-        sample = rest / p.columns;
+    __device__ Thread(const Params& p, Order order) {
+        const unsigned block = order == Order::FORWARDS ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+        int rest = static_cast<int>(block);
+        // Neighbours in memory are next to each other in time: columns where they share rows, else chunks.
+        if (CHANNELS_LAST) {
+            column = rest % p.columns;
+            rest /= p.columns;
+            chunk = rest % p.chunks;
+            sample = rest / p.chunks;
+        } else {
+            chunk = rest % p.chunks;
+            rest /= p.chunks;
+            column = rest % p.columns;
+            sample = rest / p.columns;
+        }
         const int thread = static_cast<int>(threadIdx.x);
         const long long first_site = static_cast<long long>(chunk) * p.sites_per_chunk;
         const int sites = static_cast<int>(sites_of_chunks(p, chunk, 1));
         if (CHANNELS_LAST) {
             lane = thread % p.width;
             rank = thread / p.width;
-            channel = (column * p.width + lane) * VECTOR;
-            offset = (sample * p.sites + first_site + rank) * p.channels + channel;
-            step = static_cast<long long>(p.depth) * p.channels;
+            place = (column * p.width + lane) * VECTOR;
+            offset = (sample * p.sites + first_site + rank) * p.places + place;
+            step = static_cast<long long>(p.depth) * p.places;
             count = rank < sites ? (sites - rank + p.depth - 1) / p.depth : 0;
         } else {
             lane = thread / p.depth;
             rank = thread % p.depth;
-            channel = column * p.width + lane;
-            offset = (static_cast<long long>(sample) * p.channels + channel) * p.sites + first_site +
+            place = column * p.width + lane;
+            offset = (static_cast<long long>(sample) * p.places + place) * p.sites + first_site +
                      rank * VECTOR;
             step = p.depth * VECTOR;
             const int accesses = sites / VECTOR;
             count = rank < accesses ? (accesses - rank + p.depth - 1) / p.depth : 0;
         }
-        if (channel >= p.channels) count = 0;
+        if (place >= p.places) count = 0;
     }
 
     __device__ long long at(int index) const { return offset + index * step; }
 
-    // Calls visit(slot, of_group(group)) for the channels of this thread. of_group is called once a group.
+    // Calls visit(slot, of_group(group)) for the places of this thread. of_group is called once a group.
     template <typename OfGroup, typename Visit>
     __device__ void for_each_slot(const Params& p, OfGroup of_group, Visit visit) const {
-        if (channel >= p.channels) return;
-        int group = sample * (p.channels / p.channels_per_group) + channel / p.channels_per_group;
-        int within = channel % p.channels_per_group;
-        auto values = of_group(group);
+        if (place >= p.places) return;
+        const int channel = p.places == p.channels ? place : place % p.channels;
+        const int groups = p.channels / p.channels_per_group;
+        int group = channel / p.channels_per_group, within = channel % p.channels_per_group;
+        auto values = of_group(sample * groups + group);
 #pragma unroll
         for (int slot = 0; slot < SLOTS; ++slot) {
             visit(slot, values);
             if (++within == p.channels_per_group && slot + 1 < SLOTS) {
                 within = 0;
-                values = of_group(++group);
+                if (++group == groups) group = 0;  // the next site of the row
+                values = of_group(sample * groups + group);
             }
         }
     }
@@ -149,17 +189,27 @@ struct Thread {
 
 __device__ inline int slot_of(int index) { return CHANNELS_LAST ? index : 0; }
 
+// Which of N accesses there are: all, or the first few.
 template <int N>
-struct Number {
-    static constexpr int VALUE = N;
+struct All {
+    static constexpr int SIZE = N;
+    __device__ static constexpr bool has(int) { return true; }
 };
 
-// Calls visit(Number<N>, index) for the accesses index ... index + N - 1, and the last ones one by one.
+template <int N>
+struct First {
+    static constexpr int SIZE = N;
+    int number;
+    __device__ bool has(int index) const { return index < number; }
+};
+
+// Calls visit(batch, index) for the accesses from index on that the batch has. The last ones are together,
+// too: one by one, each would wait for the memory's latency again.
 template <int N, typename Visit>
 __device__ void in_batches(int count, Visit visit) {
     int index = 0;
-    for (; index + N <= count; index += N) visit(Number<N>(), index);
-    for (; index < count; ++index) visit(Number<1>(), index);
+    for (; index + N <= count; index += N) visit(All<N>(), index);
+    if (N > 1 && index < count) visit(First<N>{count - index}, index);
 }
 
 // -------------------------------------------------------------------------------------------- reductions
@@ -233,7 +283,7 @@ struct Sums {
 };
 
 // ----------------------------------------------------------------------------------------------- merging
-// Every block leaves a row of `partial`: a pair for each channel of its column. A *segment* is some adjacent
+// Every block leaves a row of `partial`: a pair for each place of its column. A *segment* is some adjacent
 // chunks, a *band* some adjacent columns, as few as hold whole groups. Of the blocks of a segment and column
 // the last to finish merges their rows, of those that did so in a sample and band the last merges theirs, and
 // of those, one a sample, the last adds up what all samples give to the parameters' gradients. What is merged
@@ -284,16 +334,19 @@ __device__ void merge(int lanes, int rows, Load load, Finish finish) {
 
 // A sample's columns that are merged together.
 struct Band {
-    int index, columns, first_channel, channels;
+    int index, columns, first_place, places;
 
     __device__ Band(const Params& p, const Thread& thread) {
-        const int channels_of_column = p.width * SLOTS;
         index = thread.column / p.columns_per_band;
         const int first_column = index * p.columns_per_band;
         columns = least(p.columns_per_band, p.columns - first_column);
-        first_channel = first_column * channels_of_column;
-        channels = least(columns * channels_of_column, p.channels - first_channel);
+        first_place = first_column * p.width * SLOTS;
+        places = least(columns * p.width * SLOTS, p.places - first_place);
     }
+
+    // Behind merge_places, which is for a single band, the first places are the channels.
+    __device__ int first_channel() const { return first_place; }
+    __device__ int channels(const Params& p) const { return least(places, p.channels - first_place); }
 };
 
 __device__ inline int number_of_bands(const Params& p) {
@@ -301,23 +354,32 @@ __device__ inline int number_of_bands(const Params& p) {
 }
 
 __device__ inline Pair* row_of(const Params& p, int sample, int chunk) {
-    return p.partial + (static_cast<long long>(sample) * p.chunks + chunk) * p.channels;
+    return p.partial + (static_cast<long long>(sample) * p.chunks + chunk) * p.places;
 }
 
-// Merges `number` rows of some channels of a sample, each of `chunks` chunks, the first at `first`.
+// Merges `number` rows of some places of a sample, each of `chunks` chunks, the first at `first`.
 template <typename Record>
-__device__ void merge_rows(const Params& p, int sample, int first_channel, int channels, int first, int chunks,
+__device__ void merge_rows(const Params& p, int sample, int first_place, int places, int first, int chunks,
                            int number) {
     merge<Record>(
-        channels, number,
-        [&](int channel, int row) {
+        places, number,
+        [&](int place, int row) {
             const int chunk = first + row * chunks;
             const float sites = static_cast<float>(sites_of_chunks(p, chunk, chunks));
-            return Record::of(row_of(p, sample, chunk)[first_channel + channel], sites);
+            return Record::of(row_of(p, sample, chunk)[first_place + place], sites);
         },
-        [&](int channel, Record& all) {
-            row_of(p, sample, first)[first_channel + channel] = all.pair();
-        });
+        [&](int place, Record& all) { row_of(p, sample, first)[first_place + place] = all.pair(); });
+}
+
+// Merges the places of a channel into its first.
+template <typename Record>
+__device__ void merge_places(const Params& p, Pair* row) {
+    const float sites = static_cast<float>(p.sites);
+    merge<Record>(
+        p.channels, p.places / p.channels,
+        [&](int channel, int site) { return Record::of(row[site * p.channels + channel], sites); },
+        [&](int channel, Record& all) { row[channel] = all.pair(); });
+    __syncthreads();
 }
 
 // Merges a band of a sample into the row of chunk 0. True in the block that did it, the last of them.
@@ -332,14 +394,16 @@ __device__ bool merge_chunks(const Params& p, const Thread& thread, const Band& 
         const int number = least(p.chunks_per_segment, p.chunks - first);
         const long long column = static_cast<long long>(thread.sample) * p.columns + thread.column;
         if (!last_of(number, of_segments + column * segments + segment)) return false;
-        const int first_channel = thread.column * p.width * SLOTS;
-        const int channels = least(p.width * SLOTS, p.channels - first_channel);
-        merge_rows<Record>(p, thread.sample, first_channel, channels, first, 1, number);
+        const int first_place = thread.column * p.width * SLOTS;
+        const int places = least(p.width * SLOTS, p.places - first_place);
+        merge_rows<Record>(p, thread.sample, first_place, places, first, 1, number);
     }
     const long long index = static_cast<long long>(thread.sample) * bands + band.index;
     if (!last_of(segments * band.columns, of_bands + index)) return false;
-    merge_rows<Record>(p, thread.sample, band.first_channel, band.channels, 0, p.chunks_per_segment, segments);
+    const int chunks = p.chunks_per_segment;
+    merge_rows<Record>(p, thread.sample, band.first_place, band.places, 0, chunks, segments);
     __syncthreads();
+    if (p.places > p.channels) merge_places<Record>(p, row_of(p, thread.sample, 0));
     return true;
 }
 
@@ -347,7 +411,7 @@ __device__ bool merge_chunks(const Params& p, const Thread& thread, const Band& 
 
 // x -> mean, rstd.
 KERNEL moments(const Params p) {
-    const Thread thread(p);
+    const Thread thread(p, Order::BACKWARDS);
     // Sums of x minus the thread's first scalar: nothing cancels where the mean is large.
     float shift[SLOTS] = {}, sum[SLOTS] = {}, square[SLOTS] = {};
     if (thread.count) {
@@ -356,12 +420,14 @@ KERNEL moments(const Params p) {
         for (int slot = 0; slot < SLOTS; ++slot) shift[slot] = access[slot];
     }
     in_batches<IN_FLIGHT>(thread.count, [&](auto batch, int index) {
-        constexpr int BATCH = decltype(batch)::VALUE;
+        constexpr int BATCH = decltype(batch)::SIZE;
         Access x[BATCH];
 #pragma unroll
-        for (int u = 0; u < BATCH; ++u) x[u] = load(p.x + thread.at(index + u));
+        for (int u = 0; u < BATCH; ++u)
+            if (batch.has(u)) x[u] = load(p.x + thread.at(index + u));
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) {
+            if (!batch.has(u)) break;
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {
                 const int slot = slot_of(j);
@@ -381,20 +447,20 @@ KERNEL moments(const Params p) {
         mine.squares(slot) = squares < 0 ? 0 : squares;  // by rounding; NaN stays NaN
     }
     merge_ranks(thread.lane, thread.rank, p.width, p.depth, mine);
-    if (thread.rank == 0 && thread.channel < p.channels) {
+    if (thread.rank == 0 && thread.place < p.places) {
         Pair* const row = row_of(p, thread.sample, thread.chunk);
 #pragma unroll
         for (int slot = 0; slot < SLOTS; ++slot)
-            row[thread.channel + slot] = {mine.mean(slot), mine.squares(slot)};
+            row[thread.place + slot] = {mine.mean(slot), mine.squares(slot)};
     }
     const Band band(p, thread);
     if (!merge_chunks<Moments<1>>(p, thread, band)) return;
     const int per_group = p.channels_per_group;
-    const int first_group = thread.sample * (p.channels / per_group) + band.first_channel / per_group;
-    const Pair* const row = row_of(p, thread.sample, 0) + band.first_channel;
-    const float sites = static_cast<float>(p.sites);
+    const int first_group = thread.sample * (p.channels / per_group) + band.first_channel() / per_group;
+    const Pair* const row = row_of(p, thread.sample, 0) + band.first_channel();
+    const float sites = static_cast<float>(p.sites) * (p.places / p.channels);
     merge<Moments<1>>(
-        band.channels / per_group, per_group,
+        band.channels(p) / per_group, per_group,
         [&](int group, int channel) { return Moments<1>::of(row[group * per_group + channel], sites); },
         [&](int group, Moments<1>& all) {
             p.mean[first_group + group] = all.mean(0);
@@ -407,9 +473,9 @@ struct Affine {
     float mean[SLOTS], scale[SLOTS], bias[SLOTS];
 
     __device__ Affine(const Params& p, const Thread& thread) {
-        if (thread.channel >= p.channels) return;
-        read_parameters(p.weight, p.weight_is_float32, thread.channel, 1, scale);
-        read_parameters(p.bias, p.bias_is_float32, thread.channel, 0, bias);
+        if (thread.place >= p.places) return;
+        read_parameters(p, p.weight, p.weight_is_float32, thread.place, 1, scale);
+        read_parameters(p, p.bias, p.bias_is_float32, thread.place, 0, bias);
         const auto statistics = [&](int group) { return Pair{p.mean[group], p.rstd[group]}; };
         thread.for_each_slot(p, statistics, [&](int slot, Pair mean_and_rstd) {
             mean[slot] = mean_and_rstd.first;
@@ -424,18 +490,20 @@ struct Affine {
 
 template <bool RELU, bool RESIDUAL>
 __device__ void apply_pass(const Params& p) {
-    const Thread thread(p);
+    const Thread thread(p, Order::FORWARDS);
     const Affine affine(p, thread);
     in_batches<IN_FLIGHT / (RESIDUAL ? 2 : 1)>(thread.count, [&](auto batch, int index) {
-        constexpr int BATCH = decltype(batch)::VALUE;
+        constexpr int BATCH = decltype(batch)::SIZE;
         Access x[BATCH], residual[BATCH];
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) {
+            if (!batch.has(u)) break;
             x[u] = load(p.x + thread.at(index + u));
             if (RESIDUAL) residual[u] = load(p.residual + thread.at(index + u));
         }
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) {
+            if (!batch.has(u)) break;
             float y[VECTOR];
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {
@@ -477,15 +545,16 @@ __device__ bool passes(const Affine& affine, float x, float y, int slot) {
 // The merged sums of a band of a sample -> slopes; of the band in all samples -> grad_weight, grad_bias.
 __device__ void finish_sums(const Params& p, int sample, const Band& band) {
     const int per_group = p.channels_per_group;
-    const int first_group = sample * (p.channels / per_group) + band.first_channel / per_group;
+    const int first_channel = band.first_channel(), channels = band.channels(p);
+    const int first_group = sample * (p.channels / per_group) + first_channel / per_group;
     const Pair* const row = row_of(p, sample, 0);
-    const float number = static_cast<float>(p.sites) * per_group;
+    const float number = static_cast<float>(p.sites) * (p.places / p.channels) * per_group;
     merge<Sums<1>>(
-        band.channels / per_group, per_group,
+        channels / per_group, per_group,
         [&](int group, int index) {
-            const int channel = band.first_channel + group * per_group + index;
+            const int channel = first_channel + group * per_group + index;
             float weight[1];
-            read_parameters(p.weight, p.weight_is_float32, channel, 1, weight);
+            read_parameters(p, p.weight, p.weight_is_float32, channel, 1, weight);
             return Sums<1>{{weight[0] * row[channel].first, weight[0] * row[channel].second}};
         },
         [&](int group, Sums<1>& all) {
@@ -495,32 +564,34 @@ __device__ void finish_sums(const Params& p, int sample, const Band& band) {
         });
     if (!p.grad_weight || !last_of(p.samples, p.counters + band.index)) return;
     merge<Sums<1>>(
-        band.channels, p.samples,
+        channels, p.samples,
         [&](int channel, int of_sample) {
-            return Sums<1>::of(row_of(p, of_sample, 0)[band.first_channel + channel], 1);
+            return Sums<1>::of(row_of(p, of_sample, 0)[first_channel + channel], 1);
         },
         [&](int channel, Sums<1>& all) {
-            p.grad_bias[band.first_channel + channel] = all.first(0);
-            p.grad_weight[band.first_channel + channel] = all.second(0);
+            p.grad_bias[first_channel + channel] = all.first(0);
+            p.grad_weight[first_channel + channel] = all.second(0);
         });
 }
 
 template <Mask MASK>
 __device__ void sums_pass(const Params& p) {
-    const Thread thread(p);
+    const Thread thread(p, Order::BACKWARDS);
     const Affine affine(p, thread);
     Sums<SLOTS> mine = {};
     in_batches<IN_FLIGHT / 2>(thread.count, [&](auto batch, int index) {
-        constexpr int BATCH = decltype(batch)::VALUE;
+        constexpr int BATCH = decltype(batch)::SIZE;
         Access x[BATCH], grad[BATCH], y[BATCH];
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) {
+            if (!batch.has(u)) break;
             x[u] = load(p.x + thread.at(index + u));
             grad[u] = load(p.grad_y + thread.at(index + u));
             if (MASK == Mask::FROM_Y) y[u] = load(p.y + thread.at(index + u));
         }
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) {
+            if (!batch.has(u)) break;
             float dz[VECTOR];
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {
@@ -538,7 +609,7 @@ __device__ void sums_pass(const Params& p) {
         Pair* const row = row_of(p, thread.sample, thread.chunk);
         const auto rstd_of = [&](int group) { return p.rstd[group]; };
         thread.for_each_slot(p, rstd_of, [&](int slot, float rstd) {
-            row[thread.channel + slot] = {mine.first(slot), mine.second(slot) * rstd};
+            row[thread.place + slot] = {mine.first(slot), mine.second(slot) * rstd};
         });
     }
     const Band band(p, thread);
@@ -552,7 +623,7 @@ KERNEL sums_add_relu(const Params p) { sums_pass<Mask::FROM_Y>(p); }
 
 template <Mask MASK>
 __device__ void grad_x_pass(const Params& p) {
-    const Thread thread(p);
+    const Thread thread(p, Order::FORWARDS);
     const Affine affine(p, thread);
     float slope[SLOTS], constant[SLOTS];
     const auto slopes_of = [&](int group) { return p.slopes[group]; };
@@ -561,15 +632,17 @@ __device__ void grad_x_pass(const Params& p) {
         constant[slot] = slopes.second;
     });
     in_batches<IN_FLIGHT / 2>(thread.count, [&](auto batch, int index) {
-        constexpr int BATCH = decltype(batch)::VALUE;
+        constexpr int BATCH = decltype(batch)::SIZE;
         Access x[BATCH], grad[BATCH];
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) {
+            if (!batch.has(u)) break;
             x[u] = load(p.x + thread.at(index + u));
             grad[u] = load(p.grad_y + thread.at(index + u));
         }
 #pragma unroll
         for (int u = 0; u < BATCH; ++u) {
+            if (!batch.has(u)) break;
             float grad_x[VECTOR];
 #pragma unroll
             for (int j = 0; j < VECTOR; ++j) {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_order_of
+from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_one_run, in_order_of
 from videonorm.kernels.unit import SCALARS, Machine, Unit
 
 THREADS = 256  # of a block at most
@@ -22,6 +22,7 @@ ACCESSES = 4  # of a thread at least, where there is so much to do
 BLOCKS_PER_MULTIPROCESSOR = 6
 MERGED_BY_A_BLOCK = 4 * 8 * THREADS  # pairs at most: its threads wait for 8 of them each, four times
 MAX_BLOCKS = 2**31 - 1
+MAX_FOLDED = 2**24  # channels of which several sites may be a row: places are counted in an int
 MAX_CHUNK = 2**30  # sites; a thread counts its accesses in an int
 
 
@@ -48,6 +49,7 @@ class Params(ctypes.Structure):
         ("sites_per_chunk", ctypes.c_int),
         ("samples", ctypes.c_int),
         ("channels", ctypes.c_int),
+        ("places", ctypes.c_int),
         ("channels_per_group", ctypes.c_int),
         ("chunks", ctypes.c_int),
         ("columns", ctypes.c_int),
@@ -73,7 +75,7 @@ class Geometry:
 
 
 def geometry(
-    samples: int, channels: int, sites: int, *, channels_last: bool, vector: int, multiprocessors: int
+    samples: int, places: int, sites: int, *, channels_last: bool, vector: int, multiprocessors: int
 ) -> Geometry:
     """Blocks that fill the machine from one sample, with rows of memory as long as a warp reads at once.
 
@@ -81,16 +83,16 @@ def geometry(
         ValueError: there are more blocks than a grid holds.
     """
     if channels_last:
-        vectors = channels // vector
-        width = min(vectors, LANES)
-        columns = -(-vectors // width)
+        vectors = places // vector
+        columns = -(-vectors // LANES)
+        width = -(-vectors // columns)  # alike in all columns: then they hold whole groups more often, too
         depth = min(THREADS // width, sites)
         sites_per_step = depth
     else:
         accesses = sites // vector
         depth = min(THREADS, 2 ** math.ceil(math.log2(accesses)))
-        width = min(THREADS // depth, channels)
-        columns = -(-channels // width)
+        width = min(THREADS // depth, places)
+        columns = -(-places // width)
         sites_per_step = depth * vector
     wanted = multiprocessors * BLOCKS_PER_MULTIPROCESSOR // (samples * columns)
     chunks = max(1, min(wanted, sites // (sites_per_step * ACCESSES)), -(-sites // MAX_CHUNK))
@@ -157,15 +159,19 @@ def plan_for(
         ValueError: there are more blocks than a grid holds.
     """
     _check_grid(samples, groups)
+    sites_of_row = vector // math.gcd(vector, channels) if channels_last else 1
+    places, sites = channels * sites_of_row, sites // sites_of_row
     cut = geometry(
-        samples, channels, sites, channels_last=channels_last, vector=vector, multiprocessors=multiprocessors
+        samples, places, sites, channels_last=channels_last, vector=vector, multiprocessors=multiprocessors
     )
     per_group = channels // groups
     slots = vector if channels_last else 1
-    channels_of_column = cut.width * slots
-    columns_per_band = min(math.lcm(channels_of_column, per_group) // channels_of_column, cut.columns)
+    places_of_column = cut.width * slots
+    columns_per_band = cut.columns  # the fewest with whole groups: where places are channels, maybe not all
+    if sites_of_row == 1:
+        columns_per_band = min(math.lcm(places_of_column, per_group) // places_of_column, cut.columns)
     bands = -(-cut.columns // columns_per_band)
-    pairs_of_band = cut.chunks * min(columns_per_band * channels_of_column, channels)
+    pairs_of_band = cut.chunks * min(columns_per_band * places_of_column, places)
     chunks_per_segment = 1 if pairs_of_band <= MERGED_BY_A_BLOCK else math.isqrt(cut.chunks - 1) + 1
     counters = bands  # with three numbers of blocks that meet there: a counter for one is not used
     if cut.chunks > 1 or columns_per_band > 1:
@@ -181,6 +187,7 @@ def plan_for(
             sites_per_chunk=cut.sites_per_chunk,
             samples=samples,
             channels=channels,
+            places=places,
             channels_per_group=per_group,
             chunks=cut.chunks,
             columns=cut.columns,
@@ -193,22 +200,19 @@ def plan_for(
         block=block,
         moments_bytes=4 * max(to_merge * (2 * slots + 1), block * 3),
         sums_bytes=4 * max(to_merge * 2 * slots, block * 2),
-        partials=samples * cut.chunks * channels,
+        partials=samples * cut.chunks * places,
         counters=counters,
     )
 
 
-def _plan(machine: Machine, x: Tensor, num_groups: int, addresses: int) -> Plan:
-    """The plan for dense x.
-
-    Args:
-        addresses: those of x and of all that is read or written beside it, or-ed.
-    """
+def _plan(machine: Machine, x: Tensor, num_groups: int) -> Plan:
+    """The plan for dense x; it and all that is read or written beside it begins where any access may."""
     samples, channels = x.shape[:2]
     sites = x.numel() // (samples * channels)
     channels_last = sites == 1 or not x.is_contiguous()
-    # An access is a power of two of bytes that divides the rows of memory and all addresses.
-    bits = (channels if channels_last else sites) * x.itemsize | addresses | ACCESS_BYTES
+    row = sites if not channels_last else channels * sites if channels <= MAX_FOLDED else channels
+    # An access is a power of two of bytes that divides the rows of memory.
+    bits = row * x.itemsize | ACCESS_BYTES
     vector = (bits & -bits) // x.itemsize
     return plan_for(
         samples, channels, sites, num_groups, x.dtype, channels_last, vector, machine.multiprocessors
@@ -278,23 +282,20 @@ def _normalize(
     eps: float | None = None,
 ) -> Tensor:
     """y; with an eps, the statistics too, into the tensors given."""
-    source = dense(x)
-    weight = None if weight is None else aligned(weight)
-    bias = None if bias is None else aligned(bias)
+    source = aligned(dense(x))
+    weight = None if weight is None else in_one_run(weight)
+    bias = None if bias is None else in_one_run(bias)
     y = torch.empty_like(source)
-    y_address = y.data_ptr()
-    addresses = source.data_ptr() | y_address
     if residual is not None:
-        residual = in_order_of(source, residual)
-        addresses |= residual.data_ptr()
-    plan = _plan(machine, source, mean.shape[1], addresses)
+        residual = aligned(in_order_of(source, residual))
+    plan = _plan(machine, source, mean.shape[1])
     params = _params(plan, source, weight, bias)
     params.mean, params.rstd = mean.data_ptr(), rstd.data_ptr()
     if eps is not None:
         partial, counters = mean.new_empty(plan.partials * 2), machine.counters(plan.counters)
         params.partial, params.counters, params.eps = partial.data_ptr(), counters.address, eps
         machine.launch(plan.unit, "moments", plan.grid, plan.block, plan.moments_bytes, params)
-    params.y = y_address
+    params.y = y.data_ptr()
     if residual is not None:
         params.residual = residual.data_ptr()
     machine.launch(plan.unit, APPLY[residual is not None, relu], plan.grid, plan.block, 0, params)
@@ -320,30 +321,27 @@ def backward(
         y: given where there were a residual and a ReLU; without it a ReLU's mask is computed from x.
     """
     x_wanted, weight_wanted, bias_wanted, residual_wanted = wanted
-    source = dense(x)
-    grad_y = in_order_of(source, grad_y)
-    weight = None if weight is None else aligned(weight)
-    bias = None if bias is None else aligned(bias)
+    source = aligned(dense(x))
+    grad_y = aligned(in_order_of(source, grad_y))
+    weight = None if weight is None else in_one_run(weight)
+    bias = None if bias is None else in_one_run(bias)
     empty = grad_x = grad_weight = grad_bias = grad_residual = mean.new_empty(0)
-    grad_y_address = grad_y.data_ptr()
-    addresses = source.data_ptr() | grad_y_address
     if x_wanted:
         grad_x = torch.empty_like(source)
-        addresses |= grad_x.data_ptr()
     if weight_wanted or bias_wanted:  # each is come upon by the way to the other
-        grad_weight, grad_bias = mean.new_empty((2, x.shape[1])).unbind()
+        channels = x.shape[1]
+        grad_weight, grad_bias = mean.new_empty(channels), mean.new_empty(channels)  # faster than two views
     kernel, last_kernel = "sums_relu" if relu else "sums", "grad_x_relu" if relu else "grad_x"
     if y is not None:
-        y, grad_residual = in_order_of(source, y), torch.empty_like(source)
-        addresses |= y.data_ptr() | grad_residual.data_ptr()
+        y, grad_residual = aligned(in_order_of(source, y)), torch.empty_like(source)
         kernel, last_kernel = "sums_add_relu", "grad_x"
-    plan = _plan(machine, source, mean.shape[1], addresses)
+    plan = _plan(machine, source, mean.shape[1])
     params = _params(plan, source, weight, bias)
     params.mean, params.rstd = mean.data_ptr(), rstd.data_ptr()
     scratch, counters = mean.new_empty((plan.partials + mean.numel()) * 2), machine.counters(plan.counters)
     partial = scratch.data_ptr()
     params.partial, params.slopes, params.counters = partial, partial + plan.partials * 8, counters.address
-    params.grad_y, params.grad_x = grad_y_address, grad_x.data_ptr()
+    params.grad_y, params.grad_x = grad_y.data_ptr(), grad_x.data_ptr()
     params.grad_weight, params.grad_bias = grad_weight.data_ptr(), grad_bias.data_ptr()
     if y is not None:
         params.y, params.grad_residual = y.data_ptr(), grad_residual.data_ptr()

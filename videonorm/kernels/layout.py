@@ -30,11 +30,15 @@ def in_order_of(like: Tensor, tensor: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
 
 
-def aligned(vector: Tensor) -> Tensor:
-    """A vector in one run of memory that begins where the widest access may: itself where it does so already.
+def aligned(tensor: Tensor) -> Tensor:
+    """A dense tensor in memory that begins where the widest access may: itself where it does so already.
 
-    The caller holds it until the launch.
+    Which kernels run, and so what they round, then depends on the shape alone, and not on where a view begins
+    in a larger tensor. The caller holds it until the launch.
     """
-    if not vector.is_contiguous():
-        vector = vector.contiguous()
-    return vector if vector.data_ptr() % ACCESS_BYTES == 0 else vector.clone()
+    return tensor if tensor.data_ptr() % ACCESS_BYTES == 0 else tensor.clone()
+
+
+def in_one_run(vector: Tensor) -> Tensor:
+    """A vector without gaps, aligned: itself where it is so already. The caller holds it until the launch."""
+    return aligned(vector if vector.is_contiguous() else vector.contiguous())

@@ -29,6 +29,9 @@ class Unit:
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined, no-any-return]
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Unit, (self.source, self.macros)  # in another process strings have other hashes
+
     def __str__(self) -> str:
         return " ".join([self.source, *(f"{name}={value}" for name, value in self.macros)])
 

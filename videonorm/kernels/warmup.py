@@ -15,6 +15,10 @@ def warmup(model: nn.Module, x: Tensor) -> None:
         with torch.autocast("cuda", torch.bfloat16):
             videonorm.warmup(model, x)
 
+    Our kernels may be loaded in one thread while another captures a graph. PyTorch's own first uses in a
+    thread (a handle of cuBLAS, a plan of cuDNN) may end a capture that is not ``capture_error_mode=
+    "thread_local"``: warm up all models before the first capture begins.
+
     Parameters, their ``.grad``, buffers such as batch norm's running statistics, the mode and PyTorch's
     random number generators are afterwards as they were. The backward is left out where no gradient is
     wanted, such as under ``torch.no_grad()``.

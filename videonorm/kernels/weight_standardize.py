@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videonorm.kernels.layout import ACCESS_BYTES, aligned, dense, in_order_of
+from videonorm.kernels.layout import ACCESS_BYTES, dense, in_one_run, in_order_of
 from videonorm.kernels.unit import SCALARS, Machine, Unit
 
 THREADS = 128
@@ -70,8 +70,7 @@ def forward(
     w_hats = [torch.empty_like(source, dtype=dtype) for source in sources]
     mean = weights[0].new_empty(sum(weight.shape[0] for weight in weights), dtype=torch.float32)
     var = torch.empty_like(mean)
-    tensors = sources, gains, w_hats, []
-    _launch(machine, "weight_standardize", tensors, (mean, var, None), *options)
+    _launch(machine, "weight_standardize", (sources, gains, w_hats, []), (mean, var, None), *options)
     return _as_in(weights, sources, w_hats), mean, var
 
 
@@ -114,7 +113,7 @@ def _launch(
         others: the operators' options.
     """
     weights, gains, w_hats, grad_weights = tensors
-    gains = [aligned(gain.float()) for gain in gains]  # they live until the launch
+    gains = [in_one_run(gain.float()) for gain in gains]  # they live until the launch
     weight_dtype, output_dtype = weights[0].dtype, w_hats[0].dtype
     unit = _unit(weight_dtype, output_dtype)
     vector = ACCESS_BYTES // max(weight_dtype.itemsize, output_dtype.itemsize)  # as in the kernel file

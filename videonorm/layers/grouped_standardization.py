@@ -89,7 +89,7 @@ def _whole_weight(conv: StandardizedConv3d) -> Tensor | None:
     is_there = (
         weight is not None
         and weight.dim() == STORED_DIMENSIONS
-        and not hasattr(weight, "device_mesh")
+        and (type(weight) is nn.Parameter or not hasattr(weight, "device_mesh"))
         and type(conv).effective_weight is StandardizedConv3d.effective_weight
         and ("gain" in conv._parameters or conv.gain is None)
     )

@@ -1,8 +1,7 @@
 """The base of convolutions whose filters are a function of the stored weight."""
 
-import operator
-import threading
 from collections.abc import Iterable
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +15,8 @@ class WeightAtHand(NamedTuple):
     """An effective weight that was computed for the forward that runs now, and what must be as it was."""
 
     weight: Tensor
-    sources: tuple[Tensor | None, ...]
-    """The tensors that it is made of."""
+    sources: tuple[Tensor, Tensor | None]
+    """The weight and the gain that it is made of."""
     states: list[object]
     """What they held."""
     surroundings: tuple[object, ...]
@@ -50,18 +49,26 @@ class ReparametrizedConv3d(nn.Conv3d):
 
     def weight_at_hand(self, dtype: torch.dtype | None = None) -> Tensor | None:
         """What is kept at hand, if it is what ``effective_weight(dtype)`` would be here and now."""
-        at_hand = self._weights_at_hand.get(thread()) if self._weights_at_hand else None
+        if not self._weights_at_hand:
+            return None
+        compiling = torch.compiler.is_compiling()  # asked once: all of this is done at every step
+        at_hand = self._weights_at_hand.get(None if compiling else get_ident())
         if at_hand is None or at_hand.weight.dtype != (dtype or self.weight.dtype):
             return None
-        weight, sources, states, there = at_hand
-        here = self._sources()
-        same = all(map(operator.is_, sources, here)) and states == _states(here) and there == surroundings()
+        weight, (its_weight, its_gain), states, surroundings = at_hand
+        sources = own_weight, own_gain = self._sources()
+        same = (
+            its_weight is own_weight
+            and its_gain is own_gain
+            and states == _states(sources, compiling)
+            and surroundings == _surroundings(compiling)
+        )
         return weight if same else None
 
     def forget(self) -> None:
         self._weights_at_hand.pop(thread(), None)
 
-    def _sources(self) -> tuple[Tensor | None, ...]:
+    def _sources(self) -> tuple[Tensor, Tensor | None]:
         weight = self._parameters.get("weight")  # ten times as fast as the attribute, which may be computed
         return self.weight if weight is None else weight, getattr(self, "gain", None)
 
@@ -80,35 +87,36 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 def keep_at_hand(convs: Iterable[ReparametrizedConv3d], weights: Iterable[Tensor]) -> None:
     """Offer the next forward of each convolution in this thread its effective weight, until `forget`."""
-    here, now = thread(), surroundings()
+    compiling, here = torch.compiler.is_compiling(), thread()
+    surroundings = _surroundings(compiling)
     for conv, weight in zip(convs, weights, strict=True):
         sources = conv._sources()
-        conv._weights_at_hand[here] = WeightAtHand(weight, sources, _states(sources), now)
+        conv._weights_at_hand[here] = WeightAtHand(weight, sources, _states(sources, compiling), surroundings)
 
 
-def surroundings() -> tuple[object, ...]:
+def _states(sources: tuple[Tensor, Tensor | None], compiling: bool) -> list[object]:
+    """Whether gradients are wanted of the sources, and how often they have been changed in place."""
+    found: list[object] = []
+    for source in sources:
+        if source is not None:
+            found.append(source.requires_grad)
+            # A compiler knows changes in place as such; a tensor of inference mode counts no versions.
+            if not (compiling or source.is_inference()):
+                found.append(source._version)
+    return found
+
+
+def _surroundings(compiling: bool) -> tuple[object, ...]:
     """What a tensor depends on besides its sources: grad mode, and place.
 
     The saved-tensor hooks in force tell the inside of an activation checkpoint from its outside: what a
     checkpoint computes in backward, when no group runs, it must have computed in forward too.
     """
-    if torch.compiler.is_compiling():  # it knows checkpoints as such
+    if compiling:  # a compiler knows checkpoints as such
         return (torch.is_grad_enabled(),)
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), innermost_hooks()
 
 
-def _states(sources: tuple[Tensor | None, ...]) -> list[object]:
-    """Whether gradients are wanted of the sources, and how often they have been changed in place."""
-    found: list[object] = []
-    compiling = torch.compiler.is_compiling()  # it knows changes in place as such
-    for source in sources:
-        if source is not None:
-            found.append(source.requires_grad)
-            if not (compiling or source.is_inference()):  # a tensor of inference mode counts no versions
-                found.append(source._version)
-    return found
-
-
-def thread() -> object:
+def thread() -> int | None:
     """The one that runs this."""
-    return None if torch.compiler.is_compiling() else threading.get_ident()
+    return None if torch.compiler.is_compiling() else get_ident()

@@ -23,6 +23,7 @@ from videonorm.kernels import group_norm as kernels
 from videonorm.ops.registration import needs_reference, refuse, register
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+DTYPE_NAMES = ", ".join(map(str, DTYPES))
 
 
 def group_norm(
@@ -80,7 +81,7 @@ def _check(
     if len(shape) < 2:
         raise ValueError(f"x (shape {tuple(shape)}) must have the dimensions (B, C, ...)")
     if dtype not in DTYPES:
-        raise ValueError(f"x ({dtype}) must have one of the dtypes {', '.join(map(str, DTYPES))}")
+        raise ValueError(f"x ({dtype}) must have one of the dtypes {DTYPE_NAMES}")
     if 0 in shape and 0 in shape[1:]:
         raise ValueError(f"x (shape {tuple(shape)}) must not be empty, but for the number of clips")
     num_channels = shape[1]
@@ -92,15 +93,12 @@ def _check(
         _check_parameter("bias", bias, num_channels, dtype, device)
     if residual is None:
         return
-    if residual.shape != shape:
-        raise ValueError(
-            f"residual (shape {tuple(residual.shape)}) must have the shape of x ({tuple(shape)})"
-        )
+    if (got := residual.shape) != shape:
+        raise ValueError(f"residual (shape {tuple(got)}) must have the shape of x ({tuple(shape)})")
     if residual.dtype not in DTYPES:
-        raise ValueError(
-            f"residual ({residual.dtype}) must have one of the dtypes {', '.join(map(str, DTYPES))}"
-        )
-    _check_device("residual", residual, device)
+        raise ValueError(f"residual ({residual.dtype}) must have one of the dtypes {DTYPE_NAMES}")
+    if residual.device != device:
+        raise ValueError(f"residual (on {residual.device}) must be on the device of x ({device})")
 
 
 def _check_parameter(
@@ -108,16 +106,10 @@ def _check_parameter(
 ) -> None:
     if parameter.shape != (num_channels,):
         raise ValueError(f"{name} (shape {tuple(parameter.shape)}) must have the shape ({num_channels},)")
-    if parameter.dtype not in (torch.float32, dtype):
-        raise ValueError(
-            f"{name} ({parameter.dtype}) must have the dtype torch.float32 or that of x ({dtype})"
-        )
-    _check_device(name, parameter, device)
-
-
-def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
-    if tensor.device != device:
-        raise ValueError(f"{name} (on {tensor.device}) must be on the device of x ({device})")
+    if (got := parameter.dtype) not in (torch.float32, dtype):
+        raise ValueError(f"{name} ({got}) must have the dtype torch.float32 or that of x ({dtype})")
+    if parameter.device != device:
+        raise ValueError(f"{name} (on {parameter.device}) must be on the device of x ({device})")
 
 
 # ------------------------------------------------------------------------------------------- the definition
@@ -286,9 +278,8 @@ def _backward_cpu(
         # Into the memory of z: on a CPU, new memory costs more than the operation.
         z, _, _ = _normalize_rows(rows, weight, bias, num_groups, eps)
         grad_z = torch.ops.aten.threshold_backward.grad_input(grad_z, z, 0, grad_input=z)
-    weight = (
-        x.new_ones(x.shape[1], dtype=mean.dtype) if weight is None else weight.to(mean.dtype).contiguous()
-    )
+    ones = x.new_ones(x.shape[1], dtype=mean.dtype)
+    weight = ones if weight is None else weight.to(mean.dtype).contiguous()
     grads = torch.ops.aten.native_group_norm_backward(
         grad_z, rows, mean, rstd, weight, *rows.shape, num_groups, wanted[:3]
     )
@@ -364,19 +355,17 @@ def _autograd(
     grad_x, grad_weight, grad_bias, grad_residual = group_norm_backward(
         grad_y, x, weight, bias, mean, rstd, y, ctx.eps, ctx.relu, wanted
     )
-    return (
+    if weight_wanted and grad_weight.dtype != weight.dtype:  # `to` takes its time to find nothing to do
+        grad_weight = grad_weight.to(weight.dtype)
+    if bias_wanted and grad_bias.dtype != ctx.bias_dtype:
+        grad_bias = grad_bias.to(ctx.bias_dtype)
+    grads = (
         grad_x if x_wanted else None,
-        _cast(grad_weight, weight.dtype) if weight_wanted else None,
-        _cast(grad_bias, ctx.bias_dtype) if bias_wanted else None,
+        grad_weight if weight_wanted else None,
+        grad_bias if bias_wanted else None,
         (grad_residual if ctx.relu else grad_y) if residual_wanted else None,
-        None,
-        None,
-        None,
     )
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)  # which takes its time to find that it is so
+    return *grads, None, None, None
 
 
 _group_norm = register(

@@ -29,6 +29,7 @@ Implementation = Literal["auto", "cuda", "reference"]
 
 _chosen: Implementation = "auto"
 _operators: list["Operator"] = []
+_TENSORS = Tensor, nn.Parameter
 _without_kernels: set[torch.device] = set()
 
 
@@ -83,8 +84,11 @@ def register(
     """
 
     def on_cuda(*args: Any) -> Any:
+        return reference(*args) if _has_float64(args) else kernels(*args)
+
+    def kernels(*args: Any) -> Any:
         first = args[0] if isinstance(args[0], Tensor) else args[0][0]
-        if _chosen == "reference" or _has_float64(args) or not first.numel():
+        if _chosen == "reference" or not first.numel():
             return reference(*args)
         device = first.device
         # A device is asked once: a compilation that fails takes a second, and would fail again.
@@ -107,7 +111,7 @@ def register(
     torch.library.register_fake(f"videonorm::{name}", fake, lib=LIBRARY)
     overload = getattr(torch.ops.videonorm, name).default
     DECOMPOSITIONS[overload] = reference
-    operator = Operator(overload, backward, setup_context, cpu, on_cuda)
+    operator = Operator(overload, backward, setup_context, cpu, on_cuda, kernels)
     LIBRARY.impl(name, operator.differentiable(overload), "Autograd")  # type: ignore[no-untyped-call]
     _operators.append(operator)
     return operator
@@ -122,6 +126,10 @@ class Operator:
 
     Attributes:
         cpu, cuda: the implementations.
+
+    Args:
+        kernels: the part of `cuda` for tensors none of which is float64.
+        others: as `register` has them.
     """
 
     def __init__(
@@ -131,6 +139,7 @@ class Operator:
         setup_context: Callable[..., None] | None,
         cpu: Callable[..., Any],
         cuda: Callable[..., Any],
+        kernels: Callable[..., Any],
     ) -> None:
         kinds = [str(argument.type) for argument in overload._schema.arguments]
         self._lists = kinds.count("List[Tensor]")
@@ -141,34 +150,32 @@ class Operator:
         self._backward, self._setup_context = backward, setup_context
         self._overload = overload
         self.cpu, self.cuda = cpu, cuda
-        self._on_cpu, self._on_cuda = self.differentiable(cpu), self.differentiable(cuda)
+        self._on_cpu = self.differentiable(cpu)
+        # With lists goes a dtype, which may be float64, too.
+        self._on_cuda = self.differentiable(cuda if self._lists else kernels)
 
     def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling() or not self._is_plain(args):
-            return self._overload(*args)
-        first = args[0][0] if self._lists else args[0]
-        if first.is_cuda:
-            return self._on_cuda(*args)
-        return self._on_cpu(*args) if first.is_cpu else self._overload(*args)
-
-    def _is_plain(self, args: tuple[Any, ...]) -> bool:
-        """Whether the dispatcher would go from autograd to the implementation."""
         if (
-            _len_torch_dispatch_stack()
+            torch.compiler.is_compiling()
+            or _len_torch_dispatch_stack()
             or _is_torch_function_mode_enabled()
             or _are_functorch_transforms_active()
             or _get_tracing_state() is not None
         ):
-            return False
+            return self._overload(*args)
         tensors = args[self._tensors]
         for tensor in chain(*args[: self._lists], tensors) if self._lists else tensors:
             if tensor is not None and (
-                type(tensor) not in (Tensor, nn.Parameter)
+                type(tensor) not in _TENSORS
+                or tensor.dtype is torch.float64  # for the reference
                 or tensor.is_neg()  # its memory has the other sign
                 or is_functorch_wrapped_tensor(tensor)  # it has left its transform
             ):
-                return False
-        return True
+                return self._overload(*args)
+        first = args[0][0] if self._lists else args[0]
+        if first.is_cuda:
+            return self._on_cuda(*args)
+        return self._on_cpu(*args) if first.is_cpu else self._overload(*args)
 
     def differentiable(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """`run` with a node of autograd around it.

@@ -23,6 +23,18 @@ KERNELS = Path(videonorm.kernels.__file__).parent
 CACHE = files.cache_folder() / "tests" / "shim"  # of libraries, by all that goes into them
 MAX_SHARED_BYTES = 227 * 1024
 
+COMMON_FLAGS = [
+    *("-std=c++20", "-O1", "-fPIC"),
+    "-march=native",  # fused multiply-add and fp16 conversions in hardware
+    "-fno-gnu-unique",  # no two libraries share a variable
+]
+ASAN_FLAGS = [*COMMON_FLAGS, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = [
+    *COMMON_FLAGS,
+    "-fwrapv",  # an int that is too small wraps, and is not made a wider one in a loop
+    "-fsanitize=alignment,bounds",  # without libubsan, in whose place the header reports
+]
+
 # What the header declares and cannot define, as it does not know Params.
 ENTRY = """
 void shim::run_thread() {
@@ -58,7 +70,7 @@ class Shim:
         self._seeds = random.Random(seed)
         self._edit = edit
         self._kind = "asan" if asan else "races" if races else "plain"
-        self._blocks = blocks
+        self.blocks = blocks
         self._counters = torch.zeros(0, dtype=torch.int32)
 
     def build(self, units: Iterable[Unit]) -> None:
@@ -86,7 +98,7 @@ class Shim:
             )
         function = ctypes.cast(getattr(library, kernel), ctypes.c_void_p)
         seed = self._seeds.getrandbits(64) | 1
-        first, end, _ = self._blocks.indices(grid)
+        first, end, _ = self.blocks.indices(grid)
         error = library.shim_launch(
             function, grid, first, end, block, shared_bytes, seed, ctypes.byref(params)
         )
@@ -95,7 +107,7 @@ class Shim:
             self._counters = torch.zeros_like(self._counters)
         if error:
             raise RuntimeError(f"{kernel}: {error.decode()}")
-        if left and self._blocks == slice(None):
+        if left and self.blocks == slice(None):
             raise RuntimeError(f"{kernel} left counters other than 0: {left}")
 
     def counters(self, number: int) -> Counters:
@@ -115,14 +127,9 @@ def _compile(name: str, macros: tuple[tuple[str, str], ...], text: str, kind: st
     if not shutil.which("g++"):
         raise RuntimeError("g++ was not found: it is needed to run kernels on the CPU")
     text = f'#include "cuda_shim.h"\n#line 1 "{name}"\n{text}\n{ENTRY}'
-    flags = ["-std=c++20", "-O1", "-fPIC", "-shared"]
-    flags += ["-march=native"]  # fused multiply-add and fp16 conversions in hardware
-    flags += ["-Wl,-Bsymbolic", "-fno-gnu-unique"]  # no two libraries share a variable
-    if kind == "asan":
-        flags += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    else:  # without libubsan, in whose place the header reports
-        flags += ["-fwrapv"]  # an int that is too small wraps, and is not made a wider one in a loop
-        flags += ["-fsanitize=alignment", "-nodefaultlibs", "-lm", "-lc", "-lgcc"]
+    flags = ["-shared", "-Wl,-Bsymbolic", *(ASAN_FLAGS if kind == "asan" else FLAGS)]
+    if kind != "asan":
+        flags += ["-nodefaultlibs", "-lm", "-lc", "-lgcc"]
     if kind == "races":  # without libtsan: races.h
         flags += ["-DWATCH_RACES", "-fsanitize=thread", "-lstdc++"]
     flags += [f"-D{macro}={value}" for macro, value in macros]

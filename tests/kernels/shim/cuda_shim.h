@@ -1,10 +1,10 @@
-// Runs CUDA kernels on the CPU: blocks one after another, up, down or mixed; the threads of a block as fibers,
-// in random orders, some of which let a warp run far ahead.
+// Runs CUDA kernels on the CPU: blocks one after another, up, down or mixed; the threads of a block as
+// fibers, in random orders, some of which let a warp run far ahead.
 //
 // What a GPU leaves undefined shows here. A barrier or a shuffle that not all its threads reach, a misaligned
-// access and a write behind the shared memory are errors; what a block did not write to its shared memory is
-// NaN, and so is what a shuffle takes from a lane outside its mask or the block. races.h sees accesses that
-// nothing orders.
+// access, one behind the end of an array and a write behind the shared memory are errors; what a block did not
+// write to its shared memory is NaN, and so is what a shuffle takes from a lane outside its mask or the block.
+// races.h sees accesses that nothing orders.
 #pragma once
 #include <math.h>
 #include <numeric>
@@ -302,10 +302,14 @@ extern "C" const char* shim_launch(const void* kernel, unsigned grid, unsigned f
 }
 
 #ifndef __SANITIZE_ADDRESS__
-// What code compiled with -fsanitize=alignment calls.
+// What code compiled with -fsanitize=alignment,bounds calls.
 extern "C" void __ubsan_handle_type_mismatch_v1(const shim::Place* place, const void* address) {
     shim::fail("%s:%d: thread %u of block %u accesses %p, which is misaligned", place->file, place->line,
                threadIdx.x, blockIdx.x, address);
+}
+extern "C" void __ubsan_handle_out_of_bounds(const shim::Place* place, uintptr_t index) {
+    shim::fail("%s:%d: thread %u of block %u goes to %lu in an array that is shorter", place->file, place->line,
+               threadIdx.x, blockIdx.x, index);
 }
 #endif
 

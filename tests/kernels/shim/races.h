@@ -1,11 +1,11 @@
-// Data races: two accesses to the same memory by two threads, of which one at least writes, that nothing orders.
-// With WATCH_RACES the compiler calls a function here at each access, as for ThreadSanitizer.
+// Data races: two accesses to the same memory by two threads, of which one at least writes, that nothing
+// orders. With WATCH_RACES the compiler calls a function here at each access, as for ThreadSanitizer.
 //
-// A barrier orders what the threads of a block do before it and behind it. From block to block an order comes of
-// a thread that makes a fence and then counts on, and of another that counts on with the same counter after it
-// and then makes a fence: what the first has done or seen before its fence is before what the other does behind
-// its own. The order in which the blocks were run counts for nothing, as a GPU may take any other: so a missing
-// fence shows, although everything here happens one after another.
+// A barrier orders what the threads of a block do before it and behind it. From block to block an order comes
+// of a thread that makes a fence and then counts on, and of another that counts on with the same counter after
+// it and then makes a fence: what the first has done or seen before its fence is before what the other does
+// behind its own. The order in which the blocks were run counts for nothing, as a GPU may take any other: so a
+// missing fence shows, although everything here happens one after another.
 #pragma once
 
 #ifndef WATCH_RACES
@@ -72,8 +72,8 @@ Cell cells[CELLS], shared_cells[SHARED_CELLS];
 Counter counters[MAX_COUNTERS];
 Fence acquired[MAX_FENCES];  // by this block
 unsigned number_of_counters, number_of_acquired;
-// Of the thread of this block that counts: what it has seen at counters since its last fence, and what that made
-// ready to be seen.
+// Of the thread of this block that counts: what it has seen at counters since its last fence, and what that
+// made ready to be seen.
 Seen observed[MAX_BLOCKS], released[MAX_BLOCKS];
 bool has_observed, has_released;
 
@@ -190,11 +190,13 @@ UNWATCHED inline void access(const void* address, size_t bytes, bool writes) {
 }  // namespace races
 }  // namespace shim
 
-#define ACCESSES(bytes)                                                                                    \
-    UNWATCHED void __tsan_read##bytes(void* address) { shim::races::access(address, bytes, false); }       \
-    UNWATCHED void __tsan_write##bytes(void* address) { shim::races::access(address, bytes, true); }       \
-    UNWATCHED void __tsan_unaligned_read##bytes(void* address) { shim::races::access(address, bytes, false); } \
-    UNWATCHED void __tsan_unaligned_write##bytes(void* address) { shim::races::access(address, bytes, true); }
+#define HOOK(name, bytes, writes) \
+    UNWATCHED void __tsan_##name##bytes(void* address) { shim::races::access(address, bytes, writes); }
+#define ACCESSES(bytes)                  \
+    HOOK(read, bytes, false)             \
+    HOOK(write, bytes, true)             \
+    HOOK(unaligned_read, bytes, false)   \
+    HOOK(unaligned_write, bytes, true)
 extern "C" {
 ACCESSES(1)
 ACCESSES(2)
@@ -208,4 +210,5 @@ UNWATCHED void __tsan_func_entry(void*) {}
 UNWATCHED void __tsan_func_exit() {}
 }
 #undef ACCESSES
+#undef HOOK
 #endif
