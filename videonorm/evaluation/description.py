@@ -35,9 +35,7 @@ def of_converted(before: Description, network: nn.Module, parts: Mapping[str, An
     found = _first_like(network, candidates)
     if found is None:
         name = before["class_path"]
-        raise UserError(
-            f"backbone ({name}) must take recompute, as ResNet3d and VGG3d do, for that overlay"
-        )
+        raise UserError(f"backbone ({name}) must take recompute, as ResNet3d and VGG3d do, for that overlay")
     return found
 
 
