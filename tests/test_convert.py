@@ -24,7 +24,7 @@ def resnet(norm=NORM, conv="torch.nn.Conv3d", **arguments):
 BACKBONES = {
     "bn": resnet({"class_path": NORM, "init_args": {"eps": 1.0e-3, "momentum": 0.2}}),
     "gn": resnet({"class_path": "videonorm.layers.GroupNorm3d", "init_args": {"num_groups": 2}}),
-    "ws_recompute": resnet("videonorm.layers.LayerNorm3d", "videonorm.layers.WSConv3d", recompute_norms=True),
+    "ws_recompute": resnet("videonorm.layers.LayerNorm3d", "videonorm.layers.WSConv3d", recompute="norms"),
     "vgg": {
         "class_path": "videonorm.models.VGG3d",
         "init_args": {"num_classes": 3, "width": 2, "norm": NORM},

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at
     Act = Callable[[Checkpoint], Done]
 
 KEPT = 1e-5  # of the largest logit: a difference of so much is one of rounding
-PARTS = ("norm", "conv", "recompute_norms")  # of an overlay
+PARTS = ("norm", "conv", "recompute")  # of an overlay
 
 DESCRIPTION = """\
 Swap the norms and the convolutions of a checkpoint's network, and write another checkpoint, which export,

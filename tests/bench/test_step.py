@@ -9,6 +9,7 @@ import torch
 
 from videonorm.bench import step, trainer
 from videonorm.bench.command import main
+from videonorm.bench.names import NORMS
 from videonorm.bench.records import read_rows
 from videonorm.bench.timing import GIB
 from videonorm.bench.trainer import Case, TorchGroupNorm3d, measure, most_clips, saved_bytes
@@ -52,8 +53,9 @@ def test_a_contender_that_fails_is_a_row(monkeypatch):
 
 
 def test_saved_bytes():
-    count = {name: saved_bytes(CASE, name, 2, CPU) for name in ("bn", "gn", "gn_ws_recompute")}
+    count = {name: saved_bytes(CASE, name, 2, CPU) for name in NORMS}
     assert count["gn"] == pytest.approx(count["bn"], rel=0.1)
+    assert count["gn_ws_recompute_8bit"] < count["gn_ws_recompute_blocks"] < count["gn_ws_recompute"]
     assert count["gn_ws_recompute"] < count["gn"]
 
 
@@ -70,7 +72,8 @@ def test_the_models_are_those_of_the_names():
         for name in ("bn", "gn_torch", "gn_ws")
     }
     assert len(set(sizes.values())) == 1
-    assert CASE.new_model("gn_ws_recompute").recompute_norms
+    recomputing = {name: CASE.new_model(name).recompute for name in NORMS if "recompute" in name}
+    assert list(recomputing.values()) == ["norms", "blocks", "blocks_8bit"]
 
 
 @pytest.mark.parametrize("fitting", [0, 1, 2, 37, 64])

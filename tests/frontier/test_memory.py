@@ -17,7 +17,8 @@ from videonorm.models import ResNet3d, VGG3d
 NORMS = {
     "bn": {"norm": BatchNorm3d},
     "gn_ws": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d},
-    "recompute": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d, "recompute_norms": True},
+    "recompute": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d, "recompute": "blocks"},
+    "8bit": {"norm": partial(GroupNorm3d, num_groups=4), "conv": WSConv3d, "recompute": "blocks_8bit"},
     "F.group_norm": {"norm": partial(TorchGroupNorm3d, num_groups=4)},
 }
 MODELS = {
@@ -73,7 +74,9 @@ def test_accumulated_gradients_are_in_memory():
     assert accumulated.peak(4) == pytest.approx(alone.peak(4) + gradients, rel=0.1)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "norm", [pytest.param(norm, marks=[pytest.mark.slow] * (norm == "8bit")) for norm in NORMS]
+)
 def test_two_batch_sizes_tell_all(norm):
     make = partial(MODELS["r3d-10"], **NORMS[norm])
     step = trace_step(make, sgd, CLIP, "bf16-mixed")
@@ -88,9 +91,7 @@ def test_two_batch_sizes_tell_all(norm):
 @pytest.mark.parametrize(
     "model, norm",
     [
-        pytest.param(
-            model, norm, marks=[pytest.mark.slow] * (norm in ("gn_ws", "F.group_norm") and index > 0)
-        )
+        pytest.param(model, norm, marks=[pytest.mark.slow] * (norm not in QUICK and index > 0))
         for index, model in enumerate(MODELS)
         for norm in NORMS
     ],
@@ -124,6 +125,14 @@ def test_the_peak_is_that_of_torchs_tracker(norm):
                 tracker.reset_mod_stats()
         peak = sum(of["Total"] for of in tracker.get_tracker_snapshot("peak").values())
     assert trace_step(make, sgd, CLIP, "32-true").peak(4) == pytest.approx(peak, rel=0.02)
+
+
+def test_what_is_made_again_is_not_in_memory_all_at_once():
+    """At the peak: what is saved, the gradients of a layer, and few of the outputs of a chain."""
+    make = partial(ResNet3d, 34, "r3d", width=8, recompute="blocks", norm=NORMS["gn_ws"]["norm"])
+    step = trace_step(make, sgd, CLIP, "bf16-mixed")
+    output = 2 * 8 * 4 * 16 * 16  # bytes of a clip in stage 1
+    assert step.peak(1000) - step.fixed < 1000 * (step.saved_per_clip + 5 * output)
 
 
 def test_batch_statistics_need_two_clips():

@@ -1,13 +1,14 @@
 """A network with our kernels in it, against the same with PyTorch's operations."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videonorm.layers import GroupNorm3d, WSConv3d
+from videonorm.layers import GroupNorm3d, Recompute, WSConv3d
 from videonorm.models import ResNet3d
 from videonorm.ops import use
 
@@ -46,16 +47,24 @@ def test_loss_and_gradients_are_the_reference_s(full_precision):
     assert distance(got) < 2 * distance(eager) + 1e-6
 
 
-def test_recomputed_norms_change_no_bit(full_precision):
+def test_recomputation_changes_no_bit(full_precision):
     clips, labels = make_clips()
     kept = gradients(make_model(), clips, labels)
-    recomputed = gradients(make_model(recompute_norms=True), clips, labels)
-    assert all(map(torch.equal, kept, recomputed))
+    for what in ("norms", "blocks"):
+        assert all(map(torch.equal, kept, gradients(make_model(recompute=what), clips, labels)))
 
 
-@pytest.mark.parametrize("recompute_norms", [False, True])
-def test_a_bf16_step_learns(recompute_norms):
-    model, (clips, labels) = make_model(recompute_norms=recompute_norms), make_clips()
+def test_error_of_8_bits(full_precision):
+    clips, labels = make_clips()
+    want, got = (gradients(make_model(recompute=what), clips, labels) for what in ("none", "blocks_8bit"))
+    assert torch.equal(got[0], want[0])
+    difference = [(one - other).norm() for one, other in zip(got, want, strict=True)]
+    assert torch.stack(difference).norm() < 0.01 * torch.stack([grad.norm() for grad in want]).norm()
+
+
+@pytest.mark.parametrize("recompute", get_args(Recompute))
+def test_a_bf16_step_learns(recompute):
+    model, (clips, labels) = make_model(recompute=recompute), make_clips()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for _ in range(15):
@@ -68,15 +77,15 @@ def test_a_bf16_step_learns(recompute_norms):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_recomputed_norms_save_memory():
+def test_recomputation_saves_memory():
     clips, labels = make_clips()
     kept = []
-    for recompute_norms in (False, True):
-        model = make_model(recompute_norms=recompute_norms)
+    for recompute in ("none", "norms", "blocks", "blocks_8bit"):
+        model = make_model(recompute=recompute)
         with torch.autocast("cuda", torch.bfloat16):
             model(clips)  # so that algorithms are chosen
             before = torch.cuda.memory_allocated()
             loss = F.cross_entropy(model(clips), labels)
         kept.append(torch.cuda.memory_allocated() - before)
         del loss, model
-    assert kept[1] < 0.85 * kept[0]
+    assert kept[3] < 0.7 * kept[2] < 0.7 * 0.8 * kept[1] < 0.7 * 0.8 * 0.85 * kept[0]

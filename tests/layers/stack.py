@@ -35,9 +35,10 @@ class Watched:
     def __init__(self, *modules: nn.Module) -> None:
         self.outputs = []
         for module in modules:
-            module.register_forward_hook(
-                lambda module, args, y: self.outputs.append(StorageWeakRef(y.untyped_storage()))
-            )
+            module.register_forward_hook(lambda module, args, y: self.note(y))
+
+    def note(self, output: Tensor) -> None:
+        self.outputs.append(StorageWeakRef(output.untyped_storage()))
 
     def num_kept(self) -> int:
         return sum(not output.expired() for output in self.outputs)

@@ -1,4 +1,3 @@
-from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -11,13 +10,14 @@ from videonorm.layers import (
     InstanceNorm3d,
     LayerNorm3d,
     WSConv3d,
-    recompute_norms,
+    recompute,
     require_recomputable_norm,
 )
 from videonorm.models import ResNet3d, VGG3d
 
 from .stack import Watched, assert_same, gradients, group_norm, make_clips, make_stack
 
+norms = partial(recompute, "norms")
 MODELS = {
     "r3d": partial(ResNet3d, 18, "r3d", 5, group_norm, width=8),
     "r2plus1d": partial(ResNet3d, 10, "r2plus1d", 5, InstanceNorm3d, width=8),
@@ -32,11 +32,11 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_of_models_are_the_same_to_the_bit(name, memory_format):
     torch.manual_seed(0)
-    models = [MODELS[name](recompute_norms=recompute) for recompute in (False, True)]
-    models[1].load_state_dict(models[0].state_dict())
+    model = MODELS[name]().to(memory_format=memory_format)
     clips = make_clips(2, 3, 5, 20, 20).contiguous(memory_format=memory_format)
-    want, got = (gradients(model.to(memory_format=memory_format), clips) for model in models)
-    assert_same(got, want)
+    want = gradients(model, clips)
+    for model.recompute in ("norms", "blocks"):
+        assert_same(gradients(model, clips), want)
 
 
 @pytest.mark.parametrize("activation", ["relu", None])
@@ -44,14 +44,15 @@ def test_gradients_of_models_are_the_same_to_the_bit(name, memory_format):
 def test_outputs_are_not_kept_and_gradients_are_the_same(norm, activation):
     stack = make_stack(norm, activation)
     want = gradients(stack, make_clips())
-    for context, num_kept in ((nullcontext, 2), (recompute_norms, 0)):
+    for what, num_kept in (("none", 2), ("norms", 0), ("blocks", 0), ("blocks_8bit", 0)):
         watched = Watched(stack[1], stack[3])
-        with context():
+        with recompute(what):
             y = stack(make_clips())
         assert watched.num_kept() == num_kept
         stack.zero_grad()
         y.square().mean().backward()
-        assert_same([p.grad for p in stack.parameters()], want)
+        if what != "blocks_8bit":
+            assert_same([p.grad for p in stack.parameters()], want)
 
 
 def test_inputs_are_kept_once():
@@ -64,7 +65,7 @@ def test_inputs_are_kept_once():
         return tensor.detach()
 
     clips = make_clips()
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), recompute_norms():
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), norms():
         y = stack(clips)
     parameters = {p.untyped_storage()._cdata for p in stack.parameters()}
     sizes = sorted(s.nbytes() for address, s in saved.items() if address not in parameters)
@@ -77,7 +78,7 @@ def test_after_a_residual_the_output_stays():
     conv, norm, last = nn.Conv3d(8, 8, 1), group_norm(8, activation="relu"), nn.Conv3d(8, 8, 1)
     x = make_clips(2, 8, 2, 3, 3)
     watched = Watched(norm)
-    with recompute_norms():
+    with norms():
         y = last(norm(conv(x), x))
     assert watched.num_kept() == 1
     y.sum().backward()
@@ -87,8 +88,8 @@ def test_a_norm_of_a_norm():
     stack = make_stack()
     stack.insert(2, group_norm(8))
     watched = Watched(stack[1], stack[2])
-    assert_same(gradients(stack, make_clips(), recompute_norms), gradients(stack, make_clips()))
-    with recompute_norms():
+    assert_same(gradients(stack, make_clips(), norms), gradients(stack, make_clips()))
+    with norms():
         y = stack(make_clips())
     assert watched.num_kept() == 0 and y.requires_grad
 
@@ -109,7 +110,7 @@ def test_output_changed_in_place_is_kept():
     model = ChangedInPlace()
     want = gradients(model, make_clips())
     watched = Watched(model.stack[1], model.stack[3])
-    with recompute_norms():
+    with norms():
         y = model(make_clips())
     assert watched.num_kept() == 2
     y.square().mean().backward()
@@ -119,9 +120,9 @@ def test_output_changed_in_place_is_kept():
 def test_views_of_an_output_are_kept():
     norm, conv = group_norm(8, activation="relu"), nn.Conv3d(8, 8, 1)
     grads = []
-    for context in (nullcontext, recompute_norms):
+    for what in ("none", "norms"):
         x = make_clips(2, 8, 4, 3, 3).requires_grad_()
-        with context():
+        with recompute(what):
             y = conv(norm(x)[:, :, ::2])
         grads += torch.autograd.grad(y.square().sum(), x)
     assert torch.equal(*grads)
@@ -133,7 +134,7 @@ def test_change_in_place_before_backward_is_an_error(change):
     stack = make_stack()
     kept = []
     stack[0].register_forward_hook(lambda module, args, y: kept.append(y))
-    with recompute_norms():
+    with norms():
         y = stack(make_clips())
     tensor = {"weight": stack[1].weight, "bias": stack[1].bias, "x": kept[0], "convolution": stack[2].weight}
     with torch.no_grad():
@@ -148,7 +149,7 @@ def test_only_norms_inside_the_context():
     norm, conv = InstanceNorm3d(3), nn.Conv3d(3, 3, 1)
     watched = Watched(norm)
     y = norm(make_clips().requires_grad_())
-    with recompute_norms():
+    with norms():
         z = conv(y)
     del y
     assert watched.num_kept() == 1
@@ -158,7 +159,7 @@ def test_only_norms_inside_the_context():
 def test_nothing_is_held_after_a_discarded_forward():
     stack = make_stack()
     watched = Watched(*stack)
-    with recompute_norms():
+    with norms():
         for _ in range(5):
             stack(make_clips())
         assert watched.num_kept() <= 2
@@ -168,7 +169,7 @@ def test_nothing_is_held_after_a_discarded_forward():
 def test_without_gradients_nothing_happens():
     stack = make_stack()
     watched = Watched(*stack)
-    with recompute_norms():
+    with norms():
         for context in (torch.no_grad, torch.inference_mode):
             with context():
                 stack(make_clips())
@@ -182,9 +183,9 @@ def test_frozen_norm_on_frozen_input():
     stack = make_stack()
     stack[:2].requires_grad_(False)
     want = [g for g in gradients(stack, make_clips()) if g is not None]
-    assert_same([g for g in gradients(stack, make_clips(), recompute_norms) if g is not None], want)
+    assert_same([g for g in gradients(stack, make_clips(), norms) if g is not None], want)
     watched = Watched(stack[0], stack[1])
-    with recompute_norms():
+    with norms():
         y = stack(make_clips())
     assert watched.num_kept() == 1 and y.requires_grad
 
@@ -194,12 +195,12 @@ def test_nested_contexts():
 
     def nested(x: Tensor) -> Tensor:
         y = stack[1](stack[0](x))
-        with recompute_norms():
+        with norms():
             return stack[4](stack[3](stack[2](y)))
 
     want = gradients(stack, make_clips())
     watched = Watched(stack[1], stack[3])
-    with recompute_norms():
+    with norms():
         y = nested(make_clips())
     assert watched.num_kept() == 0
     y.square().mean().backward()
@@ -208,7 +209,7 @@ def test_nested_contexts():
 
 def test_exception_inside():
     stack = make_stack()
-    with pytest.raises(RuntimeError, match="size of tensor|expected input"), recompute_norms():
+    with pytest.raises(RuntimeError, match="size of tensor|expected input"), norms():
         stack(make_clips(2, 5, 4, 6, 6))
     watched = Watched(stack[1])
     y = stack(make_clips())
@@ -224,10 +225,19 @@ def test_exception_inside():
     ],
 )
 def test_nothing_to_recompute(make, names):
-    message = rf"recompute_norms \(True\) needs a norm .* such as GroupNorm3d, .* norms are {names}$"
+    message = rf"recompute \(blocks\) needs a norm .* such as GroupNorm3d, .* norms are {names}$"
     with pytest.raises(ValueError, match=message):
-        make(width=8, recompute_norms=True)
+        make(width=8, recompute="blocks")
+
+
+@pytest.mark.parametrize("make", [partial(ResNet3d, 10), VGG3d])
+def test_what_is_unknown(make):
+    message = r"recompute \(True\) must be one of none, norms, blocks, blocks_8bit, blocks_8bit_stochastic$"
+    with pytest.raises(ValueError, match=message):
+        make(width=8, recompute=True)
+    with pytest.raises(ValueError, match=message), recompute(True):
+        pass
 
 
 def test_require_recomputable_norm():
-    require_recomputable_norm(make_stack())
+    require_recomputable_norm(make_stack(), "norms")

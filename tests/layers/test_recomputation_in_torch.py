@@ -1,4 +1,4 @@
-"""`recompute_norms` beside what else of torch decides what is kept: checkpoints, hooks, compilers."""
+"""`recompute` beside what else of torch decides what is kept: checkpoints, hooks, compilers."""
 
 import threading
 from functools import partial
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from videonorm.layers import recompute_norms
+from videonorm.layers import recompute
 from videonorm.models import ResNet3d
 
 from .stack import Watched, assert_same, gradients, group_norm, make_clips, make_stack
@@ -23,19 +23,19 @@ def test_activation_checkpointing(use_reentrant, place):
     run = partial(checkpoint, use_reentrant=use_reentrant)
 
     def option(x: Tensor) -> Tensor:
-        with recompute_norms():
+        with recompute("norms"):
             return stack(x)
 
     clips = make_clips().requires_grad_()  # which reentrant checkpointing asks for
     watched = Watched(*stack)
     if place == "inside":
-        with recompute_norms():
+        with recompute("norms"):
             y = stack[4](run(stack[1:4], stack[0](clips)))
     elif place == "outside":
         y = run(option, clips)
         assert watched.num_kept() == 1  # the logits
     else:
-        with recompute_norms():
+        with recompute("norms"):
             y = run(option, clips)
     y.square().mean().backward()
     assert_same([p.grad for p in stack.parameters()], want)
@@ -46,7 +46,7 @@ def test_inside_other_hooks():
     stack = make_stack()
     want = gradients(stack, make_clips())
     watched = Watched(*stack)
-    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda copied: copied), recompute_norms():
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda copied: copied), recompute("norms"):
         y = stack(make_clips())
     assert watched.num_kept() == 1  # y
     y.square().mean().backward()
@@ -56,7 +56,7 @@ def test_inside_other_hooks():
 def test_backward_in_another_thread():
     stack = make_stack()
     want = gradients(stack, make_clips())
-    with recompute_norms():
+    with recompute("norms"):
         y = stack(make_clips())
     thread = threading.Thread(target=y.square().mean().backward)
     thread.start()
@@ -67,7 +67,7 @@ def test_backward_in_another_thread():
 def test_backward_inside_and_twice():
     stack = make_stack()
     want = gradients(stack, make_clips())
-    with recompute_norms():
+    with recompute("norms"):
         loss = stack(make_clips()).square().mean()
         loss.backward(retain_graph=True)
     assert_same([p.grad for p in stack.parameters()], want)
@@ -85,7 +85,7 @@ def test_autocast_keeps_no_fp32():
         return tensor.detach()
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with hooks, recompute_norms(), torch.autocast("cpu", torch.bfloat16):
+    with hooks, recompute("norms"), torch.autocast("cpu", torch.bfloat16):
         y = stack(make_clips())
     assert dtypes == {torch.bfloat16}
     y.sum().backward()
@@ -95,7 +95,7 @@ def test_fake_tensors():
     with FakeTensorMode():
         stack = make_stack()
         watched = Watched(stack[1], stack[3])
-        with recompute_norms():
+        with recompute("norms"):
             y = stack(torch.empty(2, 3, 4, 6, 6))
         assert watched.num_kept() == 0
         y.sum().backward()
@@ -104,7 +104,7 @@ def test_fake_tensors():
 
 def test_compile_and_export():
     torch.manual_seed(0)
-    model = ResNet3d(10, "i3d", 5, norm=group_norm, width=8, recompute_norms=True)
+    model = ResNet3d(10, "i3d", 5, norm=group_norm, width=8, recompute="blocks")
     clips = make_clips(2, 3, 4, 16, 16)
     want = gradients(model, clips)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
@@ -120,7 +120,7 @@ def test_compiled_part():
     stack = make_stack()
     want = gradients(stack, make_clips())
     compiled = torch.compile(stack, backend="aot_eager", fullgraph=True)
-    with recompute_norms():
+    with recompute("norms"):
         y = compiled(make_clips())
     y.square().mean().backward()
     for parameter, grad in zip(stack.parameters(), want, strict=True):

@@ -83,7 +83,7 @@ def test_gradients_with_recomputed_norms_are_the_same():
     torch.manual_seed(0)
     model = ResNetV2_3d(50, **SMALL)
     twin = copy.deepcopy(model)
-    twin.recompute_norms = True
+    twin.recompute = "blocks"
     clips = torch.randn(2, 3, 2, 32, 32)
     for network in (model, twin):
         network(clips).square().sum().backward()
@@ -98,7 +98,7 @@ def test_gradients_with_recomputed_norms_are_the_same():
         ({"depth": 18}, r"depth \(18\) must be one of 50, 101, 152"),
         ({"kind": "r3d"}, r"kind \(r3d\) must be one of c2d, i3d, slow"),
         ({"norm": nn.BatchNorm3d}, r"norm \(BatchNorm3d\) must be one of videonorm.layers"),
-        ({"norm": layers.NoNorm, "recompute_norms": True}, "needs a norm whose output can be computed again"),
+        ({"norm": layers.NoNorm, "recompute": "norms"}, "needs a norm whose output can be computed again"),
     ],
 )
 def test_mistakes_are_named(options, message):

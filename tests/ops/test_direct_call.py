@@ -29,7 +29,7 @@ def dispatched(monkeypatch) -> list[str]:
 
         monkeypatch.setattr(operator, "_overload", call)
 
-    for operator in (norms._group_norm, norms._group_norm_backward, norms.group_norm_apply):
+    for operator in (norms._group_norm, norms.group_norm_backward, norms.group_norm_apply):
         watch(operator)
     for operator in (weights._weight_standardize, weights._weight_standardize_backward):
         watch(operator)

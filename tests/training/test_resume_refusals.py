@@ -70,7 +70,7 @@ REFUSED = {
 FREE = {
     "data.num_workers": 3,
     "data.source.init_args.root": "elsewhere",
-    "model.backbone.init_args.recompute_norms": True,
+    "model.backbone.init_args.recompute": "blocks",
     "model.compile": "default",
     "model.cuda_graph": True,
     "trainer.max_steps": 9,

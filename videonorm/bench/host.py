@@ -7,7 +7,7 @@ vanishes.
     bn               torch's BatchNorm3d, addition and ReLU; of a step, our BatchNorm3d, which is torch's
     gn               GroupNorm3d
     gn_ws            GroupNorm3d and WSConv3d
-    gn_ws_recompute  the same with `recompute_norms`
+    gn_ws_recompute  the same with `recompute: norms`
 
 Ours run as for CUDA tensors, with all their checks, plans, allocations and launches, but for the driver's
 call, which returns at once (0.5 to 2 microseconds of each launch are missing). For everything of PyTorch's,

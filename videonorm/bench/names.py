@@ -12,12 +12,14 @@ PEERS = {
 }
 NUM_GROUPS = 32  # of all group norms in `bench kernels`
 PASSES = ("moments", "apply", "sums", "grad_x")  # of our group norm
-NORMS = ("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute")  # of a training step
+NORMS = (  # of a training step
+    *("bn", "gn_torch", "gn", "gn_ws", "gn_ws_recompute", "gn_ws_recompute_blocks", "gn_ws_recompute_8bit"),
+)
 REPLAYED = "_replayed"  # the end of a contender whose step is a CUDA graph
 STEPS = (*NORMS, *(f"{name}{REPLAYED}" for name in NORMS))
 
 # Of the host's time: what is queued, and by which norms and convolutions.
-HOST_ARMS = tuple(name for name in NORMS if name != "gn_torch")
+HOST_ARMS = ("bn", "gn", "gn_ws", "gn_ws_recompute")
 PARTS = {
     "gn": ("bn", "gn"),
     "gn_relu": ("bn", "gn"),

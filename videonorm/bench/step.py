@@ -4,13 +4,15 @@ A step is forward, backward and SGD with momentum, under bf16 autocast, with cli
 channels_last_3d and cuDNN's own choice of algorithm (``torch.backends.cudnn.benchmark``). Clips are random
 and stay on the device: no loader is part of it.
 
-    bn               BatchNorm3d
-    gn_torch         torch's F.group_norm, +, ReLU
-    gn               GroupNorm3d
-    gn_ws            GroupNorm3d and WSConv3d
-    gn_ws_recompute  the same with ``recompute_norms``
-    bn_replayed, ..  if asked for, on a GPU: any of them, its step captured in a CUDA graph once and replayed
-                     without the host's work
+    bn                      BatchNorm3d
+    gn_torch                torch's F.group_norm, +, ReLU
+    gn                      GroupNorm3d
+    gn_ws                   GroupNorm3d and WSConv3d
+    gn_ws_recompute         the same with ``recompute: norms``
+    gn_ws_recompute_blocks  with ``recompute: blocks``
+    gn_ws_recompute_8bit    with ``recompute: blocks_8bit``
+    bn_replayed, ..         if asked for, on a GPU: any of them, its step captured in a CUDA graph once and
+                            replayed without the host's work
 
 A time is that of three steps one after the other, by the host's clock, from an idle device to an idle device:
 it includes whatever the device waits for the host. The models take turns; the first two windows of each do

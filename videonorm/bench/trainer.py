@@ -67,7 +67,9 @@ class Case:
             "gn_torch": {"norm": partial(TorchGroupNorm3d, num_groups=self.num_groups)},
             "gn": {"norm": group_norm},
             "gn_ws": {"norm": group_norm, "conv": WSConv3d},
-            "gn_ws_recompute": {"norm": group_norm, "conv": WSConv3d, "recompute_norms": True},
+            "gn_ws_recompute": {"norm": group_norm, "conv": WSConv3d, "recompute": "norms"},
+            "gn_ws_recompute_blocks": {"norm": group_norm, "conv": WSConv3d, "recompute": "blocks"},
+            "gn_ws_recompute_8bit": {"norm": group_norm, "conv": WSConv3d, "recompute": "blocks_8bit"},
         }
         return new_model(self.net, width=self.width, **parts[contender])
 

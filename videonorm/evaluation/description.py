@@ -20,24 +20,22 @@ def of_converted(before: Description, network: nn.Module, parts: Mapping[str, An
 
     Args:
         before: of the network as it was.
-        parts: `norm`, `conv` and `recompute_norms`, as in a recipe.
+        parts: `norm`, `conv` and `recompute`, as in a recipe.
 
     Raises:
-        UserError: its constructor does not take `recompute_norms`.
+        UserError: its constructor does not take `recompute`.
     """
     candidates = list(_with(before, parts))
     if "norm" in parts:
         candidates += _with(before, {**parts, "norm": _inheriting(parts["norm"], network)})
-    if "recompute_norms" not in parts:
+    if "recompute" not in parts:
         candidates.append(
             {"class_path": "videonorm.models.converted", "init_args": {"network": before, **parts}}
         )
     found = _first_like(network, candidates)
     if found is None:
         name = before["class_path"]
-        raise UserError(
-            f"backbone ({name}) must take recompute_norms, as ResNet3d and VGG3d do, for that overlay"
-        )
+        raise UserError(f"backbone ({name}) must take recompute, as ResNet3d and VGG3d do, for that overlay")
     return found
 
 
@@ -58,8 +56,8 @@ def _with(before: Description, parts: Mapping[str, Any]) -> Iterator[dict[str, A
     """With other arguments of its constructor; not every norm can be recomputed."""
     init_args = before.get("init_args", {})
     yield {**before, "init_args": {**init_args, **parts}}
-    if init_args.get("recompute_norms"):
-        yield {**before, "init_args": {**init_args, "recompute_norms": False, **parts}}
+    if init_args.get("recompute", "none") != "none":
+        yield {**before, "init_args": {**init_args, "recompute": "none", **parts}}
 
 
 def _inheriting(norm: Any, network: nn.Module) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from videonorm.layers.no_norm import NoNorm
 from videonorm.layers.norm import Norm, is_norm, norm_layers
 from videonorm.layers.precise_batch_norm import estimated_batch_norms, precise_statistics
 from videonorm.layers.proxy_norm import ProxyNorm3d
-from videonorm.layers.recomputation import recompute_norms, require_recomputable_norm
+from videonorm.layers.recomputation import Recompute, recompute, require_recomputable_norm
 from videonorm.layers.reparametrized_conv import ReparametrizedConv3d
 from videonorm.layers.sub_batch_norm import SubBatchNorm3d
 from videonorm.layers.sync_batch_norm import SyncBatchNorm3d, convert_sync_batch_norm
@@ -48,6 +48,7 @@ __all__ = [
     "NoNorm",
     "Norm",
     "ProxyNorm3d",
+    "Recompute",
     "ReparametrizedConv3d",
     "SubBatchNorm3d",
     "SyncBatchNorm3d",
@@ -63,6 +64,6 @@ __all__ = [
     "is_norm",
     "norm_layers",
     "precise_statistics",
-    "recompute_norms",
+    "recompute",
     "require_recomputable_norm",
 ]

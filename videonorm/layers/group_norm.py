@@ -6,8 +6,9 @@ from torch import Tensor
 
 from videonorm.layers.leaf import is_traced, leaf
 from videonorm.layers.norm import Activation, AffineNorm
-from videonorm.layers.recomputation import is_recomputing, offer_recipe
-from videonorm.ops.group_norm import group_norm_and_statistics, group_norm_apply
+from videonorm.layers.recomputation import active_recomputation
+from videonorm.layers.recomputed_group_norm import recomputed_group_norm
+from videonorm.ops.group_norm import group_norm
 
 OnIndivisible = Literal["error", "divisor"]
 
@@ -36,7 +37,7 @@ class GroupNorm3d(AffineNorm):
     """
 
     is_recomputable: ClassVar[bool] = True
-    """Whether `recompute_norms` can make the output again."""
+    """Whether `recompute` can make the output again."""
 
     def __init__(
         self,
@@ -55,13 +56,9 @@ class GroupNorm3d(AffineNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if is_traced(x):
             return leaf(self, x, residual)
-        weight, bias = self.weight, self.bias
-        num_groups, eps, relu = self.num_groups, self.eps, self.activation == "relu"
-        y, mean, rstd = group_norm_and_statistics(x, weight, bias, num_groups, eps, residual, relu)
-        if residual is None and is_recomputing():
-            inputs = x, weight, bias, None, mean, rstd
-            offer_recipe(y, lambda *tensors: group_norm_apply(*tensors, eps, relu), *inputs)
-        return y
+        normalize = group_norm if active_recomputation() is None else recomputed_group_norm
+        relu = self.activation == "relu"
+        return normalize(x, self.weight, self.bias, self.num_groups, self.eps, residual, relu)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_groups={self.num_groups}, eps={self.eps}"

@@ -9,7 +9,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from videonorm.layers import WeightNormConv3d, group_weight_standardization, require_recomputable_norm
+from videonorm.layers import (
+    Recompute,
+    WeightNormConv3d,
+    group_weight_standardization,
+    require_recomputable_norm,
+)
 
 Size = tuple[int, int, int]
 Activation = Literal["relu"] | None
@@ -104,14 +109,13 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         raise ValueError(f"{name} ({value}) must be one of {', '.join(map(str, choices))}")
 
 
-def finish(network: nn.Module, recompute_norms: bool) -> None:
+def finish(network: nn.Module, recompute: Recompute) -> None:
     """What follows when all parts of a network are there: first weights, and those standardized together.
 
     Raises:
-        ValueError: its norms are to be recomputed, and one cannot be.
+        ValueError: `recompute` is unknown, or none of its norms can be recomputed.
     """
-    if recompute_norms:
-        require_recomputable_norm(network)
+    require_recomputable_norm(network, recompute)
     _initialize(network)
     group_weight_standardization(network)
 

@@ -170,7 +170,7 @@ class NFResNet3d(nn.Module):
         self.activation = activation
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
-        finish(self, recompute_norms=False)
+        finish(self, recompute="none")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem_pool(self.stem(x))

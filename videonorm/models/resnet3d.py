@@ -4,7 +4,6 @@ Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -12,7 +11,7 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor, nn
 
 from videonorm import layers
-from videonorm.layers import BatchNorm3d, MaxPool3d, NoNorm
+from videonorm.layers import BatchNorm3d, MaxPool3d, NoNorm, Recompute
 from videonorm.models.conv_norm import (
     ConvFactory,
     ConvNorm,
@@ -176,8 +175,8 @@ class ResNet3d(nn.Module):
         norm_placement: "last_only" has a single norm, after the last block (Bjorck et al., arXiv:1806.02375),
             and biases in all convolutions; "logits" a single norm too, of the logits without gamma and
             beta to learn (MimicNorm, arXiv:2010.09278, whose code has a learnt scale in each branch besides).
-        recompute_norms: keep fewer bytes for backward, at the price of making them again there: see
-            `videonorm.layers.recompute_norms`. A graph of torch.fx has not got it: call that in the context.
+        recompute: keep fewer bytes for backward, at the price of making them again there: see
+            `videonorm.layers.recompute`. A graph of torch.fx has not got it: call that in the context.
 
     Attributes:
         kind: its name.
@@ -187,8 +186,8 @@ class ResNet3d(nn.Module):
         clips (B, 3, T, H, W) -> logits (B, num_classes).
 
     Raises:
-        ValueError: an unknown depth, kind or placement; a norm that is not one of `videonorm.layers`; or one
-            that cannot be recomputed.
+        ValueError: an unknown depth, kind, placement or `recompute`; a norm that is not one of
+            `videonorm.layers`; or one that cannot be recomputed.
     """
 
     def __init__(
@@ -202,7 +201,7 @@ class ResNet3d(nn.Module):
         dropout: float = 0.0,
         zero_init_residual: bool = True,
         norm_placement: NormPlacement = "all",
-        recompute_norms: bool = False,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__()
         check_choice("depth", depth, get_args(Depth))
@@ -239,15 +238,15 @@ class ResNet3d(nn.Module):
         self.head = nn.Linear(channels, num_classes)
         self.logits_norm = _logits_norm(norm, num_classes) if norm_placement == "logits" else nn.Identity()
 
-        self.recompute_norms = recompute_norms
-        finish(self, recompute_norms)
+        self.recompute: Recompute = recompute
+        finish(self, recompute)
         if zero_init_residual:
             for module in self.modules():
                 if isinstance(module, ResidualBlock):
                     _zero_gamma(module)
 
     def forward(self, x: Tensor) -> Tensor:
-        with layers.recompute_norms() if self.recompute_norms else nullcontext():
+        with layers.recompute(self.recompute):
             x = self._begin(x)
             first, *others = self.stages
             x = self.temporal_pool(first(x))

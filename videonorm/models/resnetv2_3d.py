@@ -4,14 +4,13 @@ Shapes: clips (B, 3, T, H, W) with any T >= 1; kernels and strides (T, H, W).
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
 from videonorm import layers
-from videonorm.layers import GroupNorm3d, MaxPool3d, WSConv3d
+from videonorm.layers import GroupNorm3d, MaxPool3d, Recompute, WSConv3d
 from videonorm.models.conv_norm import (
     ConvFactory,
     NormFactory,
@@ -86,8 +85,8 @@ class ResNetV2_3d(nn.Module):
         conv: makes a convolution from (in_channels, out_channels, kernel_size) and Conv3d's keywords.
         width: channels after the stem; 64 times BiT's factor, 192 for R50x3.
         dropout: probability, before the classifier.
-        recompute_norms: keep fewer bytes for backward, at the price of making them again there: see
-            `videonorm.layers.recompute_norms`.
+        recompute: keep fewer bytes for backward, at the price of making them again there: see
+            `videonorm.layers.recompute`.
 
     Attributes:
         head: the classifier, an nn.Linear.
@@ -109,7 +108,7 @@ class ResNetV2_3d(nn.Module):
         conv: ConvFactory = WSConv3d,
         width: int = 64,
         dropout: float = 0.0,
-        recompute_norms: bool = False,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__()
         check_choice("depth", depth, get_args(BottleneckDepth))
@@ -129,11 +128,11 @@ class ResNetV2_3d(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
 
-        self.recompute_norms = recompute_norms
-        finish(self, recompute_norms)
+        self.recompute: Recompute = recompute
+        finish(self, recompute)
 
     def forward(self, x: Tensor) -> Tensor:
-        with layers.recompute_norms() if self.recompute_norms else nullcontext():
+        with layers.recompute(self.recompute):
             x = self._begin(x)
             first, *others = self.stages
             x = self.temporal_pool(first(x))

@@ -4,13 +4,12 @@ Shapes: clips (B, 3, T, H, W); kernels (T, H, W).
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Literal
 
 from torch import Tensor, nn
 
 from videonorm import layers
-from videonorm.layers import MaxPool3d, NoNorm
+from videonorm.layers import MaxPool3d, NoNorm, Recompute
 from videonorm.models.conv_norm import ConvFactory, ConvNorm, NormFactory, finish
 
 # Channels of each convolution in multiples of `width`, one tuple for each of the five stages.
@@ -35,8 +34,8 @@ class VGG3d(nn.Module):
         conv: makes a convolution from (in_channels, out_channels, kernel_size) and Conv3d's keywords.
         width: channels of the first stage, 64 in the paper.
         dropout: probability, before the classifier.
-        recompute_norms: keep fewer bytes for backward, at the price of making them again there: see
-            `videonorm.layers.recompute_norms`.
+        recompute: keep fewer bytes for backward, at the price of making them again there: see
+            `videonorm.layers.recompute`.
 
     Shape:
         clips (B, 3, T, H, W) -> logits (B, num_classes).
@@ -54,7 +53,7 @@ class VGG3d(nn.Module):
         conv: ConvFactory = nn.Conv3d,
         width: int = 64,
         dropout: float = 0.5,
-        recompute_norms: bool = False,
+        recompute: Recompute = "none",
     ) -> None:
         super().__init__()
         if depth not in STAGES:
@@ -79,11 +78,11 @@ class VGG3d(nn.Module):
             self.stages.append(nn.Sequential(*stage))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels, num_classes)
-        self.recompute_norms = recompute_norms
-        finish(self, recompute_norms)
+        self.recompute: Recompute = recompute
+        finish(self, recompute)
 
     def forward(self, x: Tensor) -> Tensor:
-        with layers.recompute_norms() if self.recompute_norms else nullcontext():
+        with layers.recompute(self.recompute):
             for stage in self.stages:
                 x = stage(x)
         return self._end(x)

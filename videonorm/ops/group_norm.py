@@ -352,7 +352,7 @@ def _autograd(
     x_wanted, weight_wanted, bias_wanted, residual_wanted = ctx.needs_input_grad[:4]
     # Without a mask the residual's gradient is grad_y itself.
     wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and ctx.relu]
-    grad_x, grad_weight, grad_bias, grad_residual = _group_norm_backward(
+    grad_x, grad_weight, grad_bias, grad_residual = group_norm_backward(
         grad_y, x, weight, bias, mean, rstd, y, ctx.eps, ctx.relu, wanted
     )
     if weight_wanted and grad_weight.dtype != weight.dtype:  # `to` takes its time to find nothing to do
@@ -387,7 +387,7 @@ group_norm_apply = register(
         "videonorm::group_norm_apply is not differentiable; videonorm.ops.group_norm.group_norm is"
     ),
 )
-_group_norm_backward = register(
+group_norm_backward = register(
     "group_norm_backward",
     _backward_reference,
     cpu=_backward_cpu,

@@ -8,7 +8,7 @@ from videonorm.evaluation.checkpoint import check_weights
 
 # Settings of the model and the clips that leave no trace in a checkpoint, nor in what is recorded of a run.
 FREE = {
-    "model.backbone.init_args.recompute_norms",
+    "model.backbone.init_args.recompute",
     "model.compile",
     "model.cuda_graph",
     "data.source",
