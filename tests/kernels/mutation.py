@@ -61,10 +61,12 @@ class Equivalent:
 
     def covers(self, mutant: Mutant, text: str) -> bool:
         """Of a file with this text."""
-        before, after = mutant.change(text)
-        if self.file != mutant.file or self.line != before or (self.become and after not in self.become):
+        if self.file != mutant.file:
             return False
-        above = text[: mutant.start].splitlines()[-2:][0]
+        before, after = mutant.change(text)
+        if self.line != before or (self.become and after not in self.become):
+            return False
+        above = text[: mutant.start].splitlines()[-2]
         return self.above in (None, " ".join(above.split()))
 
 
@@ -113,9 +115,11 @@ class Run:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.fates: list[Fate] = []
-        self.errors: list[str] = []  # of the test that runs
+        self.errors: list[str] = []  # of the test that runs, as is the next
+        self.skipped = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.skipped |= report.skipped
         if report.failed:
             self.errors.append(report.longreprtext)
 
@@ -135,6 +139,7 @@ class Run:
 
     def fails(self, item: pytest.Item) -> bool:
         self.errors.clear()
+        self.skipped = False
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         return bool(self.errors)
 
@@ -144,17 +149,15 @@ class Run:
         def work() -> int:
             machine.use(folder, 0)
             units: set[str] = set()
-            edited: list[bool] = []
-            machine.record(units, edited)
+            machine.record(units)
             with (folder / "tests").open("w") as file:
                 for index, item in enumerate(items):
                     units.clear()
-                    edited.clear()
                     start = time.process_time()
                     if self.fails(item):
                         (folder / "error").write_text("\n".join([item.nodeid, *self.errors]))
                         return 1
-                    if units and not any(edited):
+                    if units and not self.skipped:
                         print(index, time.process_time() - start, *units, sep="\t", file=file)
             return 0
 
@@ -303,7 +306,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("tests", nargs="*", default=[HERE], help="as pytest knows them; all if none is given")
     options = parser.parse_args(argv)
     start, run = time.perf_counter(), Run(options)
-    plain = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "-s", "-q"]
+    plain = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=native", "-s", "-q"]
     if code := pytest.main([*plain, *map(str, options.tests)], plugins=[run]):
         return int(code)
     report(run.fates)
