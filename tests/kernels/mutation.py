@@ -117,6 +117,7 @@ class Run:
         self.fates: list[Fate] = []
         self.errors: list[str] = []  # of the test that runs, as is the next
         self.skipped = False
+        self.with_asan: list[pytest.Item] = []  # tests that run kernels in other processes
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.skipped |= report.skipped
@@ -125,7 +126,8 @@ class Run:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = [item for item in session.items if hasattr(item.module, "Shim")]
-        items = [item for item in items if "run_with_asan" not in item.fixturenames]  # in other processes
+        self.with_asan = [item for item in items if "run_with_asan" in item.fixturenames]
+        items = [item for item in items if item not in self.with_asan]
         with tempfile.TemporaryDirectory() as folder, open(self.options.out, "w", newline="") as file:
             machine = Machine(sys.modules[items[0].module.Shim.__module__], Path(folder))
             rows = csv.writer(file)
@@ -213,7 +215,7 @@ class Run:
                 number, mutant, text = waiting.pop(0)
                 folder = together.get(number) or machine.folder_with({mutant.file: mutant.of(text)})
                 chosen = in_order(mutant.file, tests, 0 if number in together else COMPILATION_SECONDS)
-                work = functools.partial(self.outcome_of, machine, folder, chosen, number)
+                work = functools.partial(self.outcome_of, machine, folder, chosen, number, mutant, text)
                 running[fork(work)] = number, mutant, text, chosen, folder
                 continue
             pid, status = os.wait()
@@ -235,15 +237,24 @@ class Run:
     def is_wrong(self, fate: Fate) -> bool:
         return fate.outcome is (Outcome.KILLED if self.options.equivalent else Outcome.SURVIVED)
 
-    def outcome_of(self, machine: Machine, folder: Path, tests: list[Test], number: int) -> Outcome:
-        """Of the kernels in a folder, in which the index of the last test is left by the number."""
+    def outcome_of(
+        self, machine: Machine, folder: Path, tests: list[Test], number: int, mutant: Mutant, text: str
+    ) -> Outcome:
+        """Of the kernels in a folder, in which the index of the last test is left by the number.
+
+        What survives there is run alone with ASan, whose compilation is long.
+        """
         machine.use(folder, number)
         for index, test in enumerate(tests):
             (folder / str(number)).write_text(str(index))
             signal.setitimer(signal.ITIMER_PROF, 2 + 20 * test.seconds)  # of this process's own, not of g++'s
             if self.fails(test.item):
                 return Outcome.NO_MUTANT if "g++ cannot compile" in str(self.errors) else Outcome.KILLED
-        return Outcome.SURVIVED
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        machine.use_alone(machine.folder_with({mutant.file: mutant.of(text)}))
+        stem = Path(mutant.file).stem if mutant.file.endswith(".cu") else ""
+        of_file = [item for item in self.with_asan if stem in item.path.name]
+        return Outcome.KILLED if any(map(self.fails, of_file)) else Outcome.SURVIVED
 
 
 def all_mutants(kernels: Path) -> Iterator[tuple[Mutant, str]]:

@@ -56,6 +56,10 @@ class Machine:
 
         shim._compile = compiled
 
+    def use_alone(self, folder: Path) -> None:
+        """The kernels of a folder in processes of this one, such as those with ASan."""
+        os.environ.update(SHIM_KERNELS=str(folder), XDG_CACHE_HOME=str(folder))
+
     def record(self, units: set[str]) -> None:
         """The units that are launched in this process from now on; a test that edits kernels is skipped."""
         shim = self.shim
