@@ -1,0 +1,23 @@
+"""Inputs at which alone a mistake of a kernel shows."""
+
+import torch
+
+from videonorm.kernels import weight_standardize
+from videonorm.ops.weight_standardize import _backward_reference
+
+from .shim import Shim
+
+
+def test_a_variance_that_is_the_floor():
+    """Here the derivative is that of what lies below."""
+    weight = torch.tensor([[1.0, -1.0] * 8, [1.0, 1.0, -1.0, -1.0] * 4])
+    gain, grad = torch.ones(2), torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    options = True, True, False, [1.0], "floor", [1.0]
+    (w_hat,), mean, var = weight_standardize.forward(Shim(), [weight], [gain], *options, torch.float32)
+    assert torch.equal(var, torch.ones(2)) and torch.equal(w_hat, weight)
+    arguments = [grad], [weight], [gain], mean, var, *options
+    (got,), got_gain = weight_standardize.backward(Shim(), *arguments)
+    (want,), want_gain = _backward_reference(*arguments)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got, grad - grad.mean(1, keepdim=True))
+    torch.testing.assert_close(got_gain, want_gain)
