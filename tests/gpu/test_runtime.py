@@ -59,6 +59,55 @@ def test_first_use_in_a_capture_is_an_error(monkeypatch):
     )
 
 
+def passes(x: Tensor) -> list[Tensor]:
+    """y and all gradients of a norm whose blocks wait for each other in several columns and samples."""
+    weight = torch.linspace(-1, 1, x.shape[1], device=x.device, requires_grad=True)
+    leaves = [x.detach().requires_grad_(), weight]
+    y = group_norm(*leaves, None, 4, relu=True)
+    return [y.detach(), *torch.autograd.grad(y, leaves, x)]
+
+
+def wide_inputs() -> list[Tensor]:
+    shapes = ((3, 640, 4, 28, 28), (2, 54, 4, 30, 30))
+    return [torch.randn(s, device="cuda").contiguous(memory_format=torch.channels_last_3d) for s in shapes]
+
+
+def test_streams_count_apart():
+    """Two at once, each with launches whose blocks run among the other's."""
+    inputs, streams = wide_inputs(), [torch.cuda.Stream() for _ in range(2)]
+    want = [passes(x) for x in inputs]
+    torch.cuda.synchronize()
+    got: list[list[list[Tensor]]] = [[], []]
+    for _ in range(20):
+        for results, x, stream in zip(got, inputs, streams, strict=True):
+            with torch.cuda.stream(stream):
+                results.append(passes(x))
+    torch.cuda.synchronize()
+    for results, wanted in zip(got, want, strict=True):
+        assert all(all(map(torch.equal, result, wanted)) for result in results)
+
+
+def test_graphs_count_apart():
+    """Two graphs of one stream's capture, replayed on two streams at once, and eager launches on a third."""
+    inputs, streams = wide_inputs(), [torch.cuda.Stream() for _ in range(3)]
+    want = [passes(x) for x in inputs]
+    torch.cuda.synchronize()
+    graphs = [torch.cuda.CUDAGraph() for _ in inputs]
+    got = []
+    for graph, x in zip(graphs, inputs, strict=True):
+        with torch.cuda.graph(graph):
+            got.append(passes(x))
+    for _ in range(20):
+        for graph, stream in zip(graphs, streams, strict=False):
+            with torch.cuda.stream(stream):
+                graph.replay()
+        with torch.cuda.stream(streams[2]):
+            eager = passes(inputs[0])
+    torch.cuda.synchronize()
+    for results, wanted in zip([*got, eager], [*want, want[0]], strict=True):
+        assert all(map(torch.equal, results, wanted))
+
+
 def test_inductor(model):
     x = make_input().requires_grad_()
     compiled = torch.compile(model, fullgraph=True)

@@ -21,7 +21,7 @@ constexpr int MAX_THREADS = 256;
 // The blocks that a multiprocessor has room for; with more, ptxas spills.
 template <typename T>
 constexpr int BLOCKS = 2;
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1200
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ < 1000
 template <>
 constexpr int BLOCKS<bfloat16> = 3;
 #endif
