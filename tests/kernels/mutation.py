@@ -222,14 +222,18 @@ class Run:
             number, mutant, text, chosen, folder = running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
             outcome = Outcome(code) if code in list(Outcome) else Outcome.KILLED
-            last = chosen[int((folder / str(number)).read_text())]
+            last = int((folder / str(number)).read_text())
             if number not in together:
                 shutil.rmtree(folder)
-            if outcome is Outcome.KILLED:
-                last.kills[mutant.file] += 1
+            killer = ""
+            if outcome is Outcome.KILLED and last < len(chosen):
+                chosen[last].kills[mutant.file] += 1
+                killer = chosen[last].item.name
+            elif outcome is Outcome.KILLED:
+                killer = "ASan"
             if outcome is Outcome.SURVIVED and equal[number]:
                 outcome = Outcome.EQUIVALENT
-            fate = fate_of(mutant, text, outcome, last.item.name if outcome is Outcome.KILLED else "")
+            fate = fate_of(mutant, text, outcome, killer)
             yield fate
             if self.options.only or self.is_wrong(fate):
                 print(number, describe(fate), flush=True)
@@ -250,6 +254,7 @@ class Run:
             signal.setitimer(signal.ITIMER_PROF, 2 + 20 * test.seconds)  # of this process's own, not of g++'s
             if self.fails(test.item):
                 return Outcome.NO_MUTANT if "g++ cannot compile" in str(self.errors) else Outcome.KILLED
+        (folder / str(number)).write_text(str(len(tests)))
         signal.setitimer(signal.ITIMER_PROF, 0)
         machine.use_alone(machine.folder_with({mutant.file: mutant.of(text)}))
         stem = Path(mutant.file).stem if mutant.file.endswith(".cu") else ""
