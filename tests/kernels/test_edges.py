@@ -3,7 +3,7 @@
 import torch
 
 from videonorm.kernels import weight_standardize
-from videonorm.ops.weight_standardize import _backward_reference
+from videonorm.ops.weight_standardize import _backward_reference, weight_standardize_reference
 
 from .shim import Shim
 
@@ -21,3 +21,21 @@ def test_a_variance_that_is_the_floor():
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(got, grad - grad.mean(1, keepdim=True))
     torch.testing.assert_close(got_gain, want_gain)
+
+
+def test_without_centering_small_weights_beside_large_ones_stay():
+    """What rounding has left in the mean, 1e-5 or so, is not taken from them."""
+    weight = 1000 + torch.randn(2, 577, generator=torch.Generator().manual_seed(0))
+    weight[:, 7] = 1e-3
+    options = False, False, False, [1.0], "under_root", [1.0]
+    (w_hat,), _, _ = weight_standardize.forward(Shim(), [weight], [], *options, torch.float32)
+    assert torch.equal(w_hat, weight)
+
+
+def test_a_sum_beyond_all_numbers():
+    weight = torch.full((1, 64), 3e38)
+    options = True, True, False, [1.0], "under_root", [1.0]
+    (w_hat,), mean, var = weight_standardize.forward(Shim(), [weight], [], *options, torch.float32)
+    (want,), _, want_var = weight_standardize_reference([weight], [], *options, torch.float32)
+    assert mean.isinf().all() and var.isinf().all()
+    assert torch.equal(var.isinf(), want_var.isinf()) and torch.equal(w_hat.isnan(), want.isnan())
