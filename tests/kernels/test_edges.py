@@ -3,9 +3,13 @@
 import torch
 
 from videonorm.kernels import weight_standardize
+from videonorm.kernels.group_norm import plan_for
 from videonorm.ops.weight_standardize import _backward_reference, weight_standardize_reference
 
+from .group_norm_passes import check
 from .shim import Shim
+
+LAST = torch.channels_last_3d
 
 
 def test_a_variance_that_is_the_floor():
@@ -39,3 +43,10 @@ def test_a_sum_beyond_all_numbers():
     (want,), _, want_var = weight_standardize_reference([weight], [], *options, torch.float32)
     assert mean.isinf().all() and var.isinf().all()
     assert torch.equal(var.isinf(), want_var.isinf()) and torch.equal(w_hat.isnan(), want.isnan())
+
+
+def test_a_last_band_of_fewer_columns(assert_at_most_twice):
+    """Groups of 48 channels in columns of 108: a band of four columns, and one of one, which is not full."""
+    plan = plan_for(2, 528, 15, 11, torch.float32, True, 4, Shim.multiprocessors).template
+    assert (4 * plan.width, plan.columns, plan.columns_per_band) == (108, 5, 4)
+    check(Shim(), (2, 528, 1, 3, 5), 11, torch.float32, LAST, "relu", assert_at_most_twice)
