@@ -45,6 +45,16 @@ def test_a_sum_beyond_all_numbers():
     assert torch.equal(var.isinf(), want_var.isinf()) and torch.equal(w_hat.isnan(), want.isnan())
 
 
+def test_an_infinite_gradient_makes_an_infinite_one():
+    weight = 3 + torch.randn(4, 27, generator=torch.Generator().manual_seed(0))
+    gain, grad = torch.ones(4), torch.randn(4, 27, generator=torch.Generator().manual_seed(1))
+    grad[:, 5] = torch.inf
+    options = True, True, False, [1.0], "under_root", [1.0]
+    _, mean, var = weight_standardize.forward(Shim(), [weight], [gain], *options, torch.float32)
+    _, got = weight_standardize.backward(Shim(), [grad], [weight], [gain], mean, var, *options)
+    assert torch.equal(got, torch.inf * (weight[:, 5] - weight.mean(1)).sign())
+
+
 def test_a_last_band_of_fewer_columns(assert_at_most_twice):
     """Groups of 48 channels in columns of 108: a band of four columns, and one of one, which is not full."""
     plan = plan_for(2, 528, 15, 11, torch.float32, True, 4, Shim.multiprocessors).template
