@@ -6,7 +6,7 @@ from videonorm.kernels import weight_standardize
 from videonorm.kernels.group_norm import plan_for
 from videonorm.ops.weight_standardize import _backward_reference, weight_standardize_reference
 
-from .group_norm_passes import check
+from .group_norm_passes import check, run
 from .shim import Shim
 
 LAST = torch.channels_last_3d
@@ -53,6 +53,12 @@ def test_an_infinite_gradient_makes_an_infinite_one():
     _, mean, var = weight_standardize.forward(Shim(), [weight], [gain], *options, torch.float32)
     _, got = weight_standardize.backward(Shim(), [grad], [weight], [gain], mean, var, *options)
     assert torch.equal(got, torch.inf * (weight[:, 5] - weight.mean(1)).sign())
+
+
+def test_a_relu_at_zero_has_no_gradient():
+    x = torch.full((1, 4, 1, 2, 3), 0.5)
+    y, *_, grad_bias, _ = run(Shim(), x, None, torch.zeros(4), None, torch.ones_like(x), 2, relu=True)
+    assert torch.equal(y, torch.zeros_like(x)) and torch.equal(grad_bias, torch.zeros(4))
 
 
 def test_a_last_band_of_fewer_columns(assert_at_most_twice):
