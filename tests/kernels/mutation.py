@@ -61,10 +61,12 @@ class Equivalent:
 
     def covers(self, mutant: Mutant, text: str) -> bool:
         """Of a file with this text."""
-        before, after = mutant.change(text)
-        if self.file != mutant.file or self.line != before or (self.become and after not in self.become):
+        if self.file != mutant.file:
             return False
-        above = text[: mutant.start].splitlines()[-2:][0]
+        before, after = mutant.change(text)
+        if self.line != before or (self.become and after not in self.become):
+            return False
+        above = text[: mutant.start].splitlines()[-2]
         return self.above in (None, " ".join(above.split()))
 
 
@@ -113,15 +115,19 @@ class Run:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.fates: list[Fate] = []
-        self.errors: list[str] = []  # of the test that runs
+        self.errors: list[str] = []  # of the test that runs, as is the next
+        self.skipped = False
+        self.with_asan: list[pytest.Item] = []  # tests that run kernels in other processes
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.skipped |= report.skipped
         if report.failed:
             self.errors.append(report.longreprtext)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = [item for item in session.items if hasattr(item.module, "Shim")]
-        items = [item for item in items if "run_with_asan" not in item.fixturenames]  # in other processes
+        self.with_asan = [item for item in items if "run_with_asan" in item.fixturenames]
+        items = [item for item in items if item not in self.with_asan]
         with tempfile.TemporaryDirectory() as folder, open(self.options.out, "w", newline="") as file:
             machine = Machine(sys.modules[items[0].module.Shim.__module__], Path(folder))
             rows = csv.writer(file)
@@ -135,6 +141,7 @@ class Run:
 
     def fails(self, item: pytest.Item) -> bool:
         self.errors.clear()
+        self.skipped = False
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         return bool(self.errors)
 
@@ -144,17 +151,15 @@ class Run:
         def work() -> int:
             machine.use(folder, 0)
             units: set[str] = set()
-            edited: list[bool] = []
-            machine.record(units, edited)
+            machine.record(units)
             with (folder / "tests").open("w") as file:
                 for index, item in enumerate(items):
                     units.clear()
-                    edited.clear()
                     start = time.process_time()
                     if self.fails(item):
                         (folder / "error").write_text("\n".join([item.nodeid, *self.errors]))
                         return 1
-                    if units and not any(edited):
+                    if units and not self.skipped:
                         print(index, time.process_time() - start, *units, sep="\t", file=file)
             return 0
 
@@ -210,21 +215,25 @@ class Run:
                 number, mutant, text = waiting.pop(0)
                 folder = together.get(number) or machine.folder_with({mutant.file: mutant.of(text)})
                 chosen = in_order(mutant.file, tests, 0 if number in together else COMPILATION_SECONDS)
-                work = functools.partial(self.outcome_of, machine, folder, chosen, number)
+                work = functools.partial(self.outcome_of, machine, folder, chosen, number, mutant, text)
                 running[fork(work)] = number, mutant, text, chosen, folder
                 continue
             pid, status = os.wait()
             number, mutant, text, chosen, folder = running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
             outcome = Outcome(code) if code in list(Outcome) else Outcome.KILLED
-            last = chosen[int((folder / str(number)).read_text())]
+            last = int((folder / str(number)).read_text())
             if number not in together:
                 shutil.rmtree(folder)
-            if outcome is Outcome.KILLED:
-                last.kills[mutant.file] += 1
+            killer = ""
+            if outcome is Outcome.KILLED and last < len(chosen):
+                chosen[last].kills[mutant.file] += 1
+                killer = chosen[last].item.name
+            elif outcome is Outcome.KILLED:
+                killer = "ASan"
             if outcome is Outcome.SURVIVED and equal[number]:
                 outcome = Outcome.EQUIVALENT
-            fate = fate_of(mutant, text, outcome, last.item.name if outcome is Outcome.KILLED else "")
+            fate = fate_of(mutant, text, outcome, killer)
             yield fate
             if self.options.only or self.is_wrong(fate):
                 print(number, describe(fate), flush=True)
@@ -232,15 +241,25 @@ class Run:
     def is_wrong(self, fate: Fate) -> bool:
         return fate.outcome is (Outcome.KILLED if self.options.equivalent else Outcome.SURVIVED)
 
-    def outcome_of(self, machine: Machine, folder: Path, tests: list[Test], number: int) -> Outcome:
-        """Of the kernels in a folder, in which the index of the last test is left by the number."""
+    def outcome_of(
+        self, machine: Machine, folder: Path, tests: list[Test], number: int, mutant: Mutant, text: str
+    ) -> Outcome:
+        """Of the kernels in a folder, in which the index of the last test is left by the number.
+
+        What survives there is run alone with ASan, whose compilation is long.
+        """
         machine.use(folder, number)
         for index, test in enumerate(tests):
             (folder / str(number)).write_text(str(index))
             signal.setitimer(signal.ITIMER_PROF, 2 + 20 * test.seconds)  # of this process's own, not of g++'s
             if self.fails(test.item):
                 return Outcome.NO_MUTANT if "g++ cannot compile" in str(self.errors) else Outcome.KILLED
-        return Outcome.SURVIVED
+        (folder / str(number)).write_text(str(len(tests)))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        machine.use_alone(machine.folder_with({mutant.file: mutant.of(text)}))
+        stem = Path(mutant.file).stem if mutant.file.endswith(".cu") else ""
+        of_file = [item for item in self.with_asan if stem in item.path.name]
+        return Outcome.KILLED if any(map(self.fails, of_file)) else Outcome.SURVIVED
 
 
 def all_mutants(kernels: Path) -> Iterator[tuple[Mutant, str]]:
@@ -303,7 +322,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("tests", nargs="*", default=[HERE], help="as pytest knows them; all if none is given")
     options = parser.parse_args(argv)
     start, run = time.perf_counter(), Run(options)
-    plain = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "-s", "-q"]
+    plain = ["-p", "no:cacheprovider", "-p", "no:faulthandler", "--tb=native", "-s", "-q"]
     if code := pytest.main([*plain, *map(str, options.tests)], plugins=[run]):
         return int(code)
     report(run.fates)

@@ -17,7 +17,7 @@ SHAPES = [
     ((2, 24, 2, 7, 9), 3),
     ((1, 40, 3, 11, 16), 5),
     ((4, 8, 2, 3, 5), 2),  # the statistics' memory ends at the fence, as they are 8
-    ((1, 921, 1, 1, 3), 1),  # more channels than threads
+    ((1, 924, 1, 1, 3), 1),  # more channels than threads, and lanes than channels
     ((2, 1, 1, 1, 1), 1),
 ]
 

@@ -70,6 +70,7 @@ CASES = {
     "sites_beyond_an_int_channels_last": Case(1, 4, 2**31 + 13, channels_last=True, vector=4),
     "many_samples": Case(2**27 + 1, 16, 2, channels_last=False, vector=2),
     "many_samples_channels_last": Case(2**28 + 1, 16, 1, channels_last=True, vector=8),
+    "many_channels_channels_last": Case(1, 2**29, 16, channels_last=True, vector=8),
 }
 
 
@@ -98,7 +99,7 @@ def check_passes(shim: Shim, case: Case) -> None:
     pairs = {"partial": sparse(case.samples, plan.template.chunks, case.channels, 2)}
     pairs["slopes"] = sparse(case.samples, GROUPS, 2)
     counters = sparse(plan.counters, dtype=torch.int32)  # only where nothing else is run is a block the last
-    weight, bias = torch.randn(2, case.channels)
+    weight, bias = sparse(2, case.channels)
     launch = Launch.of(
         plan.template, **big, **statistics, **pairs, counters=counters, weight=weight, bias=bias
     )
@@ -113,16 +114,15 @@ def check_passes(shim: Shim, case: Case) -> None:
         of_block[name].copy_(torch.randn(of_block[name].shape))
     x, residual, grad_y = (of_block[name].double() for name in ("x", "residual", "grad_y"))
     width = x.shape[1]
+    groups = torch.arange(case.channels - width, case.channels) // (case.channels // GROUPS)
+    weight[-width:], bias[-width:] = torch.randn(2, width)
     partial = pairs["partial"][-1, -1, -width:].T  # of the last block
 
     start("moments", plan.moments_bytes)
     close(partial, torch.stack([x.mean(0), x.var(0, unbiased=False) * len(x)]))
 
     statistics["mean"][-1], statistics["rstd"][-1] = torch.randn(GROUPS), torch.rand(GROUPS)
-    mean, rstd = (
-        values[-1].repeat_interleave(case.channels // GROUPS)[-width:].double()
-        for values in statistics.values()
-    )
+    mean, rstd = (values[-1, groups].double() for values in statistics.values())
     x_hat = (x - mean) * rstd
     z = x_hat * weight[-width:] + bias[-width:]
     for kernel, y in {
@@ -142,7 +142,7 @@ def check_passes(shim: Shim, case: Case) -> None:
     close(of_block["grad_residual"], dz)
 
     pairs["slopes"][-1] = torch.randn(GROUPS, 2)
-    slope, constant = pairs["slopes"][-1].repeat_interleave(case.channels // GROUPS, 0)[-width:].double().T
+    slope, constant = pairs["slopes"][-1, groups].double().T
     for kernel, passes in {"grad_x": passing["sums"], "grad_x_relu": passing["sums_relu"]}.items():
         start(kernel, 0)
         dz = grad_y * passes

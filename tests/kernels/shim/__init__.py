@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import os
 import random
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from videonorm.kernels.counters import Counters
 from videonorm.kernels.unit import Unit
 
 HERE = Path(__file__).parent
-KERNELS = Path(videonorm.kernels.__file__).parent
+KERNELS = Path(os.environ.get("SHIM_KERNELS", Path(videonorm.kernels.__file__).parent))
 CACHE = files.cache_folder() / "tests" / "shim"  # of libraries, by all that goes into them
 MAX_SHARED_BYTES = 227 * 1024
 
