@@ -18,7 +18,7 @@ from readme import (
     run,
 )
 
-from videonorm.bench.tables import readme_loading_tables, readme_tables
+from videonorm.bench.tables import readme_host_table, readme_loading_tables, readme_tables
 from videonorm.data import MotionClips
 from videonorm.training.cli import main
 
@@ -149,4 +149,5 @@ def test_the_verdicts_are_those_of_the_committed_studies():
 
 def test_the_times_are_those_of_the_committed_benchmarks():
     assert f"<!-- bench:begin -->\n{readme_tables()}<!-- bench:end -->" in README
+    assert f"<!-- host:begin -->\n{readme_host_table()}<!-- host:end -->" in README
     assert f"<!-- loader:begin -->\n{readme_loading_tables()}<!-- loader:end -->" in README

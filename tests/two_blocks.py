@@ -1,6 +1,5 @@
 """A network of two blocks with norm and convolution as parts, and the losses of its training."""
 
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -8,12 +7,12 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from videonorm import layers
 from videonorm.layers import (
     BatchNorm3d,
     GroupNorm3d,
     WSConv3d,
     group_weight_standardization,
-    recompute_norms,
 )
 from videonorm.training import VideoClassifier
 
@@ -23,7 +22,7 @@ NETWORKS = {
     "bn": {"norm": BatchNorm3d},
     "gn": {"norm": GN},
     "gn_ws": {"norm": GN, "conv": WSConv3d},
-    "recompute": {"norm": GN, "conv": WSConv3d, "recompute": True},
+    "recompute": {"norm": GN, "conv": WSConv3d, "recompute": "norms"},
 }
 
 
@@ -39,7 +38,7 @@ class Block(nn.Module):
 
 
 class TwoBlocks(nn.Module):
-    def __init__(self, norm=GN, conv=nn.Conv3d, recompute=False, dropout=0.0):
+    def __init__(self, norm=GN, conv=nn.Conv3d, recompute="none", dropout=0.0):
         super().__init__()
         self.recompute = recompute
         self.stages = nn.ModuleList([Block(3, norm, conv), Block(4, norm, conv)])
@@ -49,7 +48,7 @@ class TwoBlocks(nn.Module):
             group_weight_standardization(self)
 
     def forward(self, clips):
-        with recompute_norms() if self.recompute else nullcontext():
+        with layers.recompute(self.recompute):
             for stage in self.stages:
                 clips = stage(clips)
             return self.head(self.dropout(clips.mean(dim=(2, 3, 4))))

@@ -39,11 +39,9 @@ def test_losses_are_those_of_the_network(tmp_path, traced, name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_losses_of_generated_code_are_those_of_the_network(tmp_path, name):
     """With `-s` it prints how far they are apart. Steps are small: large ones make any rounding grow."""
-    parts = {key: value for key, value in NETWORKS[name].items() if key != "recompute"}
-    parts["recompute_norms"] = name == "recompute"
 
     def network():
-        return ResNet3d(10, "r3d", 3, width=4, **parts)
+        return ResNet3d(10, "r3d", 3, width=4, **NETWORKS[name])
 
     want, eager, _ = fit(tmp_path, network, steps=STEPS, lr=0.002)
     got, compiled, _ = fit(tmp_path, network, steps=STEPS, lr=0.002, compile="default")

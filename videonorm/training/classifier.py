@@ -66,7 +66,7 @@ class VideoClassifier(LightningModule):
             beginning of a tensor's name, such as stages.3; several as a list.
         compile: run the network by torch.compile in the steps of training: default, or reduce-overhead, which
             captures what comes of it as CUDA graphs. One graph for each shape of clips, or an error; the
-            compiler decides what is kept for backward, in place of ``recompute_norms``.
+            compiler decides what is kept for backward, in place of ``recompute``.
         cuda_graph: capture forward and backward of the network behind three batches, on one GPU and for clips
             of one shape, and replay them in the steps that follow.
 
