@@ -1,9 +1,10 @@
 """Inputs at which alone a mistake of a kernel shows."""
 
+import pytest
 import torch
 
 from videonorm.kernels import weight_standardize
-from videonorm.kernels.group_norm import plan_for
+from videonorm.kernels.group_norm import forward, plan_for
 from videonorm.ops.weight_standardize import _backward_reference, weight_standardize_reference
 
 from .group_norm_passes import check, run
@@ -66,3 +67,17 @@ def test_a_last_band_of_fewer_columns(assert_at_most_twice):
     plan = plan_for(2, 528, 15, 11, torch.float32, True, 4, Shim.multiprocessors).template
     assert (4 * plan.width, plan.columns, plan.columns_per_band) == (108, 5, 4)
     check(Shim(), (2, 528, 1, 3, 5), 11, torch.float32, LAST, "relu", assert_at_most_twice)
+
+
+def test_a_sum_of_squares_that_rounding_makes_negative_is_none():
+    """8,192 equal scalars behind an odd one, in every thread: the sums lose more than the odd one adds."""
+    shim, equal = Shim(), 1.8132702
+    shim.multiprocessors = 1
+    sites = 6 * 256 * 8192  # six blocks
+    x = torch.full((1, 1, sites), equal)
+    plan = plan_for(1, 1, sites, 1, torch.float32, False, 4, 1).template
+    assert (plan.chunks, plan.depth, plan.sites_per_chunk) == (6, 256, 256 * 8192)
+    x.view(6, -1)[:, : 4 * 256 : 4] = 0  # the first scalar of each thread
+    _, mean, rstd = forward(shim, x, None, None, None, 1, 1e-5, False)
+    assert float(mean) == pytest.approx(equal, rel=1e-3)
+    assert float(rstd) == pytest.approx(1e-5**-0.5, rel=0.01)
