@@ -114,6 +114,7 @@ class WSConv3d(StandardizedConv3d):
         self.variant = variant
         if VARIANTS[variant].has_gain:
             self.gain = nn.Parameter(torch.ones(out_channels))
+        _ = self.formula  # kept from now on: a compiled graph that came to keep it would be compiled twice
 
     @property
     def formula(self) -> Formula:
