@@ -1,6 +1,7 @@
 """Fixtures of all rooms."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 # The cores are taken by pytest's workers, and by what they start: before torch is imported.
@@ -15,6 +16,18 @@ LONGEST = (
     *("test_readme.py", "test_readme_machine.py", "test_export.py", "test_ddp.py", "test_interruption.py"),
     *("test_transcode.py", "test_group_norm.py", "test_compile_units.py", "test_pack.py"),
 )
+
+
+HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[dict[signal.Signals, object]]:
+    """Those of a process of its own: whoever runs the tests may ignore some, as in the background."""
+    before = {number: signal.signal(number, handler) for number, handler in HANDLERS.items()}
+    yield HANDLERS
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

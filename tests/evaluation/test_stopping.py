@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,16 +15,6 @@ from videonorm.evaluation.scores import Network
 from videonorm.interruption import Stopped, stops
 
 Checkpoint = Callable[..., Path]
-HANDLERS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    """Those of a process of its own: whoever runs the tests may ignore some."""
-    before = {number: signal.signal(number, handler) for number, handler in HANDLERS.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def asked(number: signal.Signals | None) -> None:
@@ -51,6 +41,7 @@ def test_evaluate(
     capsys: pytest.CaptureFixture[str],
     number: signal.Signals | None,
     num_workers: int,
+    handlers: dict[signal.Signals, object],
 ) -> None:
     export.export_checkpoint(checkpoint("gn"), tmp_path / "artifact")
     batches = []
@@ -70,7 +61,7 @@ def test_evaluate(
         evaluate.main(["--artifact", str(tmp_path / "artifact"), "--data", str(manifest), *options])
     assert time.monotonic() - batches[-1] < 5 and len(batches) == 3
     assert not multiprocessing.active_children() and not out.exists()
-    assert {of: signal.getsignal(of) for of in HANDLERS} == HANDLERS
+    assert {of: signal.getsignal(of) for of in handlers} == handlers
     error = capsys.readouterr().err
     if number is None:
         assert "stopped" not in error
