@@ -25,6 +25,7 @@ from videonorm.training.cli import main
 SLOW = (  # have tests of their own
     *("videonorm frontier measure", "videonorm frontier statistics"),
     *("videonorm study run", "videonorm study report"),
+    "videonorm sweep -c configs/sweep/quickstart.yaml --seeds",  # the quickstart, three times
 )
 SIZES = {"num_train": 16, "num_val": 4, "num_test": 4}
 

@@ -100,6 +100,7 @@ def tiny_videos(tiny, monkeypatch):
     monkeypatch.setattr(videos, "Videos", lambda num_videos, num_paths: tiny)
 
 
+@pytest.mark.slow
 def test_views_command(tiny_videos, tmp_path, capsys):
     """Through real processes."""
     path = tmp_path / "views.csv"

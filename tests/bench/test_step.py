@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 CASE = Case("r3d-18", crop_size=16, num_frames=2, batch_size=2, width=16, num_groups=4)
 
 
+@pytest.mark.slow
 def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(step, "QUICK_SIZES", ((2, 2), (3, 3)))
     path = tmp_path / "step.csv"

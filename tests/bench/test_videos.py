@@ -53,6 +53,7 @@ def test_pictures_move_and_differ_between_videos():
     assert not first[0].equal(first[2]) and not first[0].equal(second[0])
 
 
+@pytest.mark.slow
 def test_transcoded_is_what_transcode_py_makes(tiny, tmp_path):
     raw, ours = (read_manifest(tiny.manifest(kind)).entries[0].path for kind in ENCODERS)
     (tmp_path / "raw.csv").write_text(f"path,label\n{raw},0\n")

@@ -137,6 +137,7 @@ def test_shards_share_the_work(folder, tmp_path, capsys):
     assert (many / "manifest.csv").read_text() == (one / "manifest.csv").read_text()
 
 
+@pytest.mark.slow
 def test_killed_half_way_and_run_again(tmp_path, make_video):
     source, killed, whole = tmp_path / "source", tmp_path / "killed", tmp_path / "whole"
     (source / "x").mkdir(parents=True)
