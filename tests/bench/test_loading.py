@@ -113,6 +113,7 @@ def test_views_command(tiny_videos, tmp_path, capsys):
     assert str(path) in shown and "quick: not for publication" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [decode, loader])
 def test_command(module, tiny_videos, tmp_path, monkeypatch, capsys):
     name = module.__name__.rpartition(".")[2]

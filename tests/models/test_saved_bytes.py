@@ -38,7 +38,9 @@ SHARES = {  # of batch norm's bytes, at most: with blocks, with blocks_8bit
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["i3d-r50", *(pytest.param(name, marks=pytest.mark.slow) for name in ("r3d-18", "vgg3d-11"))]
+)
 def test_saved_bytes_per_clip(name):
     count = {options: saved_bytes_per_clip(partial(MODELS[name], **OPTIONS[options])) for options in OPTIONS}
     share = {options: count[options] / count["bn"] for options in OPTIONS}
