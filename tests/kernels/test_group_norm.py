@@ -13,7 +13,7 @@ from videonorm.kernels.group_norm import Geometry, geometry, plan_for, units
 from videonorm.ops.group_norm import group_norm_reference
 
 from .group_norm_passes import FORMATS, FUSED, check, make_inputs, run
-from .shim import Shim
+from .shim import Shim, changed
 
 LAST = torch.channels_last_3d
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -223,17 +223,6 @@ def test_only_what_is_wanted(shim, wanted):
         assert torch.equal(grad, full) if asked else grad.numel() == 0
 
 
-def without(text: str, occurrence: int):
-    """A source without one occurrence of `text`."""
-
-    def edit(source: str) -> str:
-        parts = source.split(text)
-        assert 0 <= occurrence < len(parts) - 1
-        return text.join(parts[: occurrence + 1]) + text.join(parts[occurrence + 1 :])
-
-    return edit
-
-
 MUTATIONS = [
     *(("__syncthreads();", index) for index in range(2)),  # the others: test_tickets.py
     ("mine.merge(other);", 0),
@@ -250,7 +239,7 @@ def test_a_line_less_is_seen(text, occurrence):
     want = run(Shim(), *inputs, 4, relu=True)
     with pytest.raises((RuntimeError, AssertionError)):
         for seed in range(5):
-            got = run(Shim(seed, edit=without(text, occurrence)), *inputs, 4, relu=True)
+            got = run(Shim(seed, edit=changed(text, "", occurrence)), *inputs, 4, relu=True)
             for result, wanted in zip(got, want, strict=True):
                 torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-5)
 

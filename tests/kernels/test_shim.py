@@ -10,7 +10,7 @@ from torch import Tensor
 
 from videonorm.kernels.unit import Unit
 
-from .shim import Shim
+from .shim import Shim, changed
 
 HEAD = """
 #include "scalar.cuh"
@@ -108,16 +108,8 @@ def test_shared_memory_is_nan_at_the_start_of_each_block(run):
 
 @pytest.mark.parametrize("barrier", [0, 1])
 def test_missing_barrier_is_seen(run, barrier):
-    def without(text):
-        before, between, after = text.split("__syncthreads();")
-        return (
-            f"{before}{between}__syncthreads();{after}"
-            if barrier == 0
-            else f"{before}__syncthreads();{between}{after}"
-        )
-
     x = torch.randn(4, 256)
-    y = run(BLOCK_SUM, x, 4, block=256, grid=4, shim=Shim(edit=without))
+    y = run(BLOCK_SUM, x, 4, block=256, grid=4, shim=Shim(edit=changed("__syncthreads();", "", barrier)))
     assert not torch.allclose(y, x.sum(1), atol=1e-4)
 
 
@@ -140,13 +132,10 @@ TWO_SUMS = """
 def test_warp_that_runs_ahead_is_seen(run):
     """It overwrites what others have not read, once there is no barrier behind the reads."""
 
-    def without_last_barrier(text):
-        return "".join(text.rsplit("__syncthreads();", 1))
-
     x = torch.ones(8, 256)
     for seed in range(4):
         assert (run(TWO_SUMS, x, x.numel(), block=256, grid=8, shim=Shim(seed)) == 256).all()
-    wrong = Shim(edit=without_last_barrier)
+    wrong = Shim(edit=changed("__syncthreads();", "", 1))  # the last
     assert not (run(TWO_SUMS, x, x.numel(), block=256, grid=8, shim=wrong) == 256).all()
 
 

@@ -12,7 +12,7 @@ from videonorm.kernels import group_norm as kernels
 from videonorm.kernels.group_norm import plan_for
 
 from .group_norm_passes import FORMATS, make_inputs, run
-from .shim import Edit, Shim
+from .shim import Edit, Shim, changed
 
 LAST = torch.channels_last_3d
 # Two samples of one band, which has two columns of two segments of chunks, and several places a channel: all
@@ -87,15 +87,6 @@ class Changed(Shim):
     def launch(self, unit, kernel, *rest):
         launch = super().launch if kernel in ("moments", "sums_add_relu") else self._others.launch
         launch(unit, kernel, *rest)
-
-
-def changed(right: str, wrong: str, occurrence: int = 0) -> Edit:
-    def edit(source: str) -> str:
-        parts = source.split(right)
-        assert len(parts) > occurrence + 1
-        return right.join(parts[: occurrence + 1]) + wrong + right.join(parts[occurrence + 1 :])
-
-    return edit
 
 
 TICKET = "atomicInc(counter, number - 1) == number - 1"

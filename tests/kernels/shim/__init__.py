@@ -47,6 +47,17 @@ extern const size_t shim::params_bytes = sizeof(Params);
 Edit = Callable[[str], str]
 
 
+def changed(right: str, wrong: str, occurrence: int = 0) -> Edit:
+    """One occurrence of a text becomes another."""
+
+    def edit(source: str) -> str:
+        parts = source.split(right)
+        assert 0 <= occurrence < len(parts) - 1
+        return right.join(parts[: occurrence + 1]) + wrong + right.join(parts[occurrence + 1 :])
+
+    return edit
+
+
 class Shim:
     """A machine that runs kernels on CPU tensors, blocks and the threads of each in a random order of `seed`.
 
