@@ -120,6 +120,20 @@ def test_a_tensor_that_has_left_its_transform(dispatched):
     assert dispatched == ["group_norm"]
 
 
+def test_a_gradient_within_a_transform_of_other_tensors(dispatched):
+    """There, torch makes no node of ours but by the dispatcher."""
+    x = X.clone().requires_grad_()
+    y = group_norm(x, None, None, 2)
+
+    def scaled(factor: Tensor) -> Tensor:
+        return factor * torch.autograd.grad(y, x, X, create_graph=True)[0]
+
+    got = torch.func.vmap(scaled)(torch.tensor([1.0, 2.0]))
+    assert dispatched == ["group_norm_backward"]
+    (grad,) = torch.autograd.grad(y, x, X)
+    torch.testing.assert_close(got, torch.stack([grad, 2 * grad]))
+
+
 def test_a_trace_holds_the_operator():
     traced = torch.jit.trace(lambda x: group_norm(x, None, None, 2), X)
     assert "videonorm::group_norm" in str(traced.graph)
