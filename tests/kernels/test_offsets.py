@@ -91,9 +91,10 @@ class Launch:
         return cls(params, tensors)
 
 
-def check_passes(shim: Shim, case: Case) -> None:
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_passes(case):
     """All kernels, for the last block, by the definition."""
-    plan = case.plan()
+    shim, plan = Shim(), case.plan()
     big = {name: case.tensor() for name in ("x", "residual", "y", "grad_y", "grad_x", "grad_residual")}
     statistics = {name: sparse(case.samples, GROUPS) for name in ("mean", "rstd")}
     pairs = {"partial": sparse(case.samples, plan.template.chunks, case.channels, 2)}
@@ -149,8 +150,17 @@ def check_passes(shim: Shim, case: Case) -> None:
         close(of_block["grad_x"], rstd * weight[-width:] * dz + slope * (x - mean) + constant)
 
 
-def check_merges(shim: Shim, samples: int, chunks: int, channels: int, sites_per_chunk: int) -> None:
+MERGES = {
+    "many_samples": (2**28 + 1, 1, 16, 1),
+    "many_channels": (3, 4, 2**30, 1),
+    "long_chunks": (1, 4, 16, 2**30),
+}
+
+
+@pytest.mark.parametrize("samples, chunks, channels, sites_per_chunk", MERGES.values(), ids=MERGES)
+def test_merges(samples, chunks, channels, sites_per_chunk):
     """moments and sums of the last block, whose tickets are the last ones; its chunk is of one site."""
+    shim = Shim(blocks=FIRST_BLOCK)
     sites = (chunks - 1) * sites_per_chunk + 1
     assert samples * sites * channels > 2**31
     vector, per_group, groups = 8, 4, channels // 4
@@ -195,7 +205,6 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int, sites_per
     def start(kernel: str) -> None:
         counters[columns - 1], counters[-1] = samples - 1, per_segment - 1
         counters[columns * (1 + samples) - 1] = segments - 1
-        shim.blocks = FIRST_BLOCK
         shim.launch(unit, kernel, samples * columns * chunks, width, 4 * 3 * width, launch.params)
 
     x[-1, -1, -per_group:], grad_y[-1, -1, -per_group:] = torch.randn(2, per_group)
@@ -232,15 +241,9 @@ def check_merges(shim: Shim, samples: int, chunks: int, channels: int, sites_per
         close(totals["grad_weight"][-per_group:], weight)
 
 
-MERGES = {  # samples, chunks, channels, sites of a chunk
-    "many_samples": (2**28 + 1, 1, 16, 1),
-    "many_channels": (3, 4, 2**30, 1),
-    "long_chunks": (1, 4, 16, 2**30),
-}
-
-
-def check_filters(shim: Shim) -> None:
+def test_filters():
     """Weight standardization's last filter of more than 2**31 scalars."""
+    shim = Shim(blocks=LAST_BLOCK)
     filters, n = 2**23 + 2**22, 256
     weight, w_hat, grad, grad_weight = (sparse(filters, n, dtype=torch.bfloat16) for _ in range(4))
     assert weight.numel() > 2**31 + 2**29
@@ -264,17 +267,3 @@ def check_filters(shim: Shim) -> None:
 def close(got: Tensor, want: Tensor) -> None:
     tolerance = 1e-2 if got.dtype == torch.bfloat16 else 1e-4
     torch.testing.assert_close(got.double(), want.detach(), rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_passes(case):
-    check_passes(Shim(blocks=LAST_BLOCK), case)
-
-
-@pytest.mark.parametrize("sizes", MERGES.values(), ids=MERGES)
-def test_merges(sizes):
-    check_merges(Shim(blocks=LAST_BLOCK), *sizes)
-
-
-def test_filters():
-    check_filters(Shim(blocks=LAST_BLOCK))
