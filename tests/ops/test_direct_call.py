@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from videonorm.ops import group_norm as norms
 from videonorm.ops import weight_standardize as weights
 from videonorm.ops.group_norm import group_norm
-from videonorm.ops.weight_standardize import BIG_TRANSFER, weight_standardize_layers
+from videonorm.ops.weight_standardize import BIG_TRANSFER, weight_standardize, weight_standardize_layers
 
 
 @pytest.fixture
@@ -132,6 +133,22 @@ def test_a_gradient_within_a_transform_of_other_tensors(dispatched):
     assert dispatched == ["group_norm_backward"]
     (grad,) = torch.autograd.grad(y, x, X)
     torch.testing.assert_close(got, torch.stack([grad, 2 * grad]))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize(
+    "passes", [lambda x: group_norm(x, None, None, 2), weight_standardize], ids=["x", "w"]
+)
+def test_a_tangent_is_not_lost(passes, create_graph):
+    """That of a gradient within a dual level, of what was computed outside, where no reference ran."""
+    x = X.clone().requires_grad_()
+    y = passes(x)
+    (want,) = torch.autograd.grad(y, x, X, retain_graph=True)
+    with forward_ad.dual_level():
+        (grad,) = torch.autograd.grad(y, x, X, retain_graph=True, create_graph=create_graph)
+        assert torch.equal(grad, want)
+        with pytest.raises(NotImplementedError, match="jvp"):
+            torch.autograd.grad(y, x, forward_ad.make_dual(X, X), create_graph=create_graph)
 
 
 def test_a_trace_holds_the_operator():

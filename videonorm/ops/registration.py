@@ -17,6 +17,7 @@ from torch._C import (
 )
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._ops import OpOverload
+from torch.autograd import forward_ad
 
 from videonorm.kernels.gpu import KernelError, gpu
 
@@ -208,7 +209,8 @@ class Operator:
         node: Any = type(self._overload._opname, (torch.autograd.Function,), members)
 
         def call(*args: Any) -> Any:
-            if not torch.is_grad_enabled():
+            # A node refuses tangents; beneath autograd they would be lost.
+            if not torch.is_grad_enabled() and forward_ad._current_level < 0:
                 with _AutoDispatchBelowAutograd():
                     return run(*args)
             if not lists:
@@ -251,7 +253,7 @@ def needs_reference() -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    return _are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def refuse(message: str) -> Callable[..., Any]:
