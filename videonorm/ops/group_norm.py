@@ -82,7 +82,7 @@ def _check(
         raise ValueError(f"x (shape {tuple(shape)}) must have the dimensions (B, C, ...)")
     if dtype not in DTYPES:
         raise ValueError(f"x ({dtype}) must have one of the dtypes {DTYPE_NAMES}")
-    if 0 in shape and 0 in shape[1:]:
+    if 0 in shape and 0 in shape[1:]:  # asked twice, as a slice of a Size takes longer
         raise ValueError(f"x (shape {tuple(shape)}) must not be empty, but for the number of clips")
     num_channels = shape[1]
     if num_groups < 1 or num_channels % num_groups:
