@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from videonorm.bench import host
+from videonorm.bench import host, host_work
 from videonorm.bench.command import main
 from videonorm.bench.host_work import measure, norms
 from videonorm.bench.names import PARTS
@@ -35,6 +35,15 @@ def test_command(tmp_path, capsys):
     assert [line[0] for line in table.rows][-2:] == ["filters of a stage", "step"]
     assert table.rows[1][2].startswith(f"{float(rows[11]['microseconds']):,.0f} (")
     assert f"`videonorm/bench/results/{path.name}`" in readme_host_table(tmp_path)
+
+
+def test_what_is_done_stays_if_it_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(host_work, "filters", lambda arm: 1 / 0)
+    path = tmp_path / "host.csv"
+    with pytest.raises(ZeroDivisionError):
+        main(["host", "--repeats", "1", "--part", "gn", "ws", "--out", str(path)])
+    rows = read_rows(path.with_name("host.csv.partial"))
+    assert not path.exists() and [row["arm"] for row in rows if row["direction"] == "all"] == ["bn", "gn"]
 
 
 def test_no_ratio_without_bn():

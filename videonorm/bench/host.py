@@ -22,8 +22,8 @@ sides.
                               autocast, or standardized in a group
     step                      I3D-R50 of width 2 under bf16 autocast: forward, backward, SGD with momentum
 
-All take turns, and garbage is collected between the turns alone. Run it twice in turns to compare versions:
-a ratio of one run is good to some 5 %.
+The arms of a part take turns, and garbage is collected between the turns alone. Run it twice in turns to
+compare versions: a ratio of one run is good to some 5 %.
 """
 
 from __future__ import annotations
@@ -69,21 +69,22 @@ def run(options: argparse.Namespace) -> None:
     from videonorm.bench.timing import WARM_UP
 
     with Records(options.out, COLUMNS) as records, new_progress() as progress:
-        task = progress.add_task("", total=WARM_UP + options.repeats)
-        rows = measure(select_works(options), options.repeats, lambda: progress.advance(task))
-        made_on = origin(COLUMNS, CPU)
-        records.add(made_on | row for row in rows)
+        made_on, parts = origin(COLUMNS, CPU), select_works(options)
+        task = progress.add_task("", total=len(parts) * (WARM_UP + options.repeats))
+        for part, works in parts.items():
+            progress.update(task, description=part)
+            rows = measure(works, options.repeats, lambda: progress.advance(task))
+            records.add(made_on | row for row in rows)
     show(records)
 
 
-def select_works(options: argparse.Namespace) -> list[Callable[[], Work]]:
-    """What makes the works that the options ask for."""
+def select_works(options: argparse.Namespace) -> dict[str, list[Callable[[], Work]]]:
+    """What makes the works that the options ask for, by part."""
     from videonorm.bench.host_work import filters, norms, step
 
     makers = {"ws": filters, "step": step}
-    return [
-        partial(makers[part], arm) if part in makers else partial(norms, part, arm)
+    return {
+        part: [partial(makers.get(part, partial(norms, part)), arm) for arm in arms if arm in options.arm]
         for part, arms in PARTS.items()
-        for arm in arms
-        if part in options.part and arm in options.arm
-    ]
+        if part in options.part and not set(arms).isdisjoint(options.arm)
+    }
