@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
         with stops(f"{summary.path} has what there is, and the same command goes on"):
             summary.write()
             what = f"{counted(len(asked), 'stage')} in {options.minutes:g} minutes on {made_on['device']}"
-            tiny = ", with tiny shapes, for a try" if device == "cpu" else ""
+            tiny = ", without a GPU: tiny shapes, for a try" if device == "cpu" else ""
             print(f"{what}{tiny}; results in {options.out}\n")
             runner.tell_plan(asked)
             try:

@@ -1,4 +1,4 @@
-"""What `bench kernels` and `step` share: options, and the run, case after case on one device."""
+"""What `bench kernels`, `step` and `profile` share: options, and the run, case after case on one device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def new_parser(name: str, doc: str | None, columns: Mapping[str, str], quick: st
     parser = BenchmarkParser(name, doc, columns, quick)
     text = "where to measure: cpu, cuda, cuda:1, ... (default: cuda if there is one)"
     parser.add_argument("--device", default="auto", help=text)
-    parser.add("--repeats", "of which the median is taken", 20, 3, type=positive_integer, metavar="R")
+    parser.add("--repeats", "how often each is measured", 20, 3, type=positive_integer, metavar="R")
     return parser
 
 
