@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from videonorm.bench.options import BenchmarkParser
+from videonorm.bench.options import BenchmarkParser, add_device
 from videonorm.bench.records import Records, Row, origin
 from videonorm.machine import choose_device
 from videonorm.options import positive_integer
@@ -18,8 +18,7 @@ if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at
 
 def new_parser(name: str, doc: str | None, columns: Mapping[str, str], quick: str) -> BenchmarkParser:
     parser = BenchmarkParser(name, doc, columns, quick)
-    text = "where to measure: cpu, cuda, cuda:1, ... (default: cuda if there is one)"
-    parser.add_argument("--device", default="auto", help=text)
+    add_device(parser)
     parser.add("--repeats", "how often each is measured", 20, 3, type=positive_integer, metavar="R")
     return parser
 
