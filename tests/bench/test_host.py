@@ -12,6 +12,7 @@ from videonorm.bench.host_work import measure, norms
 from videonorm.bench.names import PARTS
 from videonorm.bench.records import read_rows
 from videonorm.bench.tables import host_table, readme_host_table
+from videonorm.errors import UserError
 from videonorm.layers import GroupNorm3d
 from videonorm.ops.idle_gpu import IdleGpu, idle_gpu
 
@@ -44,6 +45,13 @@ def test_what_is_done_stays_if_it_is_ended(tmp_path, monkeypatch):
         main(["host", "--repeats", "1", "--part", "gn", "ws", "--out", str(path)])
     rows = read_rows(path.with_name("host.csv.partial"))
     assert not path.exists() and [row["arm"] for row in rows if row["direction"] == "all"] == ["bn", "gn"]
+
+
+def test_an_arm_of_other_parts_is_a_mistake(tmp_path):
+    message = r"--arm \(gn gn_ws_recompute\) must have an arm of --part \(ws\): bn or gn_ws"
+    with pytest.raises(UserError, match=message):
+        main(["host", "--part", "ws", "--arm", "gn", "gn_ws_recompute", "--out", str(tmp_path / "host.csv")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_ratio_without_bn():

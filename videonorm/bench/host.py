@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 from videonorm.bench.names import HOST_ARMS, PARTS
 from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import ORIGIN, Records, origin
+from videonorm.errors import UserError
 from videonorm.options import positive_integer
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -62,14 +63,15 @@ def run(options: argparse.Namespace) -> None:
     """Measure what the options ask for.
 
     Raises:
-        UserError: the results cannot be written.
+        UserError: no part has one of the arms, or the results cannot be written.
     """
     from videonorm.bench.host_work import CPU, measure
     from videonorm.bench.terminal import new_progress, show
     from videonorm.bench.timing import WARM_UP
 
+    parts = select_works(options)
     with Records(options.out, COLUMNS) as records, new_progress() as progress:
-        made_on, parts = origin(COLUMNS, CPU), select_works(options)
+        made_on = origin(COLUMNS, CPU)
         task = progress.add_task("", total=len(parts) * (WARM_UP + options.repeats))
         for part, works in parts.items():
             progress.update(task, description=part)
@@ -83,8 +85,15 @@ def select_works(options: argparse.Namespace) -> dict[str, list[Callable[[], Wor
     from videonorm.bench.host_work import filters, norms, step
 
     makers = {"ws": filters, "step": step}
-    return {
+    works: dict[str, list[Callable[[], Work]]] = {
         part: [partial(makers.get(part, partial(norms, part)), arm) for arm in arms if arm in options.arm]
         for part, arms in PARTS.items()
         if part in options.part and not set(arms).isdisjoint(options.arm)
     }
+    if not works:
+        arms = [arm for arm in HOST_ARMS if any(arm in PARTS[part] for part in options.part)]
+        raise UserError(
+            f"--arm ({' '.join(options.arm)}) must have an arm of --part ({' '.join(options.part)}): "
+            f"{' or '.join(arms)}"
+        )
+    return works
