@@ -1,11 +1,14 @@
 """Nothing runs on behind the block that started it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 
-from videonorm.processes import family, started, stat
+from running import runs
+
+from videonorm.processes import family, started
 
 # Starts one process in its own group and one in another, tells their numbers, and waits.
 PARENT = """
@@ -17,12 +20,6 @@ own.wait()
 """
 
 
-def runs(pid: int) -> bool:
-    """A zombie, which nobody has asked for how it ended, does not."""
-    fields = stat(pid)
-    return fields is not None and fields[0] != "Z"
-
-
 def test_children_end_in_whatever_group():
     with started([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as process:
         pids = [process.pid, *map(int, process.stdout.readline().split())]
@@ -31,4 +28,5 @@ def test_children_end_in_whatever_group():
         assert len({os.getpgid(pid) for pid in pids}) == 2
     while any(map(runs, pids)):  # they have been killed, and may need a moment
         time.sleep(0.01)
+    assert process.returncode == -signal.SIGKILL
     process.stdout.close()

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from running import runs
 
 from videonorm.bench import all as bench_all
 from videonorm.bench import here, runner
@@ -22,7 +23,7 @@ from videonorm.bench.here import Here
 from videonorm.bench.stages import Stage
 from videonorm.errors import UserError
 from videonorm.files import hold
-from videonorm.processes import started, stat
+from videonorm.processes import started
 
 MADE_ON = {
     **{"device": "a GPU", "torch": "2.11", "cuda": "13.0", "driver": "580.1", "videonorm": "0.1.0"},
@@ -119,11 +120,6 @@ def day(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "started", started_without_haste)
     monkeypatch.setattr(here, "ask", lambda device, seconds: Here("cuda", {"FROM_HERE": "1"}, dict(MADE_ON)))
     return Day(out, stages, capsys)
-
-
-def runs(pid):
-    fields = stat(pid)
-    return fields is not None and fields[0] != "Z"
 
 
 def test_a_stage_costs_only_itself(day):

@@ -6,12 +6,13 @@ from functools import partial
 import pytest
 import torch
 
-from videonorm.bench import host
+from videonorm.bench import host, host_work
 from videonorm.bench.command import main
 from videonorm.bench.host_work import measure, norms
 from videonorm.bench.names import PARTS
 from videonorm.bench.records import read_rows
 from videonorm.bench.tables import host_table, readme_host_table
+from videonorm.errors import UserError
 from videonorm.layers import GroupNorm3d
 from videonorm.ops.idle_gpu import IdleGpu, idle_gpu
 
@@ -35,6 +36,22 @@ def test_command(tmp_path, capsys):
     assert [line[0] for line in table.rows][-2:] == ["filters of a stage", "step"]
     assert table.rows[1][2].startswith(f"{float(rows[11]['microseconds']):,.0f} (")
     assert f"`videonorm/bench/results/{path.name}`" in readme_host_table(tmp_path)
+
+
+def test_what_is_done_stays_if_it_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(host_work, "filters", lambda arm: 1 / 0)
+    path = tmp_path / "host.csv"
+    with pytest.raises(ZeroDivisionError):
+        main(["host", "--repeats", "1", "--part", "gn", "ws", "--out", str(path)])
+    rows = read_rows(path.with_name("host.csv.partial"))
+    assert not path.exists() and [row["arm"] for row in rows if row["direction"] == "all"] == ["bn", "gn"]
+
+
+def test_an_arm_of_other_parts_is_a_mistake(tmp_path):
+    message = r"--arm \(gn gn_ws_recompute\) must have an arm of --part \(ws\): bn or gn_ws"
+    with pytest.raises(UserError, match=message):
+        main(["host", "--part", "ws", "--arm", "gn", "gn_ws_recompute", "--out", str(tmp_path / "host.csv")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_ratio_without_bn():

@@ -51,6 +51,7 @@ def test_a_contender_that_fails_is_a_row(monkeypatch):
     bn, gn = measure(CASE, ("bn", "gn"), 1, CPU)
     assert gn["error"] == "OutOfMemoryError: CUDA out of memory." and "milliseconds" not in gn
     assert bn["error"] is None and bn["ratio_to_bn"] == 1
+    assert bn["clips_per_second"] == pytest.approx(1e3 * CASE.batch_size / bn["milliseconds"])
 
 
 def test_saved_bytes():

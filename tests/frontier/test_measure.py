@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from running import runs
 
 from videonorm.errors import UserError
 from videonorm.frontier import measure as measuring
@@ -23,7 +24,6 @@ from videonorm.frontier.memory import Footprint
 from videonorm.frontier.plan import GIB, Question
 from videonorm.frontier.probe import Trainer
 from videonorm.frontier.recipe import build
-from videonorm.processes import started
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEVICE = Device("a device", 0.25, 0.0)
@@ -223,21 +223,6 @@ def test_mistakes(options, gib, sentence, tiny, monkeypatch):
         main(["measure", "-c", "r.yaml", *options])
 
 
-def test_nothing_of_a_process_runs_on(tmp_path):
-    """Nor what it has started."""
-    with started(["bash", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE) as process:
-        child = int(process.stdout.readline())
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and _runs(child):
-        time.sleep(0.01)
-    assert not _runs(child) and process.returncode == -signal.SIGKILL
-
-
-def _runs(pid: int) -> bool:
-    path = Path(f"/proc/{pid}/stat")
-    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.slow
 def test_processes_tell_what_fits(tiny):
     question, no_limit = Question("bn", tiny, 4, 16), Device("", 100.0, 0.0)
@@ -295,7 +280,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130 and "what was measured by then is in" in said
-    assert not any(_runs(pid) for pid in probes)
+    assert not any(runs(pid) for pid in probes)
 
 
 def _children(parent: int, name: str) -> list[int]:

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from running import runs
 
 from videonorm.errors import UserError
 from videonorm.files import hold
@@ -229,21 +229,13 @@ def start_sweeper(sweep_file, out, stand_in):
     return process
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
 def test_sigterm_ends_the_runs_and_leaves_a_folder_to_go_on_from(sweep, stand_in, sweep_file, tmp_path):
     out = tmp_path / "out"
     process = start_sweeper(sweep_file, out, stand_in)
     pids = [int(path.read_text()) for path in out.glob("*/pid")]
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) != 0
-    assert not any(is_alive(pid) for pid in pids)
+    assert not any(runs(pid) for pid in pids)
     assert read_results(out / "results.csv") == []
     assert {row.status for row in sweep(stand_in("record()")).values()} == {"done"}
 

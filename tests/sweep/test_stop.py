@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from running import runs
 
 from videonorm.sweep import folder as sweep_folder
 from videonorm.sweep import pool, run, terminal
@@ -51,18 +52,10 @@ def left_running(out: Path) -> list[int]:
     """Processes of the runs, and of their workers, that have not ended."""
     pids = [int(pid) for path in out.glob("*/pids") for pid in path.read_text().split()]
     assert pids
-    stats = [Path(f"/proc/{pid}/stat") for pid in pids]
     deadline = time.monotonic() + 2  # the kernel takes a moment to bury what was killed
-    while any(map(runs, stats)) and time.monotonic() < deadline:
+    while any(map(runs, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return [pid for pid, stat in zip(pids, stats, strict=True) if runs(stat)]
-
-
-def runs(stat: Path) -> bool:
-    try:
-        return stat.read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return list(filter(runs, pids))
 
 
 @pytest.mark.parametrize("name, code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from videonorm.bench import here
 from videonorm.bench.goals import GOALS
+from videonorm.bench.options import add_device
 from videonorm.bench.runner import Runner
 from videonorm.bench.stages import new_stages
 from videonorm.bench.summary import Summary
@@ -50,8 +51,7 @@ def parser() -> Parser:
     folder = Path("runs") / "bench" / "all"
     text = "a folder of its own for the results (default: %(default)s)"
     options.add_argument("--out", type=Path, default=folder, metavar="DIR", help=text)
-    text = "where to measure: cpu, cuda, cuda:1, ... (default: cuda if there is one)"
-    options.add_argument("--device", default="auto", help=text)
+    add_device(options)
     names = [stage.name for stage in stages]
     text = "only these stages (default: all)"
     options.add_argument("--stage", nargs="+", choices=names, default=names, metavar="NAME", help=text)
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
         with stops(f"{summary.path} has what there is, and the same command goes on"):
             summary.write()
             what = f"{counted(len(asked), 'stage')} in {options.minutes:g} minutes on {made_on['device']}"
-            tiny = ", with tiny shapes, for a try" if device == "cpu" else ""
+            tiny = ", without a GPU: tiny shapes, for a try" if device == "cpu" else ""
             print(f"{what}{tiny}; results in {options.out}\n")
             runner.tell_plan(asked)
             try:

@@ -1,4 +1,4 @@
-"""What `bench kernels` and `step` share: options, and the run, case after case on one device."""
+"""What `bench kernels`, `step` and `profile` share: options, and the run, case after case on one device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from videonorm.bench.options import BenchmarkParser
+from videonorm.bench.options import BenchmarkParser, add_device
 from videonorm.bench.records import Records, Row, origin
 from videonorm.machine import choose_device
 from videonorm.options import positive_integer
@@ -18,9 +18,8 @@ if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at
 
 def new_parser(name: str, doc: str | None, columns: Mapping[str, str], quick: str) -> BenchmarkParser:
     parser = BenchmarkParser(name, doc, columns, quick)
-    text = "where to measure: cpu, cuda, cuda:1, ... (default: cuda if there is one)"
-    parser.add_argument("--device", default="auto", help=text)
-    parser.add("--repeats", "of which the median is taken", 20, 3, type=positive_integer, metavar="R")
+    add_device(parser)
+    parser.add("--repeats", "how often each is measured", 20, 3, type=positive_integer, metavar="R")
     return parser
 
 

@@ -22,8 +22,8 @@ sides.
                               autocast, or standardized in a group
     step                      I3D-R50 of width 2 under bf16 autocast: forward, backward, SGD with momentum
 
-All take turns, and garbage is collected between the turns alone. Run it twice in turns to compare versions:
-a ratio of one run is good to some 5 %.
+The arms of a part take turns, and garbage is collected between the turns alone. Run it twice in turns to
+compare versions: a ratio of one run is good to some 5 %.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 from videonorm.bench.names import HOST_ARMS, PARTS
 from videonorm.bench.options import BenchmarkParser
 from videonorm.bench.records import ORIGIN, Records, origin
+from videonorm.errors import UserError
 from videonorm.options import positive_integer
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -62,28 +63,37 @@ def run(options: argparse.Namespace) -> None:
     """Measure what the options ask for.
 
     Raises:
-        UserError: the results cannot be written.
+        UserError: no part has one of the arms, or the results cannot be written.
     """
     from videonorm.bench.host_work import CPU, measure
     from videonorm.bench.terminal import new_progress, show
     from videonorm.bench.timing import WARM_UP
 
+    parts = select_works(options)
     with Records(options.out, COLUMNS) as records, new_progress() as progress:
-        task = progress.add_task("", total=WARM_UP + options.repeats)
-        rows = measure(select_works(options), options.repeats, lambda: progress.advance(task))
         made_on = origin(COLUMNS, CPU)
-        records.add(made_on | row for row in rows)
+        task = progress.add_task("", total=len(parts) * (WARM_UP + options.repeats))
+        for part, works in parts.items():
+            progress.update(task, description=part)
+            rows = measure(works, options.repeats, lambda: progress.advance(task))
+            records.add(made_on | row for row in rows)
     show(records)
 
 
-def select_works(options: argparse.Namespace) -> list[Callable[[], Work]]:
-    """What makes the works that the options ask for."""
+def select_works(options: argparse.Namespace) -> dict[str, list[Callable[[], Work]]]:
+    """What makes the works that the options ask for, by part."""
     from videonorm.bench.host_work import filters, norms, step
 
     makers = {"ws": filters, "step": step}
-    return [
-        partial(makers[part], arm) if part in makers else partial(norms, part, arm)
+    works: dict[str, list[Callable[[], Work]]] = {
+        part: [partial(makers.get(part, partial(norms, part)), arm) for arm in arms if arm in options.arm]
         for part, arms in PARTS.items()
-        for arm in arms
-        if part in options.part and arm in options.arm
-    ]
+        if part in options.part and not set(arms).isdisjoint(options.arm)
+    }
+    if not works:
+        arms = [arm for arm in HOST_ARMS if any(arm in PARTS[part] for part in options.part)]
+        raise UserError(
+            f"--arm ({' '.join(options.arm)}) must have an arm of --part ({' '.join(options.part)}): "
+            f"{' or '.join(arms)}"
+        )
+    return works

@@ -202,9 +202,11 @@ def _alone() -> Iterator[None]:
     torch.set_num_threads(1)
     torch._C._set_mkldnn_enabled(False)
     gc.disable()
+    gc.freeze()  # a collection of all that was imported takes longer than most turns
     try:
         yield
     finally:
+        gc.unfreeze()
         gc.enable()
         torch._C._set_mkldnn_enabled(native)
         torch.set_num_threads(threads)

@@ -58,6 +58,11 @@ class BenchmarkParser(Parser):
         return options
 
 
+def add_device(parser: Parser) -> None:
+    text = "where to measure: cpu, cuda, cuda:1, ... (default: cuda if there is one)"
+    parser.add_argument("--device", default="auto", help=text)
+
+
 def _text(value: Any) -> str:
     """Values as they are written on the command line: 8x8 16x4."""
     if not isinstance(value, tuple):
