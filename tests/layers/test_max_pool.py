@@ -37,6 +37,23 @@ def test_max_pool_keeps_no_indices(what, memory_format, dtype, options):
     assert torch.equal(torch.autograd.grad(got, x, grad_y)[0], torch.autograd.grad(want, x, grad_y)[0])
 
 
+@pytest.mark.parametrize("what", ["blocks", "blocks_8bit"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_nan(memory_format, what):
+    """The gradient of a window goes to its last NaN, never beyond the edge, as in torch."""
+    x = make_clips(2, 4, 4, 6, 6)
+    x[x < -1] = torch.nan
+    x[0, 0] = torch.nan
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
+    options = {"kernel_size": 3, "stride": 1, "padding": 1}
+    want = nn.MaxPool3d(**options)(x)
+    with recompute(what):
+        got = MaxPool3d(**options)(x)
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    grad_y = torch.randn_like(want)
+    assert torch.equal(torch.autograd.grad(got, x, grad_y)[0], torch.autograd.grad(want, x, grad_y)[0])
+
+
 def test_max_pool_with_indices():
     x = make_clips()
     with recompute("norms"):

@@ -88,7 +88,7 @@ class _MaxPool(torch.autograd.Function):
 
 @torch.no_grad()
 def _largest(x: Tensor, windows: Windows, sizes: torch.Size) -> tuple[Tensor, Tensor]:
-    """The largest value of each window, and the number of the first place that has it.
+    """The largest value of each window, and the number of the place that torch's pool takes it from.
 
     Args:
         sizes: (T, H, W) of the results.
@@ -97,8 +97,11 @@ def _largest(x: Tensor, windows: Windows, sizes: torch.Size) -> tuple[Tensor, Te
     few = math.prod(windows.kernel) <= 256
     where = _empty_like(x, sizes, torch.uint8 if few else torch.int32).zero_()
     for number, of_x, of_y in windows.places(x.shape[-3:], sizes):
-        where[of_y].masked_fill_(x[of_x] >= y[of_y], number)
-        torch.maximum(x[of_x], y[of_y], out=y[of_y])
+        here, largest = x[of_x], y[of_y]
+        # Of equals torch takes the first, of NaNs the last.
+        stays = (here < largest).logical_or_(largest.isnan())
+        where[of_y].masked_fill_(stays.logical_not_(), number)
+        torch.maximum(here, largest, out=largest)
     return y, where
 
 
