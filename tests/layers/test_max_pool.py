@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from videonorm.layers import MaxPool3d, recompute
 
-from .stack import Watched, assert_same, gradients, make_clips, make_stack
+from .stack import Watched, assert_gradients, backward, gradients, make_clips, make_stack
 
 
 @pytest.mark.parametrize(
@@ -90,5 +90,5 @@ def test_behind_a_norm_the_pooled_is_made_again():
             y = stack(make_clips())
         assert watched.num_kept() == num_kept
         stack.zero_grad()
-        y.square().mean().backward()
-        assert_same([parameter.grad for parameter in stack.parameters()], want)
+        backward(y)
+        assert_gradients(stack, want)
