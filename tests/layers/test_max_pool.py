@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videonorm.layers import MaxPool3d, recompute
+from videonorm.layers import MaxPool3d, max_pool, recompute
 
 from .stack import Watched, assert_gradients, backward, gradients, make_clips, make_stack
 
@@ -52,6 +52,14 @@ def test_nan(memory_format, what):
     torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
     grad_y = torch.randn_like(want)
     assert torch.equal(torch.autograd.grad(got, x, grad_y)[0], torch.autograd.grad(want, x, grad_y)[0])
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_without_gradients_no_places_are_found(learnt, monkeypatch):
+    monkeypatch.setattr(max_pool, "_largest", None)
+    x = make_clips().requires_grad_(learnt)
+    with recompute("blocks_8bit"), torch.set_grad_enabled(not learnt):
+        assert torch.equal(MaxPool3d(2)(x), nn.MaxPool3d(2)(x))
 
 
 def test_max_pool_with_indices():

@@ -18,13 +18,14 @@ class MaxPool3d(nn.MaxPool3d):
 
     def forward(self, x: Tensor) -> Tensor:
         recomputation = active_recomputation()
-        if self.return_indices or recomputation is None:
+        is_kept = torch.is_grad_enabled() and x.requires_grad
+        if self.return_indices or recomputation is None or not is_kept:
             y: Tensor = super().forward(x)
             return y
         kernel, stride = _triple(self.kernel_size), _triple(self.stride)
         windows = Windows(kernel, stride, _triple(self.padding), _triple(self.dilation), self.ceil_mode)
         y = _MaxPool.apply(x, windows, recomputation)
-        if y.requires_grad and recomputation.blocks:
+        if recomputation.blocks:
             make = partial(_pool, windows=windows, sizes=y.shape[-3:], dtype=y.dtype)
             recomputation.offer(y, make, x, longest=2)  # y is small, and a chain made for it alone is not
         return y
