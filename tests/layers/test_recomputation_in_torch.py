@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from videonorm.layers import recompute
+from videonorm.layers import MaxPool3d, recompute
 from videonorm.models import ResNet3d
 
 from .stack import (
@@ -109,6 +110,19 @@ def test_fake_tensors():
         assert watched.num_kept() == 0
         y.sum().backward()
         assert all(p.grad.shape == p.shape for p in stack.parameters())
+
+
+@pytest.mark.parametrize("what", ["norms", "blocks_8bit"])
+def test_forward_mode(what):
+    """Of a network that backward could be asked of as well."""
+    stack = make_stack()
+    stack.insert(2, MaxPool3d(2))
+    clips, tangents = make_clips(), []
+    for option in ("none", what):
+        with recompute(option), forward_ad.dual_level():
+            y = stack(forward_ad.make_dual(clips, clips.flip(0)))
+            tangents.append(forward_ad.unpack_dual(y).tangent)
+    assert torch.equal(*tangents)
 
 
 def test_compile_and_export():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videonorm.layers.recomputation import Recomputation, active_recomputation
+from videonorm.ops.registration import needs_reference
 
 
 class MaxPool3d(nn.MaxPool3d):
@@ -19,7 +20,7 @@ class MaxPool3d(nn.MaxPool3d):
     def forward(self, x: Tensor) -> Tensor:
         recomputation = active_recomputation()
         is_kept = torch.is_grad_enabled() and x.requires_grad
-        if self.return_indices or recomputation is None or not is_kept:
+        if self.return_indices or recomputation is None or not is_kept or needs_reference():
             y: Tensor = super().forward(x)
             return y
         kernel, stride = _triple(self.kernel_size), _triple(self.stride)
