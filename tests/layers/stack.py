@@ -49,10 +49,19 @@ def gradients(model: nn.Module, clips: Tensor, context=nullcontext) -> list[Tens
     torch.manual_seed(1)
     with context():
         y = model(clips)
-    y.square().mean().backward()
+    backward(y)
     return [p.grad for p in model.parameters()]
+
+
+def backward(y: Tensor) -> None:
+    """As `gradients` does it."""
+    y.square().mean().backward()
 
 
 def assert_same(got: list[Tensor], want: list[Tensor]) -> None:
     for one, other in zip(got, want, strict=True):
         assert torch.equal(one, other)
+
+
+def assert_gradients(model: nn.Module, want: list[Tensor]) -> None:
+    assert_same([p.grad for p in model.parameters()], want)

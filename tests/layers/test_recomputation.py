@@ -15,7 +15,16 @@ from videonorm.layers import (
 )
 from videonorm.models import ResNet3d, VGG3d
 
-from .stack import Watched, assert_same, gradients, group_norm, make_clips, make_stack
+from .stack import (
+    Watched,
+    assert_gradients,
+    assert_same,
+    backward,
+    gradients,
+    group_norm,
+    make_clips,
+    make_stack,
+)
 
 norms = partial(recompute, "norms")
 MODELS = {
@@ -50,9 +59,9 @@ def test_outputs_are_not_kept_and_gradients_are_the_same(norm, activation):
             y = stack(make_clips())
         assert watched.num_kept() == num_kept
         stack.zero_grad()
-        y.square().mean().backward()
+        backward(y)
         if what != "blocks_8bit":
-            assert_same([p.grad for p in stack.parameters()], want)
+            assert_gradients(stack, want)
 
 
 def test_inputs_are_kept_once():
@@ -113,8 +122,8 @@ def test_output_changed_in_place_is_kept():
     with norms():
         y = model(make_clips())
     assert watched.num_kept() == 2
-    y.square().mean().backward()
-    assert_same([p.grad for p in model.parameters()], want)
+    backward(y)
+    assert_gradients(model, want)
 
 
 def test_views_of_an_output_are_kept():
@@ -203,8 +212,8 @@ def test_nested_contexts():
     with norms():
         y = nested(make_clips())
     assert watched.num_kept() == 0
-    y.square().mean().backward()
-    assert_same([p.grad for p in stack.parameters()], want)
+    backward(y)
+    assert_gradients(stack, want)
 
 
 def test_exception_inside():

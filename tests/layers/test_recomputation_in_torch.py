@@ -7,12 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from videonorm.layers import recompute
+from videonorm.layers import MaxPool3d, recompute
 from videonorm.models import ResNet3d
 
-from .stack import Watched, assert_same, gradients, group_norm, make_clips, make_stack
+from .stack import (
+    Watched,
+    assert_gradients,
+    assert_same,
+    backward,
+    gradients,
+    group_norm,
+    make_clips,
+    make_stack,
+)
 
 
 @pytest.mark.parametrize("place", ["inside", "outside", "between"])
@@ -37,8 +47,8 @@ def test_activation_checkpointing(use_reentrant, place):
     else:
         with recompute("norms"):
             y = run(option, clips)
-    y.square().mean().backward()
-    assert_same([p.grad for p in stack.parameters()], want)
+    backward(y)
+    assert_gradients(stack, want)
 
 
 def test_inside_other_hooks():
@@ -49,8 +59,8 @@ def test_inside_other_hooks():
     with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda copied: copied), recompute("norms"):
         y = stack(make_clips())
     assert watched.num_kept() == 1  # y
-    y.square().mean().backward()
-    assert_same([p.grad for p in stack.parameters()], want)
+    backward(y)
+    assert_gradients(stack, want)
 
 
 def test_backward_in_another_thread():
@@ -61,7 +71,7 @@ def test_backward_in_another_thread():
     thread = threading.Thread(target=y.square().mean().backward)
     thread.start()
     thread.join()
-    assert_same([p.grad for p in stack.parameters()], want)
+    assert_gradients(stack, want)
 
 
 def test_backward_inside_and_twice():
@@ -70,7 +80,7 @@ def test_backward_inside_and_twice():
     with recompute("norms"):
         loss = stack(make_clips()).square().mean()
         loss.backward(retain_graph=True)
-    assert_same([p.grad for p in stack.parameters()], want)
+    assert_gradients(stack, want)
     loss.backward()
     assert_same([p.grad for p in stack.parameters()], [2 * grad for grad in want])
 
@@ -102,6 +112,19 @@ def test_fake_tensors():
         assert all(p.grad.shape == p.shape for p in stack.parameters())
 
 
+@pytest.mark.parametrize("what", ["norms", "blocks_8bit"])
+def test_forward_mode(what):
+    """Of a network that backward could be asked of as well."""
+    stack = make_stack()
+    stack.insert(2, MaxPool3d(2))
+    clips, tangents = make_clips(), []
+    for option in ("none", what):
+        with recompute(option), forward_ad.dual_level():
+            y = stack(forward_ad.make_dual(clips, clips.flip(0)))
+            tangents.append(forward_ad.unpack_dual(y).tangent)
+    assert torch.equal(*tangents)
+
+
 def test_compile_and_export():
     torch.manual_seed(0)
     model = ResNet3d(10, "i3d", 5, norm=group_norm, width=8, recompute="blocks")
@@ -122,6 +145,6 @@ def test_compiled_part():
     compiled = torch.compile(stack, backend="aot_eager", fullgraph=True)
     with recompute("norms"):
         y = compiled(make_clips())
-    y.square().mean().backward()
+    backward(y)
     for parameter, grad in zip(stack.parameters(), want, strict=True):
         torch.testing.assert_close(parameter.grad, grad)

@@ -15,7 +15,7 @@ from videonorm.layers import InstanceNorm3d, MaxPool3d, WSConv3d, recompute, rec
 from videonorm.layers.recomputation import LONGEST_CHAIN
 from videonorm.models import ResNet3d, ResNetV2_3d
 
-from .stack import Watched, assert_same, gradients, group_norm, make_clips
+from .stack import Watched, assert_gradients, assert_same, backward, gradients, group_norm, make_clips
 
 blocks = partial(recompute, "blocks")
 
@@ -37,14 +37,6 @@ def make_chain(length: int) -> nn.Sequential:
     """A convolution, so many blocks, a convolution."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv3d(3, 8, 1), *(Block() for _ in range(length)), nn.Conv3d(8, 4, 1))
-
-
-def backward(y: Tensor) -> None:
-    y.square().mean().backward()
-
-
-def assert_gradients(model: nn.Module, want: list[Tensor]) -> None:
-    assert_same([p.grad for p in model.parameters()], want)
 
 
 @pytest.mark.parametrize("length", [1, LONGEST_CHAIN, LONGEST_CHAIN + 1, 2 * LONGEST_CHAIN + 3])

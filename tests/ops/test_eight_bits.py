@@ -97,3 +97,9 @@ def test_masks(shape, channels_last):
     mask = unpack_mask(bits, Form.of(y))
     assert torch.equal(mask, y > 0)
     assert mask.stride() == y.stride() or not y.numel()
+
+
+def test_a_mask_lets_nan_through():
+    """As a ReLU does, and its gradient."""
+    y = torch.tensor([torch.nan, 0.0, 1.0, torch.inf])
+    assert unpack_mask(pack_mask(y), Form.of(y)).tolist() == [True, False, True, True]

@@ -1,5 +1,6 @@
 """Group normalization and its two ends, layer normalization (G = 1) and instance normalization (G = C)."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -56,7 +57,8 @@ class GroupNorm3d(AffineNorm):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if is_traced(x):
             return leaf(self, x, residual)
-        normalize = group_norm if active_recomputation() is None else recomputed_group_norm
+        recomputation = active_recomputation()
+        normalize = group_norm if recomputation is None else partial(recomputed_group_norm, recomputation)
         relu = self.activation == "relu"
         return normalize(x, self.weight, self.bias, self.num_groups, self.eps, residual, relu)
 

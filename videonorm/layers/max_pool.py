@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videonorm.layers.recomputation import Recomputation, active_recomputation
+from videonorm.ops.registration import needs_reference
 
 
 class MaxPool3d(nn.MaxPool3d):
@@ -18,13 +19,14 @@ class MaxPool3d(nn.MaxPool3d):
 
     def forward(self, x: Tensor) -> Tensor:
         recomputation = active_recomputation()
-        if self.return_indices or recomputation is None:
+        is_kept = torch.is_grad_enabled() and x.requires_grad
+        if self.return_indices or recomputation is None or not is_kept or needs_reference():
             y: Tensor = super().forward(x)
             return y
         kernel, stride = _triple(self.kernel_size), _triple(self.stride)
         windows = Windows(kernel, stride, _triple(self.padding), _triple(self.dilation), self.ceil_mode)
         y = _MaxPool.apply(x, windows, recomputation)
-        if y.requires_grad and recomputation.blocks:
+        if recomputation.blocks:
             make = partial(_pool, windows=windows, sizes=y.shape[-3:], dtype=y.dtype)
             recomputation.offer(y, make, x, longest=2)  # y is small, and a chain made for it alone is not
         return y
@@ -88,7 +90,7 @@ class _MaxPool(torch.autograd.Function):
 
 @torch.no_grad()
 def _largest(x: Tensor, windows: Windows, sizes: torch.Size) -> tuple[Tensor, Tensor]:
-    """The largest value of each window, and the number of the first place that has it.
+    """The largest value of each window, and the number of the place that torch's pool takes it from.
 
     Args:
         sizes: (T, H, W) of the results.
@@ -97,8 +99,11 @@ def _largest(x: Tensor, windows: Windows, sizes: torch.Size) -> tuple[Tensor, Te
     few = math.prod(windows.kernel) <= 256
     where = _empty_like(x, sizes, torch.uint8 if few else torch.int32).zero_()
     for number, of_x, of_y in windows.places(x.shape[-3:], sizes):
-        where[of_y].masked_fill_(x[of_x] >= y[of_y], number)
-        torch.maximum(x[of_x], y[of_y], out=y[of_y])
+        here, largest = x[of_x], y[of_y]
+        # Of equals torch takes the first, of NaNs the last.
+        stays = (here < largest).logical_or_(largest.isnan())
+        where[of_y].masked_fill_(stays.logical_not_(), number)
+        torch.maximum(here, largest, out=largest)
     return y, where
 
 

@@ -98,9 +98,9 @@ class Recomputation:
         self.in_8_bits = what.startswith("blocks_8bit")
         self.stochastic = what.endswith("stochastic")
         self._outer = outer
-        # By the memory of what they make, which a weak reference does not hold: no other tensor can get its
-        # address while it has an entry.
-        self._recipes: dict[StorageWeakRef, tuple[tuple[object, ...], _Recipe]] = {}
+        # By the storage of what they make. A weak reference does not hold its memory, but keeps others from
+        # getting its number.
+        self._recipes: dict[int, tuple[StorageWeakRef, tuple[object, ...], _Recipe]] = {}
 
     def offer(
         self,
@@ -117,7 +117,7 @@ class Recomputation:
             longest: behind a chain of that length y is kept still.
         """
         # One whose y is gone would keep its inputs, which may be gone for all others.
-        self._recipes = {kept: recipe for kept, recipe in self._recipes.items() if not _is_gone(kept)}
+        self._recipes = {key: entry for key, entry in self._recipes.items() if not _is_gone(entry[0])}
         recipes = [None if tensor is None else self._recipe(tensor) for tensor in inputs]
         length = 1 + max(0 if recipe is None else recipe.length for recipe in recipes)
         if length > longest:
@@ -126,7 +126,9 @@ class Recomputation:
             None if tensor is None else self._keep(tensor) if recipe is None else recipe.make
             for tensor, recipe in zip(inputs, recipes, strict=True)
         ]
-        self._recipes[_storage(y)] = _identity(y), _Recipe(function, ingredients, length)
+        recipe = _Recipe(function, ingredients, length)
+        storage = StorageWeakRef(y.untyped_storage())  # type: ignore[no-untyped-call]
+        self._recipes[_number(y)] = storage, _identity(y), recipe
 
     def has_recipe(self, tensor: Tensor) -> bool:
         """Whether the tensor is made again."""
@@ -145,7 +147,10 @@ class Recomputation:
     def _recipe(self, tensor: Tensor) -> "_Recipe | None":
         if not self._recipes or tensor.layout is not torch.strided:
             return None
-        identity, recipe = self._recipes.get(_storage(tensor), (None, None))
+        entry = self._recipes.get(_number(tensor))
+        if entry is None:  # as for most of what autograd keeps
+            return None
+        _, identity, recipe = entry
         return recipe if identity == _identity(tensor) else None
 
     def _keep(self, tensor: Tensor) -> Packed:
@@ -188,8 +193,10 @@ class _Recipe:
             return self._function(*(None if packed is None else packed() for packed in self._ingredients))
 
 
-def _storage(tensor: Tensor) -> StorageWeakRef:
-    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+def _number(tensor: Tensor) -> int:
+    """Of its storage, as in a StorageWeakRef, which takes five times as long to be made."""
+    number: int = tensor.untyped_storage()._cdata
+    return number
 
 
 def _is_gone(storage: StorageWeakRef) -> bool:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videonorm.layers.recomputation import Recomputation, active_recomputation
+from videonorm.layers.recomputation import Recomputation
 from videonorm.ops.eight_bits import Form, dequantize, pack_mask, quantize, unpack_mask
 from videonorm.ops.group_norm import (
     group_norm,
     group_norm_and_statistics,
     group_norm_apply,
-    group_norm_backward,
+    group_norm_gradients,
 )
 from videonorm.ops.registration import needs_reference
 
@@ -22,6 +22,7 @@ Restore = Callable[..., Tensor]
 
 
 def recomputed_group_norm(
+    recomputation: Recomputation,
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -30,11 +31,10 @@ def recomputed_group_norm(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """`videonorm.ops.group_norm.group_norm`, with y made again in backward where the context says so."""
-    recomputation = active_recomputation()
+    """`videonorm.ops.group_norm.group_norm`, with y made again in backward where `recomputation` says so."""
     tensors = (x, weight, bias, residual)
     is_learnt = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if recomputation is None or not is_learnt or needs_reference():
+    if not is_learnt or needs_reference():
         return group_norm(x, weight, bias, num_groups, eps, residual, relu)
     if residual is not None:
         residual = residual.type_as(x)
@@ -81,19 +81,8 @@ class _RecomputedGroupNorm(torch.autograd.Function):
         relu = ctx.relu
         if ctx.mask_of is not None:
             grad_y, y, relu = torch.where(unpack_mask(y, ctx.mask_of), grad_y, 0), None, False
-        x_wanted, weight_wanted, bias_wanted, residual_wanted = ctx.needs_input_grad[:4]
-        # Without a mask the residual's gradient is grad_y itself.
-        wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and relu]
-        grad_x, grad_weight, grad_bias, grad_residual = group_norm_backward(
-            grad_y, ctx.restore(*parts), weight, bias, mean, rstd, y, ctx.eps, relu, wanted
-        )
-        return (
-            grad_x if x_wanted else None,
-            grad_weight.to(weight.dtype) if weight_wanted else None,
-            grad_bias.to(ctx.bias_dtype) if bias_wanted else None,
-            (grad_residual if relu else grad_y) if residual_wanted else None,
-            *(None,) * 4,
-        )
+        kept = ctx.restore(*parts), weight, bias, mean, rstd, y
+        return *group_norm_gradients(ctx, grad_y, kept, relu), *(None,) * 4
 
 
 def _kept(x: Tensor, recomputation: Recomputation) -> tuple[tuple[Tensor, ...], Restore]:

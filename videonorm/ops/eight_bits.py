@@ -91,12 +91,12 @@ def dequantize(codes: Tensor, ranges: Tensor, form: Form) -> Tensor:
 def pack_mask(y: Tensor) -> Tensor:
     """A bit for each value, whether a ReLU that ends in y let it through: (N / 8,) uint8."""
     with torch.no_grad():
-        passed = _in_rows(Form.of(y).flat(y) > 0, 8)
+        passed = _in_rows((Form.of(y).flat(y) <= 0).logical_not_(), 8)  # NaN passes
         return (passed * _powers(y.device)).sum(1, dtype=torch.uint8)
 
 
 def unpack_mask(bits: Tensor, form: Form) -> Tensor:
-    """Where y was above 0."""
+    """Where the ReLU let values through: above 0, and NaN."""
     passed = (bits[:, None] & _powers(bits.device)).ne_(0)
     return form.restore(passed.view(torch.bool).view(-1))
 

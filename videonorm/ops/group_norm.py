@@ -343,29 +343,29 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
-def _autograd(
-    ctx: Any, grad_y: Tensor | None, _grad_mean: None, _grad_rstd: None
-) -> tuple[Tensor | None, ...]:
+def _autograd(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     if grad_y is None:
         return (None,) * 7
-    x, weight, bias, mean, rstd, y = ctx.saved_tensors
+    return *group_norm_gradients(ctx, grad_y, ctx.saved_tensors, ctx.relu), None, None, None
+
+
+def group_norm_gradients(ctx: Any, grad_y: Tensor, kept: Any, relu: bool) -> tuple[Tensor | None, ...]:
+    """grad_x, grad_weight, grad_bias, grad_residual, as wanted; kept is what `_setup_context` saves."""
     x_wanted, weight_wanted, bias_wanted, residual_wanted = ctx.needs_input_grad[:4]
     # Without a mask the residual's gradient is grad_y itself.
-    wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and ctx.relu]
-    grad_x, grad_weight, grad_bias, grad_residual = group_norm_backward(
-        grad_y, x, weight, bias, mean, rstd, y, ctx.eps, ctx.relu, wanted
-    )
+    wanted = [x_wanted, weight_wanted, bias_wanted, residual_wanted and relu]
+    grad_x, grad_weight, grad_bias, grad_residual = group_norm_backward(grad_y, *kept, ctx.eps, relu, wanted)
+    weight = kept[1]
     if weight_wanted and grad_weight.dtype != weight.dtype:  # `to` takes its time to find nothing to do
         grad_weight = grad_weight.to(weight.dtype)
     if bias_wanted and grad_bias.dtype != ctx.bias_dtype:
         grad_bias = grad_bias.to(ctx.bias_dtype)
-    grads = (
+    return (
         grad_x if x_wanted else None,
         grad_weight if weight_wanted else None,
         grad_bias if bias_wanted else None,
-        (grad_residual if ctx.relu else grad_y) if residual_wanted else None,
+        (grad_residual if relu else grad_y) if residual_wanted else None,
     )
-    return *grads, None, None, None
 
 
 _group_norm = register(
