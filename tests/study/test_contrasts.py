@@ -1,10 +1,12 @@
 """The cells that a claim weighs against each other."""
 
+from pathlib import Path
+
 import pytest
 
 from videonorm.errors import UserError
-from videonorm.study.contrasts import Grid, contrast
-from videonorm.study.study_file import study_plan
+from videonorm.study.contrasts import Grid, claimed, contrast
+from videonorm.study.study_file import read_study, study_plan
 from videonorm.sweep.records import planned
 
 LR = "model.optimizer.init_args.lr"
@@ -90,3 +92,33 @@ def test_cells_that_differ_in_more_than_they_name_are_not_compared(weights):
             batch_size=None,
             frames_per_step=16,
         )
+
+
+def test_runs_that_no_claim_is_about_are_left_out(study_file):
+    study = read_study(study_file([{"of": {"norm": "bn", "batch_size": 2}}]))
+    kept = [(run.arm, run.shape.batch_size, run.seed) for run in claimed(study, study_plan(study)).runs]
+    assert kept == [(arm, 2, seed) for arm in ("bn", "gn_ws") for seed in (0, 1, 2)]
+
+
+def test_runs_along_what_a_claim_leaves_open_are_kept(study_file):
+    of_largest = {"of": {"norm": "bn", "batch_size": 2}, "measure": {"largest": "lr"}}
+    study = read_study(study_file([of_largest], {"axes": {LR: [0.1, 0.2]}}))
+    kept = {(run.arm, run.shape.batch_size, run.axes[LR]) for run in claimed(study, study_plan(study)).runs}
+    assert kept == {(arm, 2, lr) for arm in ("bn", "gn_ws") for lr in (0.1, 0.2)}
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted((Path(__file__).parents[2] / "configs" / "study").glob("*.yaml")),
+    ids=lambda file: file.stem,
+)
+def test_claims_of_the_project_weigh_the_same_without_the_rest(file):
+    study = read_study(file, quick=True)
+    whole = study_plan(study)
+    part = claimed(study, whole)
+    grids = [Grid(study.sweep.axes, map(planned, plan.runs)) for plan in (whole, part)]
+    for claim in study.claims:
+        of_whole, of_part = (contrast(claim, grid) for grid in grids)
+        assert of_whole == of_part
+    if part.pretrain:
+        assert {run.arm for run in part.pretrain.runs} == {part.pretrained_as[run.arm] for run in part.runs}

@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help=f"list the studies of {STUDIES}, and what each costs")
     run = commands.add_parser("run", help="train what a study needs, and decide its claims")
     run.add_argument("study", metavar="NAME|all|FILE", help=f"a study of {STUDIES}, all of them, or a file")
-    run.add_argument("--quick", action="store_true", help="with the keys under `quick:` in the sweep's place")
+    quick = "with the keys under `quick:` in the sweep's place, and without the runs that no claim is about"
+    run.add_argument("--quick", action="store_true", help=quick)
     output = "folder of the study, or of all (default: runs/study/NAME, of --quick runs/study_quick/NAME)"
     run.add_argument("--output", type=Path, metavar="DIR", help=output)
     add_seeds_and_jobs(run, "study")
@@ -76,17 +77,19 @@ def main(argv: list[str]) -> None:
 
 def _list() -> None:
     from videonorm.look import new_console
+    from videonorm.study.contrasts import claimed
     from videonorm.study.study_file import read_study, study_plan
     from videonorm.study.terminal import study_table
 
     studies = [(read_study(file), read_study(file, quick=True)) for file in _files("all")]
-    plans = [(study, study_plan(study), study_plan(quick)) for study, quick in studies]
+    plans = [(study, study_plan(study), claimed(quick, study_plan(quick))) for study, quick in studies]
     new_console().print(study_table(plans))
 
 
 def _run(options: argparse.Namespace) -> None:
     from videonorm.look import new_console
     from videonorm.study.check import check
+    from videonorm.study.contrasts import claimed
     from videonorm.study.run import run_study
     from videonorm.study.study_file import read_study, study_plan
 
@@ -99,6 +102,8 @@ def _run(options: argparse.Namespace) -> None:
     plans = [study_plan(study) for study in studies]
     for study, plan in zip(studies, plans, strict=True):  # all, before any is run
         check(study, plan)
+    if options.quick:
+        plans = list(map(claimed, studies, plans))
     console, is_all = new_console(), options.study == "all"
     outputs = [
         (options.output or folder) / study.name if is_all else options.output or folder / study.name

@@ -4,14 +4,17 @@ A *place* is what a run has in common with its other seeds: its arm, shape and v
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from videonorm.errors import UserError
 from videonorm.messages import did_you_mean
-from videonorm.study.study_file import Cell, Claim
+from videonorm.study.study_file import Cell, Claim, StudyFile
 from videonorm.sweep.axes import as_number, as_text, is_called
+from videonorm.sweep.plan import Plan
+from videonorm.sweep.records import planned
 from videonorm.sweep.results import Result
 
 OWN = ("norm", "num_frames", "frame_stride", "batch_size")  # coordinates of every sweep
@@ -29,13 +32,14 @@ class Grid:
 
     def __init__(self, axes: Iterable[str], planned: Iterable[Mapping[str, Any]]) -> None:
         self.names = (*OWN, *axes)
-        self.places = list(dict.fromkeys(map(self._place, planned)))
+        self.places = list(dict.fromkeys(map(self.place_of_planned, planned)))
 
     def place(self, result: Result) -> Place:
         """Where a run is."""
-        return self._place({"norm": result.norm, **result.shape._asdict(), "axes": result.axes})
+        return self.place_of_planned({"norm": result.norm, **result.shape._asdict(), "axes": result.axes})
 
-    def _place(self, run: Mapping[str, Any]) -> Place:
+    def place_of_planned(self, run: Mapping[str, Any]) -> Place:
+        """Where a run will be."""
         return tuple(str(run[name] if name in OWN else run["axes"][name]) for name in self.names)
 
     def name(self, given: str) -> str:
@@ -54,6 +58,10 @@ class Grid:
     def values(self, name: str) -> list[str]:
         at = self.names.index(name)
         return list(dict.fromkeys(place[at] for place in self.places))
+
+    def left_open(self, claim: Claim) -> str | None:
+        """The coordinate of whose values the claim's measure takes the largest, so that no place has one."""
+        return self.name(claim.measure.largest) if claim.measure.largest else None
 
     def without(self, place: Place, name: str | None) -> Place:
         """A place with one of its coordinates left open."""
@@ -99,6 +107,23 @@ def contrast(claim: Claim, grid: Grid) -> dict[Place, float]:
     if not any(weights.values()):
         raise UserError(f"of ({_text(claim.of)}) must be compared with another cell than itself")
     return weights
+
+
+def claimed(study: StudyFile, plan: Plan) -> Plan:
+    """The plan with those runs alone that a claim is about: a sweep's grid has more than its claims compare.
+
+    Raises:
+        UserError: as ``contrast``.
+    """
+    grid = Grid(study.sweep.axes, map(planned, plan.runs))
+    of_claims = [(claim, contrast(claim, grid)) for claim in study.claims]
+    runs = tuple(
+        run
+        for run in plan.runs
+        for place in [grid.place_of_planned(planned(run))]
+        if any(grid.without(place, grid.left_open(claim)) in places for claim, places in of_claims)
+    )
+    return plan.only(runs)
 
 
 def _signed_cells(claim: Claim, grid: Grid) -> list[tuple[int, Mapping[str, str]]]:

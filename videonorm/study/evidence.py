@@ -56,7 +56,7 @@ def evidence(
         scores: of the runs on single videos.
     """
     weights = {place: weight for place, weight in contrast(claim, grid).items() if weight}
-    largest = grid.name(claim.measure.largest) if claim.measure.largest else None
+    largest = grid.left_open(claim)
     runs = [run for run in results if grid.without(grid.place(run), largest) in weights]
     of_place: dict[Place, dict[int, list[Result]]] = {place: {} for place in weights}
     for run in runs:

@@ -37,7 +37,7 @@ def measure(
     found: list[Measured | None] = []
     for claim in study.claims:
         known = {of.run: of for of in kept if of.claim == claim.id}
-        largest = grid.name(claim.measure.largest) if claim.measure.largest else None
+        largest = grid.left_open(claim)
         places = contrast(claim, grid)
         found += [
             measured(claim, folder, result, known)

@@ -162,6 +162,17 @@ class Plan:
             return "density"
         return "extent" if len({stride for _, stride in shapes}) == 1 else "density and extent"
 
+    def only(self, runs: tuple[Run, ...]) -> "Plan":
+        """The plan of some of its runs, and of what these start from."""
+        arms = {run.arm for run in runs}
+        search, pretrain = self.search, self.pretrain
+        if search:
+            search = replace(search, runs=tuple(run for run in search.runs if run.arm in arms))
+        if pretrain:
+            before = {self.pretrained_as[arm] for arm in arms}
+            pretrain = replace(pretrain, runs=tuple(run for run in pretrain.runs if run.arm in before))
+        return replace(self, runs=runs, search=search, pretrain=pretrain)
+
     def with_found(self, trials: Iterable[Result]) -> "Plan":
         """The plan with the best trial of each arm, by its mean top-1 over seeds on held-out videos.
 
