@@ -4,7 +4,6 @@ A *place* is what a run has in common with its other seeds: its arm, shape and v
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
