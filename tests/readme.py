@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from videonorm.__main__ import main
 from videonorm.study.judgement import as_markdown as as_markdown_of_verdicts
 from videonorm.study.verdicts import read_verdicts
 from videonorm.sweep.length_matrix import length_matrix
@@ -53,17 +56,36 @@ def readme_studies() -> str:
     return as_markdown_of_verdicts(read_verdicts(ROOT / "videonorm" / "study" / "results" / "verdicts.csv"))
 
 
-def run(home: Path, command: str, **environment: str) -> None:
+def options_of(home: Path, command: str) -> list[str]:
+    """Those of a command line of the README, of fewer contenders."""
     if command.startswith(INSTALL):
         command = command.removeprefix(INSTALL).partition(" && .venv/bin/")[2]
     command = command.replace("motion_v1_seed0_400_400_200", "motion_v1_seed0_16_4_4")
     program, *options = shlex.split(command)
     assert program == "videonorm", command
-    if options[0] in ("bench", "frontier"):  # fewer contenders
+    if options[0] in ("bench", "frontier"):
         options += FEW.get(options[1], [])
-    options = [option.replace("~", str(home), 1) for option in options]
+    return [option.replace("~", str(home), 1) for option in options]
+
+
+def run(home: Path, command: str, **environment: str) -> None:
+    """Run a command as a user does."""
     python = [sys.executable, "-m", "videonorm"]
     inherited = {key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"}
     environment = {**inherited, "HOME": str(home), "PYTHONPATH": str(ROOT), **environment}
-    result = subprocess.run(python + options, cwd=home, env=environment, capture_output=True, text=True)
+    line = python + options_of(home, command)
+    result = subprocess.run(line, cwd=home, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+
+
+def run_here(home: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in this process, which has imported what takes a command its first five seconds."""
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(sys, "argv", ["videonorm", *options_of(home, command)])
+    try:
+        main()
+    except SystemExit as error:
+        assert not error.code, command

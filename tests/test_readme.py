@@ -15,7 +15,7 @@ from readme import (
     blocks,
     readme_results,
     readme_studies,
-    run,
+    run_here,
 )
 
 from videonorm.bench.tables import readme_host_table, readme_loading_tables, readme_tables
@@ -84,8 +84,8 @@ def clone(tmp_path_factory):
         if "pytest" not in line and line not in OF_THE_MACHINE
     ],
 )
-def test_command(clone, command):
-    run(clone, command)
+def test_command(clone, command, monkeypatch):
+    run_here(clone, command, monkeypatch)
 
 
 def test_the_commands_leave_what_the_readme_says(clone):
@@ -129,11 +129,11 @@ def test_the_augmentation_shown_trains(clone, monkeypatch):
     assert list((clone / "runs").glob("motion_r18_shown_data_*_b4/run.json"))
 
 
-def test_the_sweep_file_shown_is_a_valid_one(clone):
+def test_the_sweep_file_shown_is_a_valid_one(clone, monkeypatch):
     (shown,) = (block for block in blocks("yaml") if block.startswith("name:"))
     path = clone / "configs" / "sweep" / "shown.yaml"
     path.write_text(shown)
-    run(clone, "videonorm sweep -c configs/sweep/shown.yaml --dry_run")
+    run_here(clone, "videonorm sweep -c configs/sweep/shown.yaml --dry_run", monkeypatch)
 
 
 @pytest.mark.parametrize(
