@@ -13,6 +13,7 @@ from videonorm.errors import UserError
 from videonorm.files import check_writable, new_file, sha256
 from videonorm.frontier.options import find_overlay
 from videonorm.interruption import stops
+from videonorm.messages import counted, one_sentence
 from videonorm.options import Parser, add_trust, positive_integer
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -198,7 +199,6 @@ def _factories(overlay: dict[str, Any]) -> dict[str, Any]:
 
     import jsonargparse
 
-    from videonorm.messages import one_sentence
     from videonorm.models import ConvFactory, NormFactory
 
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
@@ -273,7 +273,7 @@ def _estimated(checkpoint: Checkpoint, options: argparse.Namespace) -> Done:
         feed(recipe.settings, estimator, Path(folder), data={}, trainer={"max_steps": options.precise_bn})
         checkpoint = load_checkpoint(out, trust=True)
     norms = len(estimated_batch_norms(checkpoint.network))
-    clips = f"{recipe.batch_size} clips of {recipe.num_frames} frames"
+    clips = f"{counted(recipe.batch_size, 'clip')} of {recipe.num_frames} frames"
     return checkpoint, [f"{norms} x statistics of {options.precise_bn} batches of {clips}"]
 
 

@@ -94,7 +94,7 @@ def test_features_of_videos_by_name(
     main([str(video), "--artifact", str(artifact), "--out", str(out), "--num_clips", "1", "--num_crops", "2"])
     with np.load(out) as arrays:
         assert arrays["clip_features"].shape == (1, 1, 64) and arrays["label"].tolist() == [-1]
-    assert capsys.readouterr().out == f"{out}: features of 1 videos, 1 clips each\n"
+    assert capsys.readouterr().out == f"{out}: features of 1 video, 1 clip each\n"
     before = out.read_bytes()
     broken = str(manifest.with_name("videos") / "broken.mp4")
     with pytest.raises(SystemExit, match="^2$"):

@@ -75,7 +75,7 @@ def test_workers_change_nothing(fit):
 
 def test_epochs_are_passes_and_the_record_is_what_happened(fit, tmp_path, capsys):
     steps = fit("run", *EPOCHS)
-    sizes = "2 clips of 2 x 16 px, 1 clips of 4 x 16 px, crops of 2 sizes in turn; no norm pools clips"
+    sizes = "2 clips of 2 x 16 px, 1 clip of 4 x 16 px, crops of 2 sizes in turn; no norm pools clips"
     assert f"multigrid: {len(steps)} steps of {sizes}" in capsys.readouterr().out
 
     record, shapes = record_of(tmp_path / "run"), [step[2] for step in steps]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import Network
+from videonorm.messages import counted
 
 Precision = Literal["fp32", "bf16"]
 Way = Literal["channels_last", "bf16", "compile"]
@@ -33,7 +34,7 @@ class Deviation:
     def __str__(self) -> str:
         return (
             f"{' + '.join(self.ways)}: at most {self.logit:.2g} in a logit and {self.probability:.2g} in a "
-            f"probability from plain fp32, on {self.clips} clips"
+            f"probability from plain fp32, on {counted(self.clips, 'clip')}"
         )
 
     def record(self) -> dict[str, Any]:

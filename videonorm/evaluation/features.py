@@ -15,6 +15,7 @@ from videonorm.evaluation.videos import HELP, as_manifest, find_videos
 from videonorm.evaluation.view_options import WITH_LAYERS, add_artifact, add_device, add_loading, add_views
 from videonorm.files import check_writable
 from videonorm.interruption import stops
+from videonorm.messages import counted
 from videonorm.options import Parser
 
 if TYPE_CHECKING:  # heavy: imported where it is used, so that --help answers at once
@@ -91,7 +92,8 @@ def main(argv: list[str]) -> None:
             given = as_manifest(videos, num_classes=0)
         usable, bad = _write_features(given, options)
     if usable:
-        print(f"{options.out}: features of {usable} videos, {options.num_clips} clips each")
+        each = counted(options.num_clips, "clip")
+        print(f"{options.out}: features of {counted(usable, 'video')}, {each} each")
     for path, reason in bad:
         print(f"videonorm: {path} {reason}", file=sys.stderr)
     if bad:

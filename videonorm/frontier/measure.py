@@ -18,6 +18,7 @@ from videonorm.frontier.fitting import feed
 from videonorm.frontier.plan import GIB, Question, footprint, largest_batch_size, untrainable
 from videonorm.frontier.probe import OVER
 from videonorm.machine import available_cores, commit, processor, versions
+from videonorm.messages import counted
 from videonorm.processes import started
 
 STEPS = 5  # of which the median is taken
@@ -89,7 +90,7 @@ def device_here() -> tuple[str, float | None]:
     """The name of the present device, and its memory in GiB; a CPU has none of its own."""
     answer = _ask(None)
     if answer["memory"] is None:
-        return f"{processor()}, {available_cores()} cores", None
+        return f"{processor()}, {counted(available_cores(), 'core')}", None
     return answer["device"], answer["memory"] / GIB
 
 

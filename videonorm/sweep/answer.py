@@ -147,7 +147,7 @@ class _Finding:
     def score(self, device: str | None) -> str:
         """How sure the top-1 of the best is, and on what it was measured."""
         best, seeds, frames = self.best, len(self.best.done), frames_per_step(self.done)
-        measured = [f"{best.num_videos} videos", f"{seeds} {'seed' if seeds == 1 else 'seeds'}"]
+        measured = [counted(best.num_videos, "video"), counted(seeds, "seed")]
         measured += [f"{frames} frames a step"] if frames else []
         measured += [f"on {device}"] if device else []
         return f"{self._name(best)}: {best.top1.percent} ({CI} {best.top1.interval}; {', '.join(measured)})."

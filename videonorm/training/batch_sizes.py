@@ -13,6 +13,7 @@ from torch import nn
 
 from videonorm.errors import UserError
 from videonorm.layers.statistics_batch import statistics_batch
+from videonorm.messages import counted
 
 
 def clips_sharing_statistics(
@@ -131,13 +132,14 @@ class BatchSizes:
         return {**asdict(self), **derived}
 
     def __str__(self) -> str:
-        if self.batch_size is None:
-            return f"? clips a device x {self.accumulate} accumulated x {self.world_size} devices"
-        frames = f" = {self.frames_per_step} frames" if self.num_frames else ""
+        devices, clips, frames = counted(self.world_size, "device"), self.global_batch, self.frames_per_step
+        if self.batch_size is None or clips is None:
+            return f"? clips a device x {self.accumulate} accumulated x {devices}"
+        of_frames = "" if frames is None else f" = {counted(frames, 'frame')}"
         shared = (
             "no norm pools clips" if self.statistics_batch is None else f"norms pool {self.statistics_batch}"
         )
         return (
-            f"{self.batch_size} clips a device x {self.accumulate} accumulated x {self.world_size} devices = "
-            f"{self.global_batch} clips{frames} a step; {shared}"
+            f"{counted(self.batch_size, 'clip')} a device x {self.accumulate} accumulated x {devices} = "
+            f"{counted(clips, 'clip')}{of_frames} a step; {shared}"
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from videonorm.data.sampling import Sampling, StretchedClips
+from videonorm.messages import counted
 
 LrRule = Literal["linear", "sqrt", "constant"]
 
@@ -37,7 +38,7 @@ class Shape(NamedTuple):
         return Shape(frames, crop, self.batch_size * max(clips, 1), max(stretch, 1))
 
     def __str__(self) -> str:
-        return f"{self.batch_size} clips of {self.num_frames} x {self.crop_size} px"
+        return f"{counted(self.batch_size, 'clip')} of {self.num_frames} x {self.crop_size} px"
 
 
 class Phase(NamedTuple):

@@ -12,6 +12,7 @@ from torch import Tensor
 from videonorm.data import EpochSampler, VideoLoader
 from videonorm.errors import UserError
 from videonorm.layers import estimated_batch_norms, precise_statistics
+from videonorm.messages import counted
 from videonorm.training.callbacks import LastCheckpoint, parts, say
 from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.throughput import clock_of
@@ -105,7 +106,7 @@ class PreciseBatchNorm(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LastCheckpoint):
                 callback.changed = True
-        of_batches = f"{self.batches} batches of {data.batch_size} clips"
+        of_batches = f"{self.batches} batches of {counted(data.batch_size, 'clip')}"
         of_devices = f" x {trainer.world_size} devices" if trainer.world_size > 1 else ""
         say(trainer, f"statistics of {len(norms)} batch norms: of {of_batches}{of_devices}")
 

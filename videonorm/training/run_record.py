@@ -18,6 +18,7 @@ from videonorm import __version__
 from videonorm.files import write, write_json
 from videonorm.layers import norm_layers
 from videonorm.machine import commit, machine, versions
+from videonorm.messages import counted
 from videonorm.training.callbacks import parts, say
 from videonorm.training.interruption import Stopped
 from videonorm.training.schedule import Schedule
@@ -198,7 +199,7 @@ class RunRecord(Callback):
             return
         best, step = self.best["best_val_top1"], self.best["best_step"]
         scored = "not validated" if best is None else f"best val/top1 {best:.4f} at step {step}"
-        say(trainer, f"{trainer.default_root_dir}: {trainer.global_step} steps, {scored}")
+        say(trainer, f"{trainer.default_root_dir}: {counted(trainer.global_step, 'step')}, {scored}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not self.constants:

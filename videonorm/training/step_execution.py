@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler
 from videonorm.errors import UserError
 from videonorm.evaluation.scores import Network
 from videonorm.layers import MovingAverageBatchNorm3d, SyncBatchNorm3d, estimated_batch_norms
+from videonorm.messages import counted
 from videonorm.training.compiled_network import CompiledNetwork, CompileMode
 from videonorm.training.graphed_network import GraphedNetwork
 from videonorm.training.micro_batches import shares_statistics
@@ -120,7 +121,7 @@ class StepExecution:
             steps = math.inf if trainer.max_steps < 0 else trainer.max_steps
             reached = min(trainer.num_training_batches, steps * trainer.accumulate_grad_batches)
             if whole and left and reached > whole:
-                self.check_shapes(2, f"a last batch of {left} clips, which drop_last leaves out")
+                self.check_shapes(2, f"a last batch of {counted(left, 'clip')}, which drop_last leaves out")
         if self.compile is not None:
             self._run = CompiledNetwork(self._network, self.compile)
         elif self.cuda_graph:
