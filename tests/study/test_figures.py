@@ -12,6 +12,7 @@ from videonorm.errors import UserError
 from videonorm.study.figures import picture
 from videonorm.study.result import StudyResult
 from videonorm.study.study_file import Measure
+from videonorm.sweep.drawing import lay_out
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +197,12 @@ def test_an_axis_of_classes_is_told_by_the_arm(tmp_path):
     (drawn_axes,) = found[0]().axes
     assert [label.get_text() for label in drawn_axes.get_yticklabels()] == ["Conv3d", "WSConv3d"]
     assert len({line.get_color() for line in drawn_axes.lines}) == 2
+
+
+def test_what_is_not_drawn_takes_no_room(batch_curve):
+    figure, _ = drawn(batch_curve, "S1")  # in which no run is without a number
+    lay_out(figure)
+    (axes,) = figure.axes
+    around, inside = axes.get_tightbbox(), [axes.bbox, axes.xaxis.get_tightbbox(), axes.yaxis.get_tightbbox()]
+    assert around.x0 == pytest.approx(min(box.x0 for box in inside))
+    assert around.y0 == pytest.approx(min(box.y0 for box in inside))

@@ -119,8 +119,9 @@ def _line(axes: Axes, line: list[tuple[float, Cell]], shown: Values, look: Any) 
         axes.plot([x] * len(of), of, "o", color=look["color"], **SEED)
     axes.plot([x for x, _ in found], [fmean(of) for _, of in found], markeredgecolor="white", **look)
     lost = [x for x, cell in line if any(run.run not in shown for run in cell.results)]
-    at_bottom = axes.get_xaxis_transform()
-    axes.plot(lost, [0.03] * len(lost), transform=at_bottom, color=look["color"], clip_on=False, **LOST)
+    if lost:  # a line without points takes room for its marker, in a corner of the figure
+        at_bottom = axes.get_xaxis_transform()
+        axes.plot(lost, [0.03] * len(lost), transform=at_bottom, color=look["color"], clip_on=False, **LOST)
     return bool(lost)
 
 
