@@ -69,6 +69,14 @@ def test_a_last_band_of_fewer_columns(assert_at_most_twice):
     check(Shim(), (2, 528, 1, 3, 5), 11, torch.float32, LAST, "relu", assert_at_most_twice)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_last_band_that_is_merged_first_leaves_the_others_rows_alone(seed, assert_at_most_twice):
+    """Behind its last place in a chunk's row begins the next chunk's."""
+    plan = plan_for(2, 528, 98, 11, torch.float32, True, 4, Shim.multiprocessors).template
+    assert (plan.chunks, plan.columns, plan.columns_per_band) == (2, 5, 4)
+    check(Shim(seed), (2, 528, 2, 7, 7), 11, torch.float32, LAST, "relu", assert_at_most_twice)
+
+
 def test_a_sum_of_squares_that_rounding_makes_negative_is_none():
     """8,192 equal scalars behind an odd one, in every thread: the sums lose more than the odd one adds."""
     shim, equal = Shim(), 1.8132702
