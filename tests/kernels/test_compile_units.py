@@ -22,10 +22,10 @@ def least_blocks(unit: Unit, arch: str) -> int:
     return 3 if bfloat16 and arch not in ("sm_100", "sm_120") else 2
 
 
-FURTHER = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("sm_75", "sm_90", "sm_100")]
+FURTHER = [pytest.param(arch, marks=pytest.mark.slow) for arch in ("sm_75", "sm_90", "sm_100", "sm_120")]
 
 
-@pytest.mark.parametrize("arch", ["sm_80", *FURTHER, "sm_120"])
+@pytest.mark.parametrize("arch", ["sm_80", *FURTHER])
 def test_no_variant_spills_or_crowds_a_multiprocessor(arch, monkeypatch):
     # A cache of the tests' own. What is in it was made of these very files, options and NVRTC.
     monkeypatch.setenv("XDG_CACHE_HOME", str(files.cache_folder() / "tests"))
