@@ -239,7 +239,7 @@ class Operator:
 
 @contextmanager
 def cpu_as_cuda() -> Iterator[None]:
-    """In this context CPU tensors take the way of CUDA tensors, to `kernels.gpu`'s Gpu of device 0."""
+    """In this context CPU tensors take the way of CUDA tensors, to `kernels.gpu`'s Gpu of their device."""
     with ExitStack() as stack:
         for operator in _operators:
             stack.enter_context(operator.cpu_as_cuda())
