@@ -151,9 +151,10 @@ class Operator:
     ) -> None:
         kinds = [str(argument.type) for argument in overload._schema.arguments]
         self._lists = kinds.count("List[Tensor]")
-        self._tensors = slice(
-            self._lists, self._lists + kinds.count("Tensor") + kinds.count("Optional[Tensor]")
-        )
+        end = self._lists + kinds.count("Tensor") + kinds.count("Optional[Tensor]")
+        # Of the mean on, they are results of an operator of ours, which has looked at all that came before.
+        names = [argument.name for argument in overload._schema.arguments[:end]]
+        self._tensors = slice(self._lists, names.index("mean") if "mean" in names else end)
         self._other_results = len(overload._schema.returns) - 1
         self._backward, self._setup_context = backward, setup_context
         self._overload = overload
