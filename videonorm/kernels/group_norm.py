@@ -64,7 +64,7 @@ class Params(ctypes.Structure):
     ]
 
 
-ADDRESSES = struct.Struct("15P")  # those in front, for one call in place of an assignment each
+ADDRESSES = struct.Struct("15P")  # those of Params, which one call writes faster than as many assignments
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,10 @@ def _unit(dtype: torch.dtype, vector: int, channels_last: bool) -> Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a call that does not depend on where its tensors are.
-
-    Attributes:
-        template: Params without addresses.
-    """
+    """All of a call that does not depend on where its tensors are."""
 
     unit: Unit
-    template: Params
+    template: Params  # without addresses
     grid: int
     block: int
     moments_bytes: int  # of shared memory, as the next
@@ -216,16 +212,15 @@ def plan_for(
 @functools.lru_cache(maxsize=4096)  # to look it up is cheaper than to work it out at every call
 def _plan_of_shape(
     shape: torch.Size,
-    dtype: torch.dtype,
-    is_contiguous: bool,
     num_groups: int,
-    weight_dtype: torch.dtype | None,
-    bias_dtype: torch.dtype | None,
+    is_contiguous: bool,
+    dtypes: tuple[torch.dtype, torch.dtype | None, torch.dtype | None],  # of x, weight and bias
     eps: float,
     multiprocessors: int,
 ) -> Plan:
     """The plan for dense x; it and all that is read or written beside it begins where any access may."""
     samples, channels, *sizes = shape
+    dtype, weight_dtype, bias_dtype = dtypes
     sites = math.prod(sizes)
     channels_last = sites == 1 or not is_contiguous
     row = sites if not channels_last else channels * sites if channels <= MAX_FOLDED else channels
@@ -237,6 +232,15 @@ def _plan_of_shape(
     plan.template.bias_is_float32 = bias_dtype == torch.float32
     plan.template.eps = eps
     return plan
+
+
+def _plan(
+    machine: Machine, x: Tensor, mean: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Plan:
+    weight_dtype = None if weight is None else weight.dtype
+    bias_dtype = None if bias is None else bias.dtype
+    dtypes = x.dtype, weight_dtype, bias_dtype
+    return _plan_of_shape(x.shape, mean.shape[1], x.is_contiguous(), dtypes, eps, machine.multiprocessors)
 
 
 def forward(
@@ -253,7 +257,7 @@ def forward(
     # Two numbers are read in half the time that a tuple of them takes.
     mean = x.new_empty(x.shape[0], num_groups, dtype=torch.float32)
     rstd = torch.empty_like(mean)
-    y = _normalize(machine, x, weight, bias, residual, mean, rstd, num_groups, eps, relu, is_first=True)
+    y = _normalize(machine, x, weight, bias, residual, mean, rstd, eps, relu, is_first=True)
     return y, mean, rstd
 
 
@@ -269,8 +273,7 @@ def apply(
     relu: bool,
 ) -> Tensor:
     """``torch.ops.videonorm.group_norm_apply``: to the bit what `forward` returned with the statistics."""
-    num_groups = mean.shape[1]
-    return _normalize(machine, x, weight, bias, residual, mean, rstd, num_groups, eps, relu, is_first=False)
+    return _normalize(machine, x, weight, bias, residual, mean, rstd, eps, relu, is_first=False)
 
 
 APPLY = {  # by whether there is a residual, and a ReLU
@@ -289,7 +292,6 @@ def _normalize(
     residual: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
-    num_groups: int,
     eps: float,
     relu: bool,
     is_first: bool,
@@ -300,7 +302,7 @@ def _normalize(
     bias = None if bias is None else in_one_run(bias)
     residual = None if residual is None else aligned_in_order_of(source, residual)
     y = torch.empty_like(source)
-    plan = _plan(machine, source, num_groups, weight, bias, eps)
+    plan = _plan(machine, source, mean, weight, bias, eps)
     params = Params.from_buffer_copy(plan.template)
     ADDRESSES.pack_into(
         params,
@@ -321,21 +323,6 @@ def _normalize(
         machine.launch(plan.unit, "moments", plan.grid, plan.block, plan.moments_bytes, params)
     machine.launch(plan.unit, APPLY[residual is not None, relu], plan.grid, plan.block, 0, params)
     return y if source is x else in_order_of(x, y)
-
-
-def _plan(
-    machine: Machine, x: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Plan:
-    return _plan_of_shape(
-        x.shape,
-        x.dtype,
-        x.is_contiguous(),
-        num_groups,
-        None if weight is None else weight.dtype,
-        None if bias is None else bias.dtype,
-        eps,
-        machine.multiprocessors,
-    )
 
 
 def backward(
@@ -371,7 +358,7 @@ def backward(
     if y is not None:
         y, grad_residual = aligned_in_order_of(source, y), torch.empty_like(source)
         kernel, last_kernel = "sums_add_relu", "grad_x"
-    plan = _plan(machine, source, mean.shape[1], weight, bias, eps)
+    plan = _plan(machine, source, mean, weight, bias, eps)
     scratch, counters = mean.new_empty((plan.partials + mean.numel()) * 2), machine.counters(plan.counters)
     partial = scratch.data_ptr()
     params = Params.from_buffer_copy(plan.template)
