@@ -172,6 +172,19 @@ def test_addresses_that_are_not_aligned(shim, memory_format):
     assert units == {"8"}
 
 
+def test_calls_of_one_shape(shim):
+    """What else a plan depends on, none of which the one before may leave to the next."""
+    formats, dtypes = FORMATS.values(), (None, torch.float32, torch.bfloat16)
+    for memory_format, num_groups, eps, *of_affine in itertools.product(
+        formats, (2, 4), (1e-5, 1.0), dtypes, dtypes
+    ):
+        x, *affine, _, _ = make_inputs((2, 8, 1, 3, 5), torch.bfloat16, memory_format, mean=0.0)
+        weight, bias = (None if to is None else t.to(to) for t, to in zip(affine, of_affine, strict=True))
+        got = kernels.forward(shim, x, weight, bias, None, num_groups, eps, False)
+        want = group_norm_reference(x, weight, bias, None, num_groups, eps, False)
+        torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("add", [False, True], ids=["relu", "add_relu"])
 @pytest.mark.parametrize("memory_format", FORMATS.values(), ids=FORMATS)
 def test_nan_and_inf_stay_in_their_group(shim, memory_format, add):
