@@ -215,15 +215,16 @@ class Operator:
         members = dict(zip(("forward", "backward"), map(staticmethod, methods), strict=True))
         # The graph shows its name.
         node: Any = type(self._overload._opname, (torch.autograd.Function,), members)
+        apply = node.apply
 
         def call(*args: Any) -> Any:
             # A node refuses tangents; beneath autograd they would be lost.
             if not torch.is_grad_enabled() and forward_ad._current_level < 0:
                 return run(*args)
             if not lists:
-                return node.apply(*args)
+                return apply(*args)
             lengths = tuple(map(len, args[:lists]))
-            results = node.apply(lengths, *chain(*args[:lists]), *args[lists:])
+            results = apply(lengths, *chain(*args[:lists]), *args[lists:])
             count = len(results) - other_results
             return list(results[:count]), *results[count:]
 
