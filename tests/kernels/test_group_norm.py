@@ -97,7 +97,7 @@ def test_rows_of_several_sites(shape, num_groups, dtype, vector, assert_at_most_
 def test_places_are_counted_in_an_int(shim):
     """What has so many channels has rows of one site."""
     x = torch.empty(1, 2, 2**31 - 1, device="meta", dtype=torch.bfloat16).transpose(1, 2)
-    assert kernels._plan(shim, x, 1).template.places == 2**31 - 1
+    assert kernels._plan(shim, x, torch.empty(1, 1), None, None, 1e-5).template.places == 2**31 - 1
 
 
 @pytest.mark.parametrize("mean", [0.0, 500.0])
@@ -170,6 +170,19 @@ def test_addresses_that_are_not_aligned(shim, memory_format):
         inputs[index] = moved(inputs[index], 3)
         assert all(map(torch.equal, run(shim, *inputs, 2, relu=True), want))
     assert units == {"8"}
+
+
+def test_calls_of_one_shape(shim):
+    """What else a plan depends on, none of which the one before may leave to the next."""
+    formats, dtypes = FORMATS.values(), (None, torch.float32, torch.bfloat16)
+    for memory_format, num_groups, eps, *of_affine in itertools.product(
+        formats, (2, 4), (1e-5, 1.0), dtypes, dtypes
+    ):
+        x, *affine, _, _ = make_inputs((2, 8, 1, 3, 5), torch.bfloat16, memory_format, mean=0.0)
+        weight, bias = (None if to is None else t.to(to) for t, to in zip(affine, of_affine, strict=True))
+        got = kernels.forward(shim, x, weight, bias, None, num_groups, eps, False)
+        want = group_norm_reference(x, weight, bias, None, num_groups, eps, False)
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("add", [False, True], ids=["relu", "add_relu"])

@@ -25,11 +25,11 @@ def _few_pairs_for_a_block(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """So that there are segments; and what was not written is NaN, not what an earlier call has left."""
     monkeypatch.setattr(kernels, "MERGED_BY_A_BLOCK", 256)
     monkeypatch.setattr(kernels, "ACCESSES", 1)
-    plan_for.cache_clear()
+    kernels._plan_of_shape.cache_clear()
     torch.use_deterministic_algorithms(True)  # in which PyTorch fills empty tensors
     yield
     torch.use_deterministic_algorithms(False)
-    plan_for.cache_clear()
+    kernels._plan_of_shape.cache_clear()
 
 
 def passes(shim: Shim, memory_format: torch.memory_format = LAST) -> list[Tensor]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from videonorm.layers import (
     BatchNorm3d,
@@ -38,6 +39,29 @@ def test_batch_norm_of_one_clip_is_instance_norm(x):
 
 def test_state_dict_is_that_of_torch():
     assert GroupNorm3d(8, 4).state_dict().keys() == nn.GroupNorm(4, 8).state_dict().keys()
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_weight_and_bias_in_place_of_parameters(x):
+    norm = GroupNorm3d(12, 3).double()
+    nn.init.normal_(norm.bias)
+    parametrize.register_parametrization(norm, "weight", Doubled())
+    prune.l1_unstructured(norm, "bias", 0.5)
+    want = F.group_norm(x, 3, torch.full((12,), 2.0).double(), norm.bias)
+    torch.testing.assert_close(norm(x), want)
+    given = {"bias_orig": torch.ones(12).double(), "parametrizations.weight.original": norm.bias_mask}
+    want = F.group_norm(x, 3, 2 * norm.bias_mask, norm.bias_mask)
+    torch.testing.assert_close(torch.func.functional_call(norm, given, x), want)
+    norm = GroupNorm3d(12, 3).double()
+    given = {"weight": torch.arange(12.0).double(), "bias": torch.ones(12).double()}
+    want = F.group_norm(x, 3, given["weight"], given["bias"])
+    torch.testing.assert_close(torch.func.functional_call(norm, given, x), want)
+    norm.bias = None
+    torch.testing.assert_close(norm(x), F.group_norm(x, 3))
 
 
 def test_channels_per_group():

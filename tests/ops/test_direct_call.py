@@ -114,6 +114,34 @@ def test_a_gradient_of_another_sign_goes_through_the_dispatcher(dispatched):
     torch.testing.assert_close(grad, torch.autograd.grad(y, x, -X)[0])
 
 
+def test_what_hooks_give_back_is_looked_at(dispatched):
+    x = X.clone().requires_grad_()
+    (want,) = torch.autograd.grad(group_norm(x, None, None, 2), x, X)
+    with torch.autograd.graph.saved_tensors_hooks(torch.neg, torch._neg_view):
+        y = group_norm(x, None, None, 2)
+    (grad,) = torch.autograd.grad(y, x, X)
+    assert dispatched == ["group_norm_backward"]
+    torch.testing.assert_close(grad, want)
+
+
+@pytest.mark.parametrize(
+    ("passes", "kept"),
+    [
+        (lambda x: group_norm(x, torch.ones(4), None, 2), 4),  # x, weight, mean, rstd
+        (lambda x: weight_standardize(x, torch.ones(2)), 4),  # weight, gain, mean, var
+    ],
+    ids=["norm", "filters"],
+)
+def test_nothing_within_a_node_is_recorded(passes, kept):
+    packed: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+        y = passes(X.clone().requires_grad_())
+    assert len(packed) == kept
+    assert [node.name() for node, _ in y.grad_fn.next_functions if node] == [
+        "torch::autograd::AccumulateGrad"
+    ]
+
+
 def test_a_tensor_that_has_left_its_transform(dispatched):
     left: list[Tensor] = []
     torch.func.grad(lambda x: left.append(x) or x.sum())(X)

@@ -17,7 +17,7 @@ __all__ = ["Gpu", "KernelError", "gpu"]
 MIN_CAPABILITY = (7, 5)
 MAX_SHARED_BYTES = 48 * 1024  # dynamic, a block: what every GPU gives without being asked
 
-_gpus: dict[int, "Gpu"] = {}
+_gpus: dict[torch.device, "Gpu"] = {}
 
 
 def gpu(device: torch.device) -> "Gpu":
@@ -26,9 +26,12 @@ def gpu(device: torch.device) -> "Gpu":
     Raises:
         KernelError: the device is older than sm_75, or cuda-core or cuda-bindings is not installed.
     """
-    index = torch.cuda.current_device() if device.index is None else device.index
-    found = _gpus.get(index)
-    return _gpus.setdefault(index, Gpu(index)) if found is None else found
+    found = _gpus.get(device)  # at every call of an operator
+    if found is not None:
+        return found
+    if device.index is None:
+        return gpu(torch.device("cuda", torch.cuda.current_device()))
+    return _gpus.setdefault(device, Gpu(device.index))
 
 
 class _Thread(threading.local):

@@ -39,6 +39,25 @@ def aligned(tensor: Tensor) -> Tensor:
     return tensor if tensor.data_ptr() % ACCESS_BYTES == 0 else tensor.clone()
 
 
+# As all tensors are so in nearly every call, these ask before they call the others.
+
+
+def aligned_dense(x: Tensor) -> Tensor:
+    """`dense`, aligned."""
+    if x.is_contiguous() and x.data_ptr() % ACCESS_BYTES == 0:
+        return x
+    return aligned(dense(x))
+
+
+def aligned_in_order_of(like: Tensor, tensor: Tensor) -> Tensor:
+    """`in_order_of`, aligned."""
+    if tensor.stride() == like.stride() and tensor.data_ptr() % ACCESS_BYTES == 0:
+        return tensor
+    return aligned(in_order_of(like, tensor))
+
+
 def in_one_run(vector: Tensor) -> Tensor:
     """A vector without gaps, aligned: itself where it is so already. The caller holds it until the launch."""
-    return aligned(vector if vector.is_contiguous() else vector.contiguous())
+    if vector.is_contiguous() and vector.data_ptr() % ACCESS_BYTES == 0:
+        return vector
+    return aligned(vector.contiguous())

@@ -1,8 +1,7 @@
 """What a kernel is to the launch sequences: a unit to compile, and a machine that runs it."""
 
 import ctypes
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -16,21 +15,11 @@ class KernelError(RuntimeError):
     """Kernels cannot be had here; the message says why."""
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """One compilation: a kernel file of this folder and its macros. All its kernels are in one cubin."""
 
     source: str  # "group_norm.cu"; an absolute path is taken as it is
     macros: tuple[tuple[str, str], ...]  # (("SCALAR", "bfloat16"), ("VECTOR", "8"), ...)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.source, self.macros)))  # asked for at every launch
-
-    def __hash__(self) -> int:
-        return self._hash  # type: ignore[attr-defined, no-any-return]
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Unit, (self.source, self.macros)  # in another process strings have other hashes
 
     def __str__(self) -> str:
         return " ".join([self.source, *(f"{name}={value}" for name, value in self.macros)])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from videonorm.layers.leaf import is_traced, leaf
 from videonorm.layers.norm import Activation, AffineNorm
+from videonorm.layers.parameter import parameter
 from videonorm.layers.recomputation import active_recomputation
 from videonorm.layers.recomputed_group_norm import recomputed_group_norm
 from videonorm.ops.group_norm import group_norm
@@ -59,8 +60,8 @@ class GroupNorm3d(AffineNorm):
             return leaf(self, x, residual)
         recomputation = active_recomputation()
         normalize = group_norm if recomputation is None else partial(recomputed_group_norm, recomputation)
-        relu = self.activation == "relu"
-        return normalize(x, self.weight, self.bias, self.num_groups, self.eps, residual, relu)
+        weight, bias, relu = parameter(self, "weight"), parameter(self, "bias"), self._activation == "relu"
+        return normalize(x, weight, bias, self.num_groups, self.eps, residual, relu)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, num_groups={self.num_groups}, eps={self.eps}"

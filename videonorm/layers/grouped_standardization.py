@@ -75,7 +75,7 @@ def _standardize(group: nn.Module, arguments: tuple[Any, ...]) -> None:
     for found in alike.values():
         convs, weights, gains, formulas = map(list, zip(*found, strict=True))
         gains = [] if gains[0] is None else gains
-        dtype = autocast_dtype(weights[0].device)
+        dtype = autocast_dtype(weights[0])
         keep_at_hand(convs, weight_standardize_layers(weights, gains, formulas, dtype))
 
 

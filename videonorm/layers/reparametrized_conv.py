@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from videonorm.layers.leaf import is_traced, leaf
+from videonorm.layers.parameter import parameter
 from videonorm.layers.saved_tensor_hooks import innermost_hooks
 
 
@@ -40,11 +41,11 @@ class ReparametrizedConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         if is_traced(x):
             return leaf(self, x)
-        dtype = autocast_dtype(x.device)
+        dtype = autocast_dtype(x)
         weight = self.weight_at_hand(dtype)
         if weight is None:
             weight = self.effective_weight(dtype)
-        y: Tensor = self._conv_forward(x, weight, self.bias)
+        y: Tensor = self._conv_forward(x, weight, parameter(self, "bias"))
         return y
 
     def weight_at_hand(self, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -69,17 +70,16 @@ class ReparametrizedConv3d(nn.Conv3d):
         self._weights_at_hand.pop(thread(), None)
 
     def _sources(self) -> tuple[Tensor, Tensor | None]:
-        weight = self._parameters.get("weight")  # ten times as fast as the attribute, which may be computed
-        return self.weight if weight is None else weight, getattr(self, "gain", None)
+        return parameter(self, "weight"), getattr(self, "gain", None)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy, which another thread may make at any time, is in no forward.
         return {**super().__getstate__(), "_weights_at_hand": {}}  # type: ignore[no-untyped-call]
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """What autocast, where it is on, makes a convolution compute in."""
-    kind = device.type
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast, where it is on for the device of x, makes a convolution compute in."""
+    kind = "cuda" if x.is_cuda else "cpu" if x.is_cpu else x.device.type  # which makes a string each time
     if kind != "meta" and torch.is_autocast_enabled(kind):  # there is none for meta tensors
         return torch.get_autocast_dtype(kind)
     return None

@@ -39,9 +39,8 @@ class IdleGpu(gpu.Gpu):
 def idle_gpu() -> Iterator[None]:
     """In this context our operators take CPU tensors to an IdleGpu, in the way of CUDA tensors."""
     with ExitStack() as stack:
-        stack.enter_context(patch.dict(gpu._gpus, {0: IdleGpu()}))
+        stack.enter_context(patch.dict(gpu._gpus, {torch.device("cpu"): IdleGpu()}))
         # What is asked of CUDA at every launch.
-        stack.enter_context(patch.object(torch.cuda, "_initialized", True))
         stack.enter_context(patch.object(torch.cuda, "is_current_stream_capturing", lambda: False))
         answers: dict[str, Any] = {
             "_cuda_getDevice": lambda: 0,

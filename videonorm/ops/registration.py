@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Any, Literal, NoReturn, get_args
 
 import torch
@@ -32,6 +33,7 @@ _chosen: Implementation = "auto"
 _operators: list["Operator"] = []
 _TENSORS = Tensor, nn.Parameter
 _without_kernels: set[torch.device] = set()
+_dtype = attrgetter("dtype")
 
 
 def use(implementation: Implementation) -> AbstractContextManager[Any]:
@@ -113,7 +115,12 @@ def register(
     overload = getattr(torch.ops.videonorm, name).default
     DECOMPOSITIONS[overload] = reference
     operator = Operator(overload, backward, setup_context, cpu, on_cuda, kernels)
-    LIBRARY.impl(name, operator.differentiable(overload), "Autograd")  # type: ignore[no-untyped-call]
+
+    def below_autograd(*args: Any) -> Any:
+        with _AutoDispatchBelowAutograd():
+            return overload(*args)
+
+    LIBRARY.impl(name, operator.differentiable(below_autograd), "Autograd")  # type: ignore[no-untyped-call]
     _operators.append(operator)
     return operator
 
@@ -144,9 +151,10 @@ class Operator:
     ) -> None:
         kinds = [str(argument.type) for argument in overload._schema.arguments]
         self._lists = kinds.count("List[Tensor]")
-        self._tensors = slice(
-            self._lists, self._lists + kinds.count("Tensor") + kinds.count("Optional[Tensor]")
-        )
+        end = self._lists + kinds.count("Tensor") + kinds.count("Optional[Tensor]")
+        # Of the mean on, they are results of an operator of ours, which has looked at all that came before.
+        names = [argument.name for argument in overload._schema.arguments[:end]]
+        self._tensors = slice(self._lists, names.index("mean") if "mean" in names else end)
         self._other_results = len(overload._schema.returns) - 1
         self._backward, self._setup_context = backward, setup_context
         self._overload = overload
@@ -168,26 +176,26 @@ class Operator:
         for tensor in chain(*args[: self._lists], tensors) if self._lists else tensors:
             if tensor is not None and (
                 type(tensor) not in _TENSORS
-                or tensor.dtype is torch.float64  # for the reference
                 or tensor.is_neg()  # its memory has the other sign
                 or is_functorch_wrapped_tensor(tensor)  # it has left its transform
             ):
                 return self._overload(*args)
         first = args[0][0] if self._lists else args[0]
+        if first.dtype is torch.float64:  # for the reference
+            return self._overload(*args)
         if first.is_cuda:
             return self._on_cuda(*args)
         return self._on_cpu(*args) if first.is_cpu else self._overload(*args)
 
     def differentiable(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """`run` with a node of autograd around it.
+        """`run` with a node of autograd around it, which runs it without gradients.
 
         That of torch.library.register_autograd takes twice the time, and a network calls a norm fifty times.
         """
         setup_context, lists, other_results = self._setup_context, self._lists, self._other_results
 
         def forward(ctx: Any, *args: Any) -> Any:
-            with _AutoDispatchBelowAutograd():
-                output = run(*args)
+            output = run(*args)
             if setup_context is not None:
                 setup_context(ctx, args, output)
             return output
@@ -207,16 +215,16 @@ class Operator:
         members = dict(zip(("forward", "backward"), map(staticmethod, methods), strict=True))
         # The graph shows its name.
         node: Any = type(self._overload._opname, (torch.autograd.Function,), members)
+        apply = node.apply
 
         def call(*args: Any) -> Any:
             # A node refuses tangents; beneath autograd they would be lost.
             if not torch.is_grad_enabled() and forward_ad._current_level < 0:
-                with _AutoDispatchBelowAutograd():
-                    return run(*args)
+                return run(*args)
             if not lists:
-                return node.apply(*args)
+                return apply(*args)
             lengths = tuple(map(len, args[:lists]))
-            results = node.apply(lengths, *chain(*args[:lists]), *args[lists:])
+            results = apply(lengths, *chain(*args[:lists]), *args[lists:])
             count = len(results) - other_results
             return list(results[:count]), *results[count:]
 
@@ -239,7 +247,7 @@ class Operator:
 
 @contextmanager
 def cpu_as_cuda() -> Iterator[None]:
-    """In this context CPU tensors take the way of CUDA tensors, to `kernels.gpu`'s Gpu of device 0."""
+    """In this context CPU tensors take the way of CUDA tensors, to `kernels.gpu`'s Gpu of their device."""
     with ExitStack() as stack:
         for operator in _operators:
             stack.enter_context(operator.cpu_as_cuda())
@@ -267,8 +275,9 @@ def refuse(message: str) -> Callable[..., Any]:
 
 def _has_float64(arguments: Sequence[Any]) -> bool:
     for argument in arguments:
-        if getattr(argument, "dtype", argument) is torch.float64:
-            return True
-        if type(argument) is list and argument and isinstance(argument[0], Tensor) and _has_float64(argument):
+        if type(argument) is list and argument and isinstance(argument[0], Tensor):
+            if torch.float64 in map(_dtype, argument):  # a third of the time of asking one by one
+                return True
+        elif getattr(argument, "dtype", argument) is torch.float64:
             return True
     return False
