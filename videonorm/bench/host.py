@@ -13,10 +13,9 @@ Ours run as for CUDA tensors, with all their checks, plans, allocations and laun
 call, which returns at once (0.5 to 2 microseconds of each launch are missing). For everything of PyTorch's,
 batch norm among it, its operators for CPU tensors stand in: their dispatch and autograd are those of a GPU,
 and in place of launches and of cuDNN's choice of an algorithm they have a few numbers to compute. The
-convolutions are torch's native ones, the cheapest there are (oneDNN's take four times as long), but for their
-backward pass: on a CPU that goes through `videonorm.ops.convolution_backward`, a quarter of batch norm's step
-and as long in every arm, which makes the ratios of steps smaller. What a GPU's caching allocator costs is
-missing on both sides.
+convolutions are torch's native ones, the cheapest there are (oneDNN's take four times as long), without
+`videonorm.ops.convolution_backward`, so that the ratios of steps are rather too large than too small. What a
+GPU's caching allocator costs is missing on both sides.
 
     gn, gn_relu, gn_add_relu  one of a chain of 16 norms; the backward pass with gradients of all leaves
     ws                        the filters of I3D-R50's longest stage, 19 convolutions, in bf16: cast by

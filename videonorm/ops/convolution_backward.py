@@ -9,7 +9,8 @@ A model may hold any torch.nn.Conv3d. Therefore torch's own operator has this ke
 import of `videonorm.ops` on: beneath autograd, autocast and what torch.compile has made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,5 +84,22 @@ def probe() -> tuple[bool, bool]:
     return is_right(_torchs.call_boxed, cpu), is_right(torch.ops.aten.convolution_backward)
 
 
-_LIBRARY = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("convolution_backward", _guarded, "CPU", with_keyset=True)  # type: ignore[no-untyped-call]
+def _guard() -> torch.library.Library:
+    """What holds our kernel in the place of torch's."""
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl("convolution_backward", _guarded, "CPU", with_keyset=True)  # type: ignore[no-untyped-call]
+    return library
+
+
+@contextmanager
+def unguarded() -> Iterator[None]:
+    """In this context torch's own kernel runs, in all threads: for measurements without oneDNN."""
+    global _library
+    _library._destroy()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        _library = _guard()
+
+
+_library = _guard()
