@@ -89,7 +89,7 @@ def test_the_largest_learning_rate_is_shown_by_accuracy_and_where_runs_are_lost(
     assert caption.startswith("Validation top-1 against lr")
     assert axes.get_xlabel() == "lr" and axes.get_ylabel() == "validation top-1"
     crosses = [line for line in axes.lines if line.get_marker() == "x"]
-    assert [len(line.get_xdata()) for line in crosses] == [2, 0, 1]  # of none, bn, gn_ws
+    assert [len(line.get_xdata()) for line in crosses] == [2, 1]  # of none and gn_ws
     assert "a run without a number" in [text.get_text() for text in figure.legends[0].get_texts()]
     means = next(y for x, y in lines(axes) if len(x) == 5)
     assert means[0] == pytest.approx(0.52)
