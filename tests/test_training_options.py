@@ -1,11 +1,14 @@
 """The help of the training commands says what jsonargparse would take, without importing Lightning for it."""
 
+import gc
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from videonorm.errors import UserError
-from videonorm.training_options import check_names, help_of, options, sections
+from videonorm.training_options import check_names, help_of, main, options, sections
 
 # What jsonargparse and Lightning's CLI add, and our help says otherwise or not at all.
 LEFT_OUT = r"--(\w+|.*\.help|.*\+|weights_only|verbose|return_predictions)"
@@ -99,3 +102,17 @@ def test_recipes_that_jsonargparse_knows_pass(tmp_path):
     for text in ("[1, 2]", "a: [", "\x00"):
         path.write_text(text)
         check_names(["-c", str(path)])
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_a_training_collects_garbage_as_it_did_before_the_imports(monkeypatch, collects):
+    found = []
+    cli = SimpleNamespace(main=lambda argv: found.append(gc.isenabled()))
+    monkeypatch.setitem(sys.modules, "videonorm.training.cli", cli)
+    if not collects:
+        gc.disable()
+    try:
+        main(["fit"])
+    finally:
+        gc.enable()
+    assert found == [collects]

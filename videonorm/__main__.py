@@ -3,6 +3,8 @@
 Each command is imported only when it is called, so that help and a mistyped command answer at once.
 """
 
+import atexit
+import gc
 import importlib
 import os
 import signal
@@ -68,6 +70,9 @@ def run(command: str, options: list[str]) -> None:
 
 def main() -> None:
     warnings.formatwarning = of_warning
+    atexit.register(
+        gc.freeze
+    )  # else the interpreter ends by looking for garbage in all of torch, for a second
     command, *options = sys.argv[1:] or ["--help"]
     try:
         run(command, options)
