@@ -70,9 +70,7 @@ def run(command: str, options: list[str]) -> None:
 
 def main() -> None:
     warnings.formatwarning = of_warning
-    atexit.register(
-        gc.freeze
-    )  # else the interpreter ends by looking for garbage in all of torch, for a second
+    atexit.register(gc.freeze)  # or it ends by looking for garbage in all of torch, which takes a second
     command, *options = sys.argv[1:] or ["--help"]
     try:
         run(command, options)
