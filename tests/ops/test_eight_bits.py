@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from videonorm.ops import eight_bits
 from videonorm.ops.eight_bits import SHARING, STEPS, Form, dequantize, pack_mask, quantize, unpack_mask
@@ -103,3 +104,26 @@ def test_a_mask_lets_nan_through():
     """As a ReLU does, and its gradient."""
     y = torch.tensor([torch.nan, 0.0, 1.0, torch.inf])
     assert unpack_mask(pack_mask(y), Form.of(y)).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("shape", [(16, 3, 4, 5), (7, 3, 5, 3), (16, 1, 2, 2)], ids=str)
+def test_as_many_operations_for_any_number_of_clips(shape):
+    """Four of the last shape fill a row, three do not."""
+
+    class Operations(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.names.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    found = []
+    for clips in (2, 3, 4, 64):
+        x = torch.randn(clips, *shape)
+        with Operations() as operations:
+            dequantize(*quantize(x), Form.of(x))
+            unpack_mask(pack_mask(x), Form.of(x))
+        found.append(operations.names)
+    assert all(names == found[0] for names in found)

@@ -3,6 +3,8 @@
 256 neighbours in memory share a range (ActNN, arXiv:2104.14129, does so too): a value is its number of steps
 of (max - min) / 255 above their min. That is min, max and the mean of a channel far off zero to half a step.
 The range is in fp32, or fp64 for fp64: 8 1/4 bits a value in all.
+
+What is done does not depend on the number of clips: a plan of memory rests on as many operations for any.
 """
 
 from dataclasses import dataclass
@@ -55,13 +57,12 @@ def quantize(x: Tensor, stochastic: bool = False) -> tuple[Tensor, Tensor]:
             random numbers from torch's generator of the device.
     """
     with torch.no_grad():
-        values = _in_rows(Form.of(x).flat(x), SHARING)
+        values = _in_rows(x, SHARING)
         low, high = torch.aminmax(values, dim=1, keepdim=True)
         low, high = (end.to(torch.promote_types(x.dtype, torch.float32)) for end in (low, high))
         step = (high - low) / STEPS
         step = torch.where(step == 0, 1, step)
         codes = torch.empty_like(values, dtype=torch.uint8)
-        # Not by the number of clips: a plan of memory rests on as many operations for any.
         num_parts = max(1, x.shape[1:].numel() // VALUES_AT_ONCE)
         parts = (each.tensor_split(num_parts) for each in (codes, values, low, step))
         for part, part_values, part_low, part_step in zip(*parts, strict=True):
@@ -91,7 +92,7 @@ def dequantize(codes: Tensor, ranges: Tensor, form: Form) -> Tensor:
 def pack_mask(y: Tensor) -> Tensor:
     """A bit for each value, whether a ReLU that ends in y let it through: (N / 8,) uint8."""
     with torch.no_grad():
-        passed = _in_rows((Form.of(y).flat(y) <= 0).logical_not_(), 8)  # NaN passes
+        passed = _in_rows((y <= 0).logical_not_(), 8)  # NaN passes
         return (passed * _powers(y.device)).sum(1, dtype=torch.uint8)
 
 
@@ -105,9 +106,9 @@ def _powers(device: torch.device) -> Tensor:
     return 1 << torch.arange(8, dtype=torch.uint8, device=device)
 
 
-def _in_rows(flat: Tensor, length: int) -> Tensor:
-    """Rows of so many values, the last one filled up with the last of all."""
-    missing = -len(flat) % length
-    if missing:
-        flat = torch.cat([flat, flat[-1:].expand(missing)])
+def _in_rows(x: Tensor, length: int) -> Tensor:
+    """The values in the order of memory in rows of so many, the last one filled up with the last of all."""
+    flat = Form.of(x).flat(x)
+    if x.shape[1:].numel() % length:  # also where the clips together fill the last row
+        flat = torch.cat([flat, flat[-1:].expand(-len(flat) % length)])
     return flat.view(-1, length)
