@@ -100,6 +100,14 @@ def test_runs_that_no_claim_is_about_are_left_out(study_file):
     assert kept == [(arm, 2, seed) for arm in ("bn", "gn_ws") for seed in (0, 1, 2)]
 
 
+def test_a_claim_that_compares_nothing_is_named(study_file):
+    study = read_study(study_file([{}, {"of": {"norm": "gm"}}]))
+    with pytest.raises(
+        UserError, match=r"^tiny claim S2: of \(norm: gm\) must be one of the sweep's: bn, gn_ws"
+    ):
+        claimed(study, study_plan(study))
+
+
 def test_runs_along_what_a_claim_leaves_open_are_kept(study_file):
     of_largest = {"of": {"norm": "bn", "batch_size": 2}, "measure": {"largest": "lr"}}
     study = read_study(study_file([of_largest], {"axes": {LR: [0.1, 0.2]}}))

@@ -6,7 +6,7 @@ from typing import Any
 
 from videonorm.errors import UserError
 from videonorm.messages import arguments, did_you_mean
-from videonorm.study.contrasts import Grid, contrast
+from videonorm.study.contrasts import Grid, contrast, naming
 from videonorm.study.evidence import least_seeds
 from videonorm.study.measures import METRICS
 from videonorm.study.study_file import Claim, Measure, StudyFile
@@ -29,14 +29,12 @@ def check(study: StudyFile, plan: Plan) -> None:
     tables = _tables(study.recorders)
     grid = Grid(study.sweep.axes, map(planned, plan.runs))
     for claim in study.claims:
-        try:
+        with naming(study, claim):
             _check_measure(claim.measure, grid, tables)
             _check_cells(claim, grid)
             seeds, least = len(study.sweep.seeds), least_seeds(claim)
             if seeds < least:
                 raise UserError(f"seeds ({seeds}) must be at least {least} for statistic {claim.statistic}")
-        except UserError as error:
-            raise UserError(f"{study.name} claim {claim.id}: {error}") from error
 
 
 def _check_cells(claim: Claim, grid: Grid) -> None:

@@ -3,7 +3,8 @@
 A *place* is what a run has in common with its other seeds: its arm, shape and values of the sweep's axes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -112,17 +113,24 @@ def claimed(study: StudyFile, plan: Plan) -> Plan:
     """The plan with those runs alone that a claim is about: a sweep's grid has more than its claims compare.
 
     Raises:
-        UserError: as ``contrast``.
+        UserError: as ``contrast``, of the claim by its name.
     """
     grid = Grid(study.sweep.axes, map(planned, plan.runs))
-    of_claims = [(claim, contrast(claim, grid)) for claim in study.claims]
-    runs = tuple(
-        run
-        for run in plan.runs
-        for place in [grid.place_of_planned(planned(run))]
-        if any(grid.without(place, grid.left_open(claim)) in places for claim, places in of_claims)
-    )
-    return plan.only(runs)
+    compared: set[Place] = set()
+    for claim in study.claims:
+        with naming(study, claim):
+            weighed, largest = contrast(claim, grid), grid.left_open(claim)
+        compared |= {place for place in grid.places if grid.without(place, largest) in weighed}
+    return plan.only(tuple(run for run in plan.runs if grid.place_of_planned(planned(run)) in compared))
+
+
+@contextmanager
+def naming(study: StudyFile, claim: Claim) -> Iterator[None]:
+    """What is wrong with a claim is told with its name, and the study's."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{study.name} claim {claim.id}: {error}") from error
 
 
 def _signed_cells(claim: Claim, grid: Grid) -> list[tuple[int, Mapping[str, str]]]:
