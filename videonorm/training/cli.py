@@ -6,6 +6,7 @@ import pkgutil
 import signal
 import traceback
 import warnings
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from videonorm.training.datamodule import VideoDataModule
 from videonorm.training.evaluation_record import EvaluationRecord
 from videonorm.training.fit_loop import EndingFitLoop
 from videonorm.training.interruption import Interruption, Stopped
+from videonorm.training.out_of_memory import is_out_of_memory, limited_to_memory
 from videonorm.training.resume import check_settings, check_state, check_world_size, settled
 from videonorm.training.run_folder import (
     FolderLock,
@@ -78,6 +80,20 @@ class TrainingCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would import and build what the hyper-parameters of a checkpoint name."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        with limited_to_memory() if on_cpu else nullcontext():
+            try:
+                super()._run_subcommand(subcommand)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                data = self.datamodule
+                raise UserError(
+                    f"num_frames ({data.num_frames}) x batch_size ({data.batch_size}) at crop_size "
+                    f"({data.crop_size}) must fit in memory: {one_line(error)}"
+                ) from error
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         return {self.command: LightningCLI.subcommands()[self.command]}
